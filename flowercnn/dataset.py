@@ -1,0 +1,243 @@
+"""What is learned from: an immutable, indexed selection of samples with their classes. Reads no pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from flowercnn.errors import ConfigurationError, DataError, SplitError, few
+from flowercnn.labels import LabelEncoder
+from flowercnn.sources.base import DataSource, Sample, declared_class_names
+from flowercnn.splits import Fold, Splits, draw_folds, draw_split
+
+if TYPE_CHECKING:
+    from flowercnn.audit import AuditReport
+
+__all__ = ["Dataset"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Samples with their classes; made by `Dataset.from_source`, divided by `split`.
+
+    A data set is itself a source. It holds references to pictures, never their pixels.
+
+    Args:
+        samples: The samples in order, each with a label.
+        encoder: The mapping of class names to labels, shared by every part of a data set.
+
+    Example:
+        >>> import numpy as np
+        >>> from flowercnn import Dataset, InMemory
+        >>> pictures = np.zeros((4, 8, 8, 3), dtype=np.uint8)
+        >>> dataset = Dataset.from_source(InMemory(pictures, ["rose", "daisy", "rose", "daisy"]))
+        >>> dataset.class_names, dataset.labels.tolist(), dataset.class_counts()
+        (('daisy', 'rose'), [1, 0, 1, 0], {'daisy': 2, 'rose': 2})
+    """
+
+    samples: tuple[Sample, ...]
+    encoder: LabelEncoder
+
+    @classmethod
+    def from_source(
+        cls,
+        source: DataSource,
+        *,
+        class_names: Sequence[str] | None = None,
+        unlabelled: Literal["error", "skip"] = "error",
+    ) -> Dataset:
+        """List a source once and fix its classes.
+
+        The class order is ``class_names`` if given, else the order the source declares, else sorted names.
+
+        Args:
+            source: Any object that yields `Sample`s.
+            class_names: All classes in the order wanted, those without a sample included.
+            unlabelled: What to do with samples whose label is ``None``: raise an error or leave them out.
+
+        Raises:
+            ConfigurationError: If ``source`` is no source, or the class names are not distinct strings.
+            DataError: If there is no sample, a key occurs twice, or a sample has no label.
+            UnknownNameError: If a label is not among the declared class names.
+        """
+        if unlabelled not in ("error", "skip"):
+            raise ConfigurationError(f"unlabelled must be 'error' or 'skip'. Received: unlabelled={unlabelled!r}")
+        samples = list(_checked(source))
+        nameless = [sample.key for sample in samples if sample.label is None]
+        if nameless and unlabelled == "error":
+            raise DataError(
+                f"{len(nameless)} of {len(samples)} samples have no label: {few(nameless)}. "
+                "Label them, or leave them out with unlabelled='skip'."
+            )
+        labelled = tuple(sample for sample in samples if sample.label is not None)
+        if not labelled:
+            raise DataError(f"The source has no {'labelled ' if samples else ''}samples. Received: {source!r}")
+        _refuse_repeated_keys(labelled)
+        declared = tuple(class_names) if class_names is not None else declared_class_names(source)
+        names = [sample.label for sample in labelled if sample.label is not None]
+        dataset = cls(labelled, LabelEncoder.fit(names) if declared is None else LabelEncoder(declared))
+        dataset.labels  # noqa: B018 - a label that is no class is found now, not in the middle of training
+        return dataset
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+    def __repr__(self) -> str:
+        return f"Dataset({len(self)} samples, {self.num_classes} classes: {few(self.class_names, 5)})"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; the label of a class is its place here."""
+        return self.encoder.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, those without a sample included."""
+        return len(self.encoder.class_names)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key of each sample, in order."""
+        return tuple(sample.key for sample in self.samples)
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The label of each sample, shape (n,), int64 from 0 to ``num_classes - 1``, read-only."""
+        labels = self.encoder.encode([sample.label or "" for sample in self.samples])
+        labels.setflags(write=False)
+        return labels
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether every sample comes with a part its owner has put it in (official splits)."""
+        return bool(self.samples) and all(sample.split is not None for sample in self.samples)
+
+    def class_counts(self) -> dict[str, int]:
+        """Return the number of samples of each class, zeros included, in class order."""
+        counts = np.bincount(self.labels, minlength=self.num_classes)
+        return dict(zip(self.class_names, counts.tolist(), strict=True))
+
+    def subset(self, indices: Sequence[int] | npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Dataset:
+        """Return the samples at ``indices``, in that order, with the same classes.
+
+        Args:
+            indices: Positions (int), or a mask of one bool per sample.
+
+        Raises:
+            ConfigurationError: If a position is out of range or named twice, or the mask has another length.
+        """
+        chosen = np.asarray(indices)
+        if chosen.dtype == np.bool_ and chosen.shape == (len(self),):
+            chosen = np.flatnonzero(chosen)
+        if chosen.size == 0:
+            chosen = chosen.astype(np.int64)
+        if chosen.ndim != 1 or not np.issubdtype(chosen.dtype, np.integer):
+            raise ConfigurationError(
+                f"indices must be a list of ints or a mask of {len(self)} bools. "
+                f"Received: shape {chosen.shape}, dtype {chosen.dtype}"
+            )
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
+            raise ConfigurationError(
+                f"indices must be from 0 to {len(self) - 1}. Received: {chosen.min()} to {chosen.max()}"
+            )
+        if len(np.unique(chosen)) != chosen.size:
+            raise ConfigurationError("indices must not name a sample twice. Received: repeated positions")
+        return Dataset(tuple(self.samples[index] for index in chosen), self.encoder)
+
+    def split(self, val: float = 0.2, test: float = 0.2, seed: int = 0) -> Splits:
+        """Draw train, val and test: stratified by class, groups kept whole, the same for the same seed.
+
+        Args:
+            val: Share of each class for ``val``, from 0 to below 1; 0 leaves it empty.
+            test: Share of each class for ``test``, likewise.
+            seed: Which of the possible splits.
+
+        Returns:
+            Three data sets with the same classes; each class is in each part asked for.
+
+        Raises:
+            ConfigurationError: If a share or the seed is out of range.
+            SplitError: If a class is too small, or its groups too large, to be in every part.
+        """
+        groups = [sample.group for sample in self.samples]
+        parts = draw_split(self.keys, self.labels, groups, self.class_names, val=val, test=test, seed=seed)
+        return Splits(*map(self.subset, parts))
+
+    def predefined_split(self, val: float = 0.2, seed: int = 0) -> Splits:
+        """Return the parts the owner of the data has made (`Sample.split`).
+
+        Where the owner has made no ``val``, the share ``val`` of each class is drawn from ``train``.
+
+        Raises:
+            SplitError: If a sample has no part, or there is no train.
+        """
+        if not self.has_splits:
+            raise SplitError("Not every sample has a predefined part (Sample.split); draw one with split().")
+        parts = np.array([sample.split for sample in self.samples])
+        train, validation, test = (self.subset(parts == name) for name in ("train", "val", "test"))
+        if not len(train):
+            raise SplitError("The predefined parts have no train; draw a split with split().")
+        if not len(validation):
+            train, validation, _ = train.split(val=val, test=0, seed=seed)
+        return Splits(train, validation, test)
+
+    def folds(self, k: int, seed: int = 0) -> list[Fold]:
+        """Return ``k`` pairs of train and test for cross-validation; every sample is in one test.
+
+        Raises:
+            ConfigurationError: If ``k`` is not an int of at least 2.
+            SplitError: If a class has fewer samples than ``k``.
+        """
+        groups = [sample.group for sample in self.samples]
+        folds = draw_folds(self.keys, self.labels, groups, self.class_names, k=k, seed=seed)
+        everything = np.arange(len(self))
+        return [Fold(self.subset(np.setdiff1d(everything, fold)), self.subset(fold)) for fold in folds]
+
+    def fingerprint(self) -> str:
+        """Return 32 hexadecimal digits that change when a key, a label or a class does, not with the order."""
+        digest = hashlib.blake2b("\x1f".join(self.class_names).encode("utf-8", "surrogatepass"), digest_size=16)
+        for key, label in sorted(zip(self.keys, self.labels.tolist(), strict=True)):
+            digest.update(f"\x1e{key}\x1f{label}".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    def audit(self, *, progress: bool = True) -> AuditReport:
+        """Return what is wrong with the pictures and their labels; reads every file, changes none."""
+        from flowercnn.audit import audit
+
+        return audit(self, progress=progress)
+
+
+def _checked(source: DataSource) -> Iterator[Sample]:
+    """Yield the samples of a source, with a sentence for its author if it is none."""
+    if isinstance(source, (str, bytes)) or not isinstance(source, DataSource):
+        raise ConfigurationError(
+            "source must be an object that yields flowercnn.Sample, such as flowercnn.ImageFolder('photos'). "
+            f"Received: {type(source).__name__} {source!r}"
+        )
+    for sample in source:
+        if not isinstance(sample, Sample):
+            raise ConfigurationError(
+                f"A source must yield flowercnn.Sample(key, label, image). "
+                f"Received from {type(source).__name__}: {type(sample).__name__}"
+            )
+        yield sample
+
+
+def _refuse_repeated_keys(samples: Sequence[Sample]) -> None:
+    if len({sample.key for sample in samples}) == len(samples):
+        return
+    repeated = [f"{key!r} ({n} times)" for key, n in Counter(sample.key for sample in samples).items() if n > 1]
+    raise DataError(f"Every key must be unique. Received: {len(repeated)} repeated keys: {few(repeated)}")

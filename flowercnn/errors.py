@@ -1,0 +1,80 @@
+"""Every error the library raises on purpose.
+
+Each says which argument or file is meant, the rule, what was received and the way out. Each is also a
+fitting builtin, so ``except ValueError`` and ``except OSError`` keep working. All of them survive pickling.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+__all__ = [
+    "ConfigurationError",
+    "DataError",
+    "FlowerCNNError",
+    "ImageError",
+    "MissingDependencyError",
+    "ModelFileError",
+    "SourceError",
+    "SplitError",
+    "TrainingError",
+    "UnknownNameError",
+]
+
+
+class FlowerCNNError(Exception):
+    """The root: catch it to catch everything the library raises on purpose."""
+
+
+class ConfigurationError(FlowerCNNError, ValueError):
+    """An argument or setting has a value or a type it cannot have."""
+
+
+class UnknownNameError(ConfigurationError, LookupError):
+    """A model, scheme, class or option was asked for by a name nobody registered."""
+
+
+class DataError(FlowerCNNError, ValueError):
+    """The samples cannot be learned from as they are: none, unlabelled, duplicate keys, one class only."""
+
+
+class SplitError(DataError):
+    """The samples cannot be divided as asked."""
+
+
+class ImageError(FlowerCNNError, ValueError):
+    """A picture cannot be read, decoded, or is larger than allowed."""
+
+
+class SourceError(FlowerCNNError, OSError):
+    """A place pictures come from cannot be read: missing, refused, unreachable."""
+
+
+class ModelFileError(FlowerCNNError, OSError):
+    """A file is not a model this library can load, or must not load."""
+
+
+class TrainingError(FlowerCNNError, RuntimeError):
+    """Training cannot go on."""
+
+
+class MissingDependencyError(FlowerCNNError, ImportError):
+    """A feature needs a package that is not installed."""
+
+
+def closest(name: object, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the known name nearest to ``name``, or an empty string."""
+    originals = {candidate.casefold(): candidate for candidate in known}
+    matches = difflib.get_close_matches(str(name).casefold(), originals, n=1, cutoff=0.5)
+    return f" Did you mean {originals[matches[0]]!r}?" if matches else ""
+
+
+def few(items: Collection[object], limit: int = 10) -> str:
+    """Return the first ``limit`` items in one line, and how many more there are."""
+    shown = ", ".join(str(item) for item in list(items)[:limit])
+    more = len(items) - limit
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,0 +1,1 @@
+"""What a classifier is worth, computed from predictions in NumPy."""

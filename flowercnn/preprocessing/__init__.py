@@ -1,0 +1,1 @@
+"""From bytes to pixels, in one way for training, evaluation and prediction."""

@@ -1,0 +1,107 @@
+"""What a source of pictures is: any object that yields samples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from flowercnn.errors import ConfigurationError
+
+__all__ = ["DataSource", "ImageInput", "Sample", "SplitName"]
+
+ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8] | Callable[[], bytes]
+"""Everything that can stand for one picture: a path, encoded bytes, a Pillow image, a uint8 array of shape
+(height, width, 3) with values 0-255, or a function without arguments that returns encoded bytes."""
+
+SplitName: TypeAlias = Literal["train", "val", "test"]
+"""The three parts of a data set. Nothing is ever selected on ``test``."""
+
+_SPLIT_NAMES = frozenset(get_args(SplitName))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture and what is known about it.
+
+    Args:
+        key: Stable and unique within the source: the same picture has the same key every time.
+        label: Its class name, or ``None`` where it is not known.
+        image: Where its pixels are; see `ImageInput`. Nothing is opened before it is needed.
+        group: Samples of one group (the same plant, the same photographer) stay on one side of every split.
+        split: The part its owner has put it in (an official split), or ``None``.
+
+    Raises:
+        ConfigurationError: If a field has a type or value it cannot have.
+
+    Example:
+        >>> Sample(key="rose/1.jpg", label="rose", image="photos/rose/1.jpg")
+        Sample(key='rose/1.jpg', label='rose', image='photos/rose/1.jpg', group=None, split=None)
+    """
+
+    key: str
+    label: str | None
+    image: ImageInput
+    group: str | None = None
+    split: SplitName | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse wrong fields here, where the author of a source sees which sample is meant."""
+        if not isinstance(self.key, str) or not self.key:
+            raise ConfigurationError(f"Sample key must be a non-empty str. Received: key={self.key!r}")
+        for name in ("label", "group"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ConfigurationError(
+                    f"Sample {name} must be a non-empty str or None. Received: {name}={value!r} (key={self.key!r})"
+                )
+        if self.split is not None and self.split not in _SPLIT_NAMES:
+            raise ConfigurationError(
+                f"Sample split must be 'train', 'val', 'test' or None. Received: split={self.split!r} "
+                f"(key={self.key!r})"
+            )
+
+
+@runtime_checkable
+class DataSource(Protocol):
+    """Any object that can be iterated, again and again, for `Sample`s in a stable order.
+
+    Two things are optional: an attribute ``class_names`` (a sequence of str) gives the classes in their own
+    order, those without a sample included; ``__len__`` gives the number of samples to progress bars.
+
+    Example:
+        >>> class Listed:
+        ...     def __init__(self, rows):
+        ...         self.rows = rows
+        ...     def __iter__(self):
+        ...         for path, name in self.rows:
+        ...             yield Sample(key=path, label=name, image=path)
+        >>> isinstance(Listed([]), DataSource)
+        True
+    """
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield every sample once."""
+        ...
+
+
+def declared_class_names(source: DataSource) -> tuple[str, ...] | None:
+    """Return the class names a source declares, in its own order, or ``None`` where it declares none.
+
+    Raises:
+        ConfigurationError: If they are not distinct, non-empty strings.
+    """
+    declared: Any = getattr(source, "class_names", None)
+    if declared is None:
+        return None
+    names = tuple(declared)
+    if isinstance(declared, str) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigurationError(f"class_names must be non-empty strings. Received: class_names={declared!r}")
+    if len(set(names)) != len(names):
+        raise ConfigurationError(f"class_names must be distinct. Received: class_names={names!r}")
+    return names

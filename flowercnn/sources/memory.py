@@ -1,0 +1,83 @@
+"""Pictures that are in memory already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from flowercnn.errors import ConfigurationError
+from flowercnn.sources.base import Sample
+
+__all__ = ["InMemory"]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class InMemory:
+    """Arrays or Pillow images with their class names.
+
+    Args:
+        images: uint8 array of shape (n, height, width, 3) with values 0-255, or a sequence of such arrays of shape
+            (height, width, 3), of Pillow images, or of anything else `Sample.image` can be. Nothing is copied.
+        labels: One class name (str) or ``None`` per picture.
+        keys: One key per picture; by default its number, ``"000000"`` onwards.
+        class_names: All classes in the order wanted; by default the sorted labels.
+
+    Raises:
+        ConfigurationError: If the lengths differ or the pictures are of a kind that cannot be read.
+
+    Example:
+        >>> import numpy as np
+        >>> source = InMemory(np.zeros((2, 8, 8, 3), dtype=np.uint8), ["daisy", "rose"])
+        >>> [(sample.key, sample.label) for sample in source]
+        [('000000', 'daisy'), ('000001', 'rose')]
+    """
+
+    images: Sequence[Any] | npt.NDArray[np.uint8]
+    labels: Sequence[str | None]
+    keys: Sequence[str] | None = None
+    class_names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        counts = {"images": len(self.images), "labels": len(self.labels)}
+        if self.keys is not None:
+            counts["keys"] = len(self.keys)
+        if len(set(counts.values())) != 1:
+            raise ConfigurationError(f"images, labels and keys must be equally many. Received: {counts}")
+        for index, image in enumerate(self.images):
+            _check_image(index, image)
+
+    def __repr__(self) -> str:
+        return f"InMemory({len(self.images)} images)"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[Sample]:
+        width = max(6, len(str(len(self.images))))
+        for index, (image, label) in enumerate(zip(self.images, self.labels, strict=True)):
+            key = f"{index:0{width}d}" if self.keys is None else self.keys[index]
+            name = str(label) if isinstance(label, np.str_) else label
+            yield Sample(key=key, label=name, image=image)
+
+
+def _check_image(index: int, image: object) -> None:
+    """Refuse arrays that are no uint8 pictures while it is clear which one is meant."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+            raise ConfigurationError(
+                f"images[{index}] must be a uint8 array of shape (height, width, 3) with values 0-255. "
+                f"Received: dtype {image.dtype}, shape {image.shape}. Convert 0-1 floats with "
+                "(255 * x).round().astype('uint8')."
+            )
+    elif (
+        not isinstance(image, (str, bytes, Image.Image)) and not callable(image) and not hasattr(image, "__fspath__")
+    ):
+        raise ConfigurationError(
+            f"images[{index}] must be a path, bytes, a Pillow image, a uint8 array or a function. "
+            f"Received: {type(image).__name__}"
+        )

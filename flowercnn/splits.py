@@ -1,0 +1,241 @@
+"""Who learns from what: stratified, group-aware train/val/test, saved and checked again.
+
+The order in which samples are drawn is a hash of the seed and the key (or group), so a split does not depend on the
+order of listing, and adding pictures moves few of those already there.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from flowercnn.atomic import replace_file
+from flowercnn.errors import ConfigurationError, SplitError, few
+from flowercnn.seeding import check_seed, stable_hash
+
+if TYPE_CHECKING:
+    from flowercnn.dataset import Dataset
+
+__all__ = ["Fold", "Splits", "check_fractions", "draw_folds", "draw_split"]
+
+_FORMAT = "flowercnn-splits"
+_NAMES = ("train", "val", "test")
+
+Indices = npt.NDArray[np.int64]
+
+
+class Splits(NamedTuple):
+    """The three parts of a data set: ``train, val, test = dataset.split()``.
+
+    Args:
+        train: What the weights are learned from.
+        val: What choices are made on (early stopping, calibration). Empty if not asked for.
+        test: What the final figure is measured on; nothing is ever selected on it. Empty if not asked for.
+    """
+
+    train: Dataset
+    val: Dataset
+    test: Dataset
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the keys of each part to a JSON file, whole or not at all, and return its path."""
+        content = {
+            "format": _FORMAT,
+            "version": 1,
+            "class_names": list(self.train.class_names),
+            **{name: list(part.keys) for name, part in zip(_NAMES, self, strict=True)},
+        }
+        text = json.dumps(content, ensure_ascii=True, indent=1)
+        return replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], dataset: Dataset) -> Splits:
+        """Return the saved parts of ``dataset``.
+
+        Raises:
+            SplitError: If the file is no split file, names keys the data set has not, puts one key in two parts,
+                or was made for other classes. Samples that are new since then are an error too: split again.
+        """
+        content = _read_split_file(Path(path))
+        if tuple(content["class_names"]) != dataset.class_names:
+            raise SplitError(
+                f"{path}: the split was made for other classes. Received: {few(dataset.class_names)}; "
+                f"saved: {few(content['class_names'])}. Split the data set again."
+            )
+        position = {key: index for index, key in enumerate(dataset.keys)}
+        listed = [key for name in _NAMES for key in content[name]]
+        missing = [key for key in listed if key not in position]
+        new = sorted(position.keys() - set(listed))
+        twice = len(listed) - len(set(listed))
+        if missing or new or twice:
+            raise SplitError(
+                f"{path}: a split must name every sample of the data set once. Received: {len(missing)} keys the "
+                f"data set has not ({few(missing, 3)}), {len(new)} samples the split has not ({few(new, 3)}), "
+                f"{twice} keys in two parts. Split the data set again."
+            )
+        return cls(*(dataset.subset([position[key] for key in content[name]]) for name in _NAMES))
+
+
+class Fold(NamedTuple):
+    """One turn of a cross-validation.
+
+    Args:
+        train: All samples but this fold's.
+        test: This fold's samples.
+    """
+
+    train: Dataset
+    test: Dataset
+
+
+def check_fractions(val: float, test: float) -> None:
+    """Refuse shares that leave nothing to learn from.
+
+    Raises:
+        ConfigurationError: Unless both are numbers of at least 0 with a sum below 1.
+    """
+    for name, value in (("val", val), ("test", test)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value < 1:
+            raise ConfigurationError(f"{name} must be a share from 0 to below 1. Received: {name}={value!r}")
+    if val + test >= 1:
+        raise ConfigurationError(
+            f"val + test must be below 1, so that something is left for train. Received: val={val!r}, test={test!r}"
+        )
+
+
+def draw_split(
+    keys: Sequence[str],
+    labels: Indices,
+    groups: Sequence[str | None],
+    class_names: Sequence[str],
+    *,
+    val: float,
+    test: float,
+    seed: int,
+) -> tuple[Indices, Indices, Indices]:
+    """Return the positions of train, val and test, each in ascending order.
+
+    Every class gives ``round(share * count)`` samples, at least one, to each part asked for. Units (a group, or a
+    sample without one) are taken in the order of a hash of seed and name; a unit goes to test if it fits there,
+    else to val, else to train.
+
+    Raises:
+        ConfigurationError: If the shares or the seed are out of range.
+        SplitError: If a class has too few samples, or its groups are too large, to be in every part.
+    """
+    check_fractions(val, test)
+    check_seed(seed)
+    counts = np.bincount(labels, minlength=len(class_names))
+    wanted = _quotas(counts, val=val, test=test)
+    parts_asked = 1 + (val > 0) + (test > 0)
+    _check_class_sizes(counts, class_names, parts_asked)
+    parts: dict[str, list[int]] = {name: [] for name in _NAMES}
+    for unit in _units(keys, groups, seed):
+        classes, unit_counts = np.unique(labels[unit], return_counts=True)
+        name = next((part for part in ("test", "val") if np.all(wanted[part][classes] >= unit_counts)), "train")
+        if name != "train":
+            wanted[name][classes] -= unit_counts
+        parts[name].extend(unit)
+    train, validation, testing = (np.array(sorted(parts[name]), dtype=np.int64) for name in _NAMES)
+    for name, share, part in (("val", val, validation), ("test", test, testing), ("train", 1.0, train)):
+        absent = set(np.flatnonzero(counts)) - set(labels[part].tolist()) if share else set()
+        if absent:
+            raise SplitError(
+                f"The groups of these classes are too few or too large to put some of each into {name}: "
+                f"{few([class_names[label] for label in sorted(absent)])}. Use smaller groups or other shares."
+            )
+    return train, validation, testing
+
+
+def draw_folds(
+    keys: Sequence[str],
+    labels: Indices,
+    groups: Sequence[str | None],
+    class_names: Sequence[str],
+    *,
+    k: int,
+    seed: int,
+) -> list[Indices]:
+    """Return the positions of each of ``k`` folds: disjoint, together everything, stratified, groups kept whole.
+
+    Raises:
+        ConfigurationError: If ``k`` is not an int of at least 2.
+        SplitError: If a class has fewer samples than folds.
+    """
+    check_seed(seed)
+    try:
+        folds = operator.index(k)
+    except TypeError:
+        folds = 0
+    if folds < 2:  # noqa: PLR2004 - one fold leaves nothing to learn from
+        raise ConfigurationError(f"k must be an int of at least 2. Received: k={k!r}")
+    counts = np.bincount(labels, minlength=len(class_names))
+    _check_class_sizes(counts, class_names, folds)
+    filled = np.zeros((folds, len(class_names)), dtype=np.int64)
+    members: list[list[int]] = [[] for _ in range(folds)]
+    for unit in _units(keys, groups, seed):
+        classes, unit_counts = np.unique(labels[unit], return_counts=True)
+        # The fold that has least of these classes; of equal ones the smallest, then the first.
+        fold = min(range(folds), key=lambda f: (filled[f, classes].sum(), filled[f].sum(), f))
+        filled[fold, classes] += unit_counts
+        members[fold].extend(unit)
+    if not all(members):
+        raise SplitError(f"There are fewer groups than folds. Received: k={k!r}. Use fewer folds.")
+    return [np.array(sorted(fold), dtype=np.int64) for fold in members]
+
+
+def _quotas(counts: Indices, *, val: float, test: float) -> dict[str, Indices]:
+    """How many samples of each class val and test take: rounded half up, at least one, and one left for train."""
+    wanted = {}
+    for name, share in (("val", val), ("test", test)):
+        rounded = np.floor(share * counts + 0.5).astype(np.int64)
+        wanted[name] = np.where((counts > 0) & (share > 0), np.maximum(rounded, 1), 0)
+    too_many = np.maximum(wanted["val"] + wanted["test"] - (counts - 1), 0)
+    larger_is_test = wanted["test"] >= wanted["val"]
+    wanted["test"] -= np.where(larger_is_test, too_many, 0)
+    wanted["val"] -= np.where(larger_is_test, 0, too_many)
+    return wanted
+
+
+def _check_class_sizes(counts: Indices, class_names: Sequence[str], least: int) -> None:
+    small = [f"{class_names[label]!r} ({counts[label]})" for label in np.flatnonzero((counts > 0) & (counts < least))]
+    if small:
+        raise SplitError(
+            f"Every class needs at least {least} samples to be in each of {least} parts. Received: {few(small)}. "
+            "Add pictures, leave these classes out, or ask for fewer parts."
+        )
+
+
+def _units(keys: Sequence[str], groups: Sequence[str | None], seed: int) -> list[list[int]]:
+    """Positions that must stay together, in the order of their hashes."""
+    members: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, (key, group) in enumerate(zip(keys, groups, strict=True)):
+        members[("key", key) if group is None else ("group", group)].append(index)
+    ordered = sorted(members, key=lambda unit: (stable_hash(seed, *unit), unit))
+    return [members[unit] for unit in ordered]
+
+
+def _read_split_file(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SplitError(f"{path}: the split file cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise SplitError(f"{path}: not a split file; write one with Splits.save.") from error
+    lists = ("class_names", *_NAMES)
+    if (
+        not isinstance(content, dict)
+        or content.get("format") != _FORMAT
+        or not all(isinstance(content.get(name), list) for name in lists)
+        or not all(isinstance(item, str) for name in lists for item in content[name])
+    ):
+        raise SplitError(f"{path}: not a split file; write one with Splits.save.")
+    return content
