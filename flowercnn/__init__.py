@@ -87,7 +87,7 @@ _HOME = {
     "train": "workflow",
 }
 
-__all__ = [  # noqa: PLE0604, RUF022 - the table above, which a test compares with the imports type checkers see
+__all__ = [  # noqa: PLE0604 - the table above, which a test compares with the imports type checkers see
     *_HOME,
     "__version__",
 ]

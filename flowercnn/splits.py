@@ -150,7 +150,7 @@ def draw_split(
         if absent:
             raise SplitError(
                 f"The groups of these classes are too few or too large to put some of each into {name}: "
-                f"{few([class_names[label] for label in sorted(absent)])}. Use smaller groups or other shares."
+                f"{few([class_names[int(label)] for label in sorted(absent)])}. Use smaller groups or other shares."
             )
     return train, validation, testing
 
@@ -206,7 +206,8 @@ def _quotas(counts: Indices, *, val: float, test: float) -> dict[str, Indices]:
 
 
 def _check_class_sizes(counts: Indices, class_names: Sequence[str], least: int) -> None:
-    small = [f"{class_names[label]!r} ({counts[label]})" for label in np.flatnonzero((counts > 0) & (counts < least))]
+    too_small = np.flatnonzero((counts > 0) & (counts < least)).tolist()
+    small = [f"{class_names[label]!r} ({counts[label]})" for label in too_small]
     if small:
         raise SplitError(
             f"Every class needs at least {least} samples to be in each of {least} parts. Received: {few(small)}. "

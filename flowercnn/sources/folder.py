@@ -17,8 +17,10 @@ from flowercnn.sources.base import Sample, SplitName
 __all__ = ["IMAGE_SUFFIXES", "ImageFolder"]
 
 IMAGE_SUFFIXES = frozenset(
-    (".avif", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm")
-    + (".tif", ".tiff", ".webp")
+    [
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".avif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+    ]
 )
 """Which files of a folder are pictures: those with one of these suffixes, in upper or lower case."""
 
@@ -177,3 +179,12 @@ def _without_collisions(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
                 f"Two names differ only in their Unicode form: {path!a} and {next_path!a}. Rename one of them."
             )
     return pairs
+
+
+def find_pictures(folder: str) -> list[str]:
+    """Return the paths of all pictures in a folder and below it, sorted, by the rules of `ImageFolder`.
+
+    Raises:
+        SourceError: If the folder cannot be listed.
+    """
+    return sorted(path for _, path in ImageFolder(folder)._pictures(folder, "", Counter(), set()))  # noqa: SLF001

@@ -1,0 +1,195 @@
+"""The command line: a thin skin over the public API, for people rather than programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowercnn import __version__
+
+if TYPE_CHECKING:
+    from flowercnn.prediction.prediction import Prediction
+
+__all__ = ["main"]
+
+
+class _Commands(click.Group):
+    """Shows the library's own errors as a sentence instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from flowercnn.errors import FlowerCNNError
+
+        try:
+            return super().invoke(ctx)
+        except FlowerCNNError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option("--quiet", is_flag=True, help="Show no progress bars.")
+@click.pass_context
+def main(ctx: click.Context, *, quiet: bool) -> None:
+    """Turn folders of pictures into an image classifier you can trust."""
+    ctx.obj = not quiet
+    # TensorFlow greets with a page of notices on stderr; those who want them can set this themselves.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--seed", default=0, show_default=True, help="Of the split and the training."),
+        click.option("--image-size", type=(int, int), metavar="HEIGHT WIDTH", help="Default: the model's recipe."),
+        click.option("--batch-size", type=int, help="Default: the model's recipe."),
+        click.option("--epochs", type=int, help="Default: the model's recipe."),
+        click.option("--model", default="fast", show_default=True, help="See 'flowercnn models'."),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("source")
+@click.option("--out", default="model.keras", show_default=True, help="The model file to write (.keras or .h5).")
+@click.option("--val", default=0.1, show_default=True, help="Share of pictures to watch while training.")
+@click.option("--test", default=0.2, show_default=True, help="Share of pictures kept for the final figure.")
+@click.option("--skip-bad-images", is_flag=True, help="Leave out pictures that cannot be decoded.")
+@click.option("--report", type=click.Path(dir_okay=False), help="Write the test figures to this .html or .json file.")
+@_training_options
+@click.pass_obj
+def train(
+    progress: bool,  # noqa: FBT001 - click passes it
+    /,
+    source: str,
+    out: str,
+    report: str | None,
+    *,
+    skip_bad_images: bool,
+    **settings: Any,
+) -> None:
+    """Train a classifier on SOURCE: a folder with one sub-folder per class, or a URI such as tensorbay:Flower17-1."""
+    from flowercnn.workflow import train as run_training
+
+    bad_images = "skip" if skip_bad_images else "error"
+    run = run_training(source, out=out, progress=progress, bad_images=bad_images, **settings)
+    if run.interrupted:
+        click.echo("Stopped early; what was learned is kept.")
+    if run.evaluation is not None:
+        click.echo(f"Test {run.evaluation.summary()}")
+        if report is not None:
+            click.echo(f"Report: {run.evaluation.save_report(report)}")
+    click.echo(f"Model: {out}")
+    click.echo(f"Next: flowercnn predict {out} PICTURE...")
+
+
+@main.command()
+@click.argument("model", type=click.Path())
+@click.argument("pictures", nargs=-1, required=True, type=click.Path())
+@click.option("--top", default=1, show_default=True, type=click.IntRange(1), help="How many classes to show.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def predict(model: str, pictures: tuple[str, ...], top: int, *, as_json: bool) -> None:
+    """Say what is on PICTURES (files or folders) with a MODEL file."""
+    from flowercnn.prediction.predictor import Predictor
+
+    failed = 0
+    for prediction in Predictor.load(model).predict_iter(pictures):
+        failed += prediction.error is not None
+        click.echo(_as_json(prediction, top) if as_json else _as_line(prediction, top))
+    if failed:
+        click.echo(f"{failed} pictures could not be used.", err=True)
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("model", type=click.Path())
+@click.argument("source")
+@click.option("--report", type=click.Path(dir_okay=False), help="Write the figures to this .html or .json file.")
+@click.option("--skip-bad-images", is_flag=True, help="Leave out pictures that cannot be decoded.")
+@click.pass_obj
+def evaluate(
+    progress: bool,  # noqa: FBT001 - click passes it
+    /,
+    model: str,
+    source: str,
+    report: str | None,
+    *,
+    skip_bad_images: bool,
+) -> None:
+    """Measure a MODEL file on SOURCE, pictures it has not learned from."""
+    from flowercnn.dataset import Dataset
+    from flowercnn.evaluation.evaluation import evaluate as run_evaluation
+    from flowercnn.prediction.predictor import Predictor
+    from flowercnn.sources.plugins import as_source
+
+    dataset = Dataset.from_source(as_source(source))
+    bad_images = "skip" if skip_bad_images else "error"
+    evaluation = run_evaluation(Predictor.load(model), dataset, bad_images=bad_images, progress=progress)  # type: ignore[arg-type]  # mypy widens the literals
+    click.echo(evaluation.summary())
+    for each in evaluation.per_class:
+        click.echo(
+            f"  {each.class_name:24} precision {each.precision:6.1%}  recall {each.recall:6.1%}  {each.support}"
+        )
+    if report is not None:
+        click.echo(f"Report: {evaluation.save_report(report)}")
+
+
+@main.command()
+@click.argument("source")
+@click.pass_obj
+def audit(progress: bool, /, source: str) -> None:  # noqa: FBT001 - click passes it
+    """Look for pictures in SOURCE that cannot be used, duplicates and classes too small. Changes nothing."""
+    from flowercnn.dataset import Dataset
+    from flowercnn.sources.plugins import as_source
+
+    report = Dataset.from_source(as_source(source)).audit(progress=progress)
+    click.echo(report.summary())
+    sys.exit(0 if report.clean else 1)
+
+
+@main.command()
+@click.argument("model", type=click.Path())
+@click.argument("out", type=click.Path(dir_okay=False))
+def export(model: str, out: str) -> None:
+    """Write a MODEL file in another format, told by the suffix of OUT: .keras or .h5."""
+    from flowercnn.prediction.predictor import Predictor
+
+    click.echo(Predictor.load(model).export(out))
+
+
+@main.command()
+def models() -> None:
+    """List the networks that can be trained by name."""
+    from flowercnn.models.registry import list_models, recipe_of
+
+    for name in list_models():
+        recipe = recipe_of(name)
+        height, width = recipe.image_size
+        click.echo(f"{name:12} {height} x {width}, {recipe.epochs} epochs, batch {recipe.batch_size}")
+
+
+@main.command()
+@click.option("--out", default="flowercnn-demo", show_default=True, help="The folder to write into.")
+@click.option("--seed", default=0, show_default=True, help="Of the flowers, the split and the training.")
+@click.pass_obj
+def demo(progress: bool, /, out: str, seed: int) -> None:  # noqa: FBT001 - click passes it
+    """Train on flowers the library draws itself: no data, no account, no network, under two minutes."""
+    from flowercnn.demo import run_demo
+
+    run_demo(Path(out), seed=seed, progress=progress, say=click.echo)
+
+
+def _as_line(prediction: Prediction, top: int) -> str:
+    if prediction.error is not None:
+        return f"{prediction.key}\terror: {prediction.error}"
+    return "\t".join([prediction.key, *(f"{name} {share:.1%}" for name, share in prediction.top(top))])
+
+
+def _as_json(prediction: Prediction, top: int) -> str:
+    classes = [{"label": name, "probability": share} for name, share in prediction.top(top)]
+    return json.dumps({"key": prediction.key, "error": prediction.error, "predictions": classes})

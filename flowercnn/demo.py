@@ -1,0 +1,63 @@
+"""The demo: the whole path on drawn flowers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from flowercnn.atomic import replace_file
+from flowercnn.evaluation.plots import prediction_grid
+from flowercnn.prediction.predictor import Predictor
+from flowercnn.sources.base import Sample
+from flowercnn.sources.synthetic import SyntheticFlowers
+from flowercnn.workflow import train
+
+__all__ = ["run_demo"]
+
+_PER_CLASS = 60
+_IMAGE_SIZE = (64, 64)
+_EPOCHS = 16
+_GRID = 20
+_EXAMPLES = 3
+
+
+def run_demo(folder: Path, *, seed: int, progress: bool, say: Callable[[str], object]) -> None:
+    """Draw flowers, train on them, and leave model, plots and report in ``folder``.
+
+    Args:
+        folder: Made if it is not there; files of the same names in it are replaced.
+        seed: Of everything.
+        progress: Whether to show progress bars.
+        say: Called with each line of the result.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = folder / "model.keras"
+    source = SyntheticFlowers(per_class=_PER_CLASS, seed=seed)
+    run = train(source, out=model, image_size=_IMAGE_SIZE, epochs=_EPOCHS, seed=seed, progress=progress)
+    if run.evaluation is None or run.splits is None:  # pragma: no cover - train always tests here
+        return
+    run.history.plot(folder / "history.png")
+    run.evaluation.save_report(folder / "report.html")
+    samples = run.splits.test.samples
+    chosen = [samples[index] for index in np.linspace(0, len(samples) - 1, _GRID).round().astype(int)]
+    save_prediction_grid(folder / "predictions.png", run.predictor, chosen)
+    say(f"Test {run.evaluation.summary()}")
+    for sample, prediction in zip(chosen, run.predictor.predict(chosen[:_EXAMPLES]), strict=False):
+        say(f"  {sample.key}: {prediction.label} ({prediction.confidence:.0%}), really {sample.label}")
+    names = ", ".join(sorted(path.name for path in folder.iterdir()))
+    say(f"Trained in {run.seconds['total']:.0f} s. See {folder}: {names}")
+    say(f"Next: flowercnn train FOLDER --out my-model.keras   or   flowercnn predict {model} PICTURE...")
+
+
+def save_prediction_grid(path: Path, predictor: Predictor, samples: list[Sample]) -> Path:
+    """Save a picture of samples with truth and prediction, and return its path."""
+    predictions = predictor.predict(samples)
+    figure = prediction_grid(
+        [predictor.preprocessing.decode(sample.image) for sample in samples],
+        [sample.label or "" for sample in samples],
+        [prediction.label or "" for prediction in predictions],
+        [prediction.confidence for prediction in predictions],
+    )
+    return replace_file(path, lambda temporary: figure.savefig(temporary, dpi=120))

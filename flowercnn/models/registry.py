@@ -1,0 +1,188 @@
+"""Networks by name: those that come with the library and those users register."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flowercnn.errors import ConfigurationError, UnknownNameError, closest
+from flowercnn.models.article import build_article
+from flowercnn.models.fast import build_fast
+from flowercnn.models.keras3 import seeded_weights
+from flowercnn.models.recipe import Recipe
+from flowercnn.preprocessing.augment import Augmentation
+from flowercnn.preprocessing.preprocessing import Preprocessing
+
+__all__ = ["Builder", "build_model", "list_models", "recipe_of", "register_model"]
+
+Builder = Callable[..., Any]
+"""A function ``(image_size, num_classes, **options)`` that returns a Keras model."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    builder: Builder
+    recipe: Recipe
+
+
+# The one place with state: names are global by nature, as they are in Keras and in the entry points of packages.
+_REGISTRY: dict[str, _Entry] = {
+    "article": _Entry(
+        build_article,
+        Recipe(image_size=(128, 128), resize="stretch", epochs=20, batch_size=128, learning_rate=5e-4),
+    ),
+    "fast": _Entry(
+        build_fast,
+        Recipe(
+            image_size=(128, 128),
+            epochs=40,
+            batch_size=32,
+            optimizer="adamw",
+            learning_rate=3e-3,
+            schedule="cosine",
+            warmup=0.15,
+            weight_decay=0.05,
+            label_smoothing=0.1,
+            augmentation=Augmentation(),
+        ),
+    ),
+}
+
+
+def list_models() -> list[str]:
+    """Return the names `build_model` and `Trainer` know, sorted.
+
+    Example:
+        >>> list_models()
+        ['article', 'fast']
+    """
+    return sorted(_REGISTRY)
+
+
+def recipe_of(name: str) -> Recipe:
+    """Return how a registered model is trained unless told otherwise.
+
+    Raises:
+        UnknownNameError: If nobody registered ``name``.
+    """
+    return _entry(name).recipe
+
+
+def register_model(name: str, builder: Builder, *, recipe: Recipe | None = None, overwrite: bool = False) -> None:
+    """Give a network of your own a name that `build_model`, `Trainer`, `train` and the command line know.
+
+    Args:
+        name: The name; letters, digits, ``-``, ``_`` and ``.``.
+        builder: A function ``(image_size, num_classes, **options)`` that returns a Keras model from
+            (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities. Rescaling belongs inside.
+        recipe: How it is trained; by default `Recipe()`.
+        overwrite: Whether a name already known may be given to another network.
+
+    Raises:
+        ConfigurationError: If the name is malformed or taken, or ``builder`` is no function.
+
+    Example:
+        >>> def tiny(image_size, num_classes):
+        ...     import keras
+        ...     return keras.Sequential([
+        ...         keras.Input((*image_size, 3)),
+        ...         keras.layers.Rescaling(1 / 255),
+        ...         keras.layers.Conv2D(8, 3, activation="relu"),
+        ...         keras.layers.GlobalAveragePooling2D(),
+        ...         keras.layers.Dense(num_classes, activation="softmax"),
+        ...     ])
+        >>> register_model("tiny", tiny, overwrite=True)
+        >>> build_model("tiny", image_size=(32, 32), num_classes=3).count_params()
+        251
+    """
+    if not isinstance(name, str) or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise ConfigurationError(f"name must be letters, digits, '-', '_' and '.'. Received: name={name!r}")
+    if not callable(builder):
+        raise ConfigurationError(
+            f"builder must be a function (image_size, num_classes, **options). Received: builder={builder!r}"
+        )
+    if name in _REGISTRY and not overwrite:
+        raise ConfigurationError(f"A model named {name!r} is registered already. Pass overwrite=True to replace it.")
+    _REGISTRY[name] = _Entry(builder, recipe or Recipe())
+
+
+def build_model(name: str, *, image_size: tuple[int, int], num_classes: int, seed: int = 0, **options: Any) -> Any:
+    """Return a new, untrained Keras model.
+
+    Args:
+        name: A registered name; see `list_models`.
+        image_size: (height, width) in pixels.
+        num_classes: At least 2.
+        seed: Of the first weights: the same seed gives the same weights.
+        **options: Passed on to the model's builder.
+
+    Returns:
+        A ``keras.Model`` from (n, height, width, 3) pixels 0-255, uint8 or float32, to (n, num_classes) float32
+        probabilities that sum to 1.
+
+    Raises:
+        UnknownNameError: If nobody registered ``name``.
+        ConfigurationError: If an argument is wrong, or the builder returns something else than promised.
+
+    Example:
+        >>> build_model("article", image_size=(500, 500), num_classes=17).count_params()
+        1727969
+    """
+    entry = _entry(name)
+    size = Preprocessing(image_size=image_size).image_size
+    classes = _check_num_classes(num_classes)
+    _check_options(name, entry.builder, options)
+    with seeded_weights(seed):
+        model = entry.builder(size, classes, **options)
+    check_shapes(model, name, size, classes)
+    return model
+
+
+def check_shapes(model: Any, name: str, image_size: tuple[int, int], num_classes: int) -> None:
+    """Refuse models that do not map pictures to one row of probabilities each.
+
+    Raises:
+        ConfigurationError: If the input or output shape is another.
+    """
+    expected = ((None, *image_size, 3), (None, num_classes))
+    received = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
+    if received != expected:
+        raise ConfigurationError(
+            f"{name} must be a Keras model from {expected[0]} to {expected[1]}. "
+            f"Received: {received[0]} to {received[1]}"
+        )
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _REGISTRY:
+        raise UnknownNameError(
+            f"model must be one of {', '.join(list_models())}.{closest(name, _REGISTRY)} Received: {name!r}. "
+            "Register your own with flowercnn.register_model."
+        )
+    return _REGISTRY[name]
+
+
+def _check_num_classes(num_classes: int) -> int:
+    try:
+        classes = 0 if isinstance(num_classes, bool) else operator.index(num_classes)
+    except TypeError:
+        classes = 0
+    if classes < 2:  # noqa: PLR2004 - one class leaves nothing to tell apart
+        raise ConfigurationError(f"num_classes must be an int of at least 2. Received: num_classes={num_classes!r}")
+    return classes
+
+
+def _check_options(name: str, builder: Builder, options: dict[str, Any]) -> None:
+    parameters = inspect.signature(builder).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = set(parameters) - {"image_size", "num_classes"}
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(
+                f"{name} has the options {', '.join(sorted(known)) or 'none'}.{closest(option, known)} "
+                f"Received: {option!r}"
+            )

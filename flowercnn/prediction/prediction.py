@@ -1,0 +1,62 @@
+"""What a classifier says about one picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from flowercnn.errors import ConfigurationError
+
+__all__ = ["Prediction"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """The answer for one picture, or why there is none.
+
+    Args:
+        key: Which picture: its path, its sample's key, or its number among those given.
+        label: The most probable class name; ``None`` if the picture could not be used.
+        confidence: Its probability, 0-1; 0 if there is none.
+        class_names: All classes, in the order of ``probabilities``.
+        probabilities: Shape (num_classes,), float32, sum 1; ``None`` if the picture could not be used.
+        error: Why the picture could not be used, or ``None``.
+    """
+
+    key: str
+    label: str | None
+    confidence: float
+    class_names: tuple[str, ...]
+    probabilities: npt.NDArray[np.float32] | None
+    error: str | None = None
+
+    @classmethod
+    def of(cls, key: str, class_names: tuple[str, ...], probabilities: npt.NDArray[np.float32]) -> Prediction:
+        """Return the prediction that a row of probabilities stands for."""
+        best = int(probabilities.argmax())
+        return cls(key, class_names[best], float(probabilities[best]), class_names, probabilities)
+
+    @classmethod
+    def failed(cls, key: str, class_names: tuple[str, ...], error: str) -> Prediction:
+        """Return the record of a picture that could not be used."""
+        return cls(key, None, 0.0, class_names, None, error)
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """Return the ``k`` most probable classes with their probabilities, best first; none after an error.
+
+        Raises:
+            ConfigurationError: If ``k`` is below 1.
+        """
+        if k < 1:
+            raise ConfigurationError(f"k must be at least 1. Received: k={k!r}")
+        if self.probabilities is None:
+            return []
+        order = np.argsort(-self.probabilities, kind="stable")[:k]
+        return [(self.class_names[label], float(self.probabilities[label])) for label in order]
+
+    def __repr__(self) -> str:
+        if self.error is not None:
+            return f"Prediction(key={self.key!r}, error={self.error!r})"
+        return f"Prediction(key={self.key!r}, label={self.label!r}, confidence={self.confidence:.3f})"

@@ -1,0 +1,161 @@
+"""Random changes to training pictures: drawn in NumPy by seed, epoch and picture, applied in TensorFlow.
+
+What happens to a picture depends on (seed, epoch, its position in the data set) alone: not on the batch it is in, the
+number of threads, or where a run was resumed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from flowercnn.errors import ConfigurationError
+from flowercnn.seeding import generator
+
+__all__ = ["Augmentation", "AugmentationDraw", "apply_augmentation"]
+
+_GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
+_MIDDLE_GREY = 127.5
+
+
+class AugmentationDraw(NamedTuple):
+    """What is done to each picture of a batch.
+
+    Args:
+        transforms: Shape (n, 8), float32: projective transforms from output to input pixels.
+        colours: Shape (n, 3, 3), float32: each pixel (as a row) is multiplied by this.
+        offsets: Shape (n, 1, 1, 3), float32: then this is added.
+    """
+
+    transforms: npt.NDArray[np.float32]
+    colours: npt.NDArray[np.float32]
+    offsets: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How far training pictures are changed at random.
+
+    Defaults keep what tells flowers apart: colours move little in hue, petals are not cut to nothing.
+
+    Args:
+        flip: Whether half of the pictures are mirrored left to right.
+        min_area: Smallest share of the picture's area that a random crop shows, over 0 to 1; 1 shows all.
+        aspect: Crops are up to this many times wider or higher than the picture, at least 1.
+        rotate: Largest turn either way, in degrees.
+        brightness: Largest change of brightness either way, as a share.
+        contrast: Largest change of contrast either way, as a share.
+        saturation: Largest change of saturation either way, as a share.
+        hue: Largest turn of the hue either way, in degrees.
+
+    Raises:
+        ConfigurationError: If a number is out of its range.
+
+    Example:
+        >>> draw = Augmentation().draw([0, 5], image_size=(64, 64), seed=0, epoch=3)
+        >>> draw.transforms.shape, draw.colours.shape
+        ((2, 8), (2, 3, 3))
+    """
+
+    flip: bool = True
+    min_area: float = 0.4
+    aspect: float = 4 / 3
+    rotate: float = 15.0
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_area <= 1:
+            raise ConfigurationError(f"min_area must be over 0 and at most 1. Received: min_area={self.min_area!r}")
+        if not self.aspect >= 1:
+            raise ConfigurationError(f"aspect must be at least 1. Received: aspect={self.aspect!r}")
+        for name, limit in (("rotate", 180), ("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 180)):
+            value = getattr(self, name)
+            if not 0 <= value <= limit:
+                raise ConfigurationError(f"{name} must be from 0 to {limit}. Received: {name}={value!r}")
+
+    def draw(self, indices: npt.ArrayLike, *, image_size: tuple[int, int], seed: int, epoch: int) -> AugmentationDraw:
+        """Return what is done in this epoch to the pictures at ``indices`` of the training data.
+
+        Args:
+            indices: Positions in the training data, shape (n,).
+            image_size: (height, width) of the pictures.
+            seed: The user's seed.
+            epoch: From 0.
+        """
+        uniform = np.stack(
+            [generator(seed, "augment", epoch, int(index)).random(10) for index in np.asarray(indices)]
+        )
+        signed = 2 * uniform - 1
+        return AugmentationDraw(
+            self._transforms(uniform, signed, image_size).astype(np.float32),
+            *self._colours(signed),
+        )
+
+    def _transforms(
+        self, uniform: npt.NDArray[np.float64], signed: npt.NDArray[np.float64], image_size: tuple[int, int]
+    ) -> npt.NDArray[np.float64]:
+        """Rows (a0, a1, a2, b0, b1, b2, 0, 0): output (x, y) shows input (a0 x + a1 y + a2, b0 x + b1 y + b2)."""
+        height, width = image_size
+        area = self.min_area + (1 - self.min_area) * uniform[:, 0]
+        stretch = np.exp(signed[:, 1] * math.log(self.aspect) / 2)
+        scale_x, scale_y = np.minimum(np.sqrt(area) * stretch, 1), np.minimum(np.sqrt(area) / stretch, 1)
+        mirror = np.where(self.flip & (uniform[:, 2] < 0.5), -1.0, 1.0)  # noqa: PLR2004 - half of them
+        angle = np.deg2rad(self.rotate) * signed[:, 3]
+        a0, a1 = scale_x * np.cos(angle) * mirror, -scale_y * np.sin(angle)
+        b0, b1 = scale_x * np.sin(angle) * mirror, scale_y * np.cos(angle)
+        centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+        # The crop's centre lies anywhere that keeps an unturned crop inside the picture.
+        a2 = centre_x + signed[:, 4] * (1 - scale_x) * width / 2 - a0 * centre_x - a1 * centre_y
+        b2 = centre_y + signed[:, 5] * (1 - scale_y) * height / 2 - b0 * centre_x - b1 * centre_y
+        zero = np.zeros_like(a0)
+        return np.stack([a0, a1, a2, b0, b1, b2, zero, zero], axis=1)
+
+    def _colours(self, signed: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Hue, saturation, contrast and brightness as one affine map of RGB."""
+        identity, grey = np.eye(3), np.tile(_GREY[:, None], (1, 3))
+        saturation = (1 + self.saturation * signed[:, 6])[:, None, None]
+        contrast = (1 + self.contrast * signed[:, 7])[:, None, None]
+        brightness = (1 + self.brightness * signed[:, 8])[:, None, None]
+        hue = _hue_rotations(np.deg2rad(self.hue) * signed[:, 9])
+        colours = hue @ (saturation * identity + (1 - saturation) * grey) * contrast * brightness
+        offsets = np.broadcast_to((1 - contrast) * brightness * _MIDDLE_GREY, (len(signed), 1, 3))[:, None]
+        return colours.astype(np.float32), offsets.astype(np.float32)
+
+
+def _hue_rotations(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Rotations of RGB about the grey axis (Rodrigues' formula), for pixels as rows, shape (n, 3, 3)."""
+    axis = 1 / math.sqrt(3)
+    cross = axis * np.array([[0, 1, -1], [-1, 0, 1], [1, -1, 0]])
+    cosine, sine = np.cos(angles)[:, None, None], np.sin(angles)[:, None, None]
+    return cosine * np.eye(3) + sine * cross + (1 - cosine) / 3
+
+
+def apply_augmentation(pixels: Any, draw: Any, image_size: tuple[int, int]) -> Any:
+    """Return the changed pictures, shape (n, height, width, 3), float32, 0-255; one pass each for place and colour.
+
+    Args:
+        pixels: Tensor of shape (n, height, width, 3), uint8.
+        draw: The three arrays of an `AugmentationDraw`. Borders are filled by reflection.
+        image_size: (height, width) of the result.
+    """
+    import tensorflow as tf
+
+    transforms, colours, offsets = draw
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(pixels, tf.float32),
+        transforms=transforms,
+        output_shape=image_size,
+        interpolation="BILINEAR",
+        fill_mode="REFLECT",
+        fill_value=0.0,
+    )
+    rows = tf.reshape(moved, [-1, image_size[0] * image_size[1], 3])
+    coloured = tf.reshape(tf.matmul(rows, colours), [-1, *image_size, 3])
+    return tf.clip_by_value(coloured + offsets, 0.0, 255.0)

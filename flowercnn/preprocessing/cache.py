@@ -1,0 +1,78 @@
+"""A cache of decoded pictures on disk, addressed by content and settings."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+from PIL import Image
+
+from flowercnn.atomic import replace_file
+from flowercnn.errors import SourceError
+
+__all__ = ["PixelCache", "clear_cache", "default_cache_dir"]
+
+_SUBFOLDER = "flowercnn-pixels"
+
+
+def default_cache_dir() -> Path:
+    """Return the folder used unless another is given: the platform's place for a user's caches."""
+    return platformdirs.user_cache_path("flowercnn")
+
+
+def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> None:
+    """Remove all decoded pictures from a cache folder, and nothing else."""
+    shutil.rmtree(Path(cache_dir or default_cache_dir()) / _SUBFOLDER, ignore_errors=True)
+
+
+class PixelCache:
+    """One file of raw pixels per picture, named by a hash of its content, in a folder named by the settings.
+
+    So an entry serves every data set and split the picture is in, a changed picture is another entry, and several
+    processes can fill one cache: entries are moved into place whole.
+
+    Args:
+        cache_dir: The folder; ``None`` for `default_cache_dir`.
+        settings: A name for everything that decides about pixels.
+        image_size: (height, width) of the entries.
+    """
+
+    def __init__(self, cache_dir: str | os.PathLike[str] | None, settings: str, image_size: tuple[int, int]) -> None:
+        self._folder = Path(cache_dir or default_cache_dir()).expanduser() / _SUBFOLDER / settings
+        self._bytes = image_size[0] * image_size[1] * 3
+
+    def get(self, content: bytes | Image.Image, pixels: Callable[[], npt.NDArray[np.uint8]]) -> Path:
+        """Return the file with the pixels of a picture, made from ``pixels()`` if it is not there yet.
+
+        Raises:
+            SourceError: If it cannot be written.
+        """
+        digest = _digest(content)
+        path = self._folder / digest[:2] / f"{digest}.rgb"
+        try:
+            if path.is_file() and path.stat().st_size == self._bytes:
+                return path
+            array = pixels()
+            return replace_file(path, array.tofile)
+        except OSError as error:
+            raise SourceError(
+                f"{self._folder}: the picture cache cannot be written ({error.strerror or error}). Free some space, "
+                "set cache_dir to another folder, or raise memory_limit."
+            ) from error
+
+
+def _digest(content: bytes | Image.Image) -> str:
+    """Return a name for a picture's content."""
+    if isinstance(content, bytes):
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+    described = f"{content.mode} {content.size} {content.getexif().get(0x0112)} {content.info.get('transparency')}"
+    digest = hashlib.blake2b(described.encode(), digest_size=16)
+    digest.update(bytes(content.getpalette() or ()))
+    digest.update(content.tobytes())
+    return digest.hexdigest()

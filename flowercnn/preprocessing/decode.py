@@ -1,0 +1,158 @@
+"""Anything that stands for a picture, to an upright RGB picture."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from flowercnn.errors import ImageError
+from flowercnn.sources.base import ImageInput
+
+__all__ = ["FORMATS", "decode", "read_content"]
+
+FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM")
+"""The formats that are opened, told by content and not by suffix (MPO, of some cameras, is JPEG). Pillow knows many more: each is more to attack."""
+
+_MAX_FILE_BYTES: Final = 2**30
+_DRAFT_MARGIN: Final = 2
+_ROTATED_BY_QUARTER: Final = range(5, 9)
+_EXIF_ORIENTATION: Final = 0x0112
+
+
+def read_content(image: ImageInput) -> bytes | Image.Image:
+    """Return the encoded bytes of a picture, or the Pillow image if it is decoded already.
+
+    Raises:
+        ImageError: If it cannot be read, or is not one of the things a picture can be.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return _read_file(image)
+    if isinstance(image, (bytes, Image.Image)):
+        return image
+    if isinstance(image, (bytearray, memoryview)):
+        return bytes(image)
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if callable(image):
+        content = image()
+        if not isinstance(content, bytes):
+            raise ImageError(f"a function given as a picture must return bytes. Received: {type(content).__name__}")
+        return content
+    raise ImageError(
+        "a picture must be a path, bytes, a Pillow image, a uint8 array of shape (height, width, 3) or a function "
+        f"that returns bytes. Received: {type(image).__name__}"
+    )
+
+
+def decode(
+    content: bytes | Image.Image,
+    *,
+    background: tuple[int, int, int],
+    max_pixels: int,
+    at_least: tuple[int, int] | None = None,
+) -> Image.Image:
+    """Return the picture in mode RGB, turned as its EXIF orientation says.
+
+    Palettes and greys become RGB, CMYK is converted without a colour profile, transparent parts show
+    ``background``, 16-bit greys keep their high byte, and of several frames the first is taken.
+
+    Args:
+        content: Encoded bytes or a Pillow image, which is not changed.
+        background: RGB, 0-255, behind transparent parts.
+        max_pixels: Larger pictures are refused before they are decoded.
+        at_least: (height, width) wanted in the end. A JPEG at least twice as large each way is decoded at a half, a
+            quarter or an eighth, but never below twice this size, which cannot be seen after resizing.
+
+    Raises:
+        ImageError: If it is no picture, is damaged or cut short, too large, or of a kind without defined colours.
+    """
+    try:
+        if isinstance(content, Image.Image):
+            return _to_rgb(ImageOps.exif_transpose(content), background)
+        if not content:
+            raise ImageError("the file is empty (0 bytes).")
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(
+                    f"{width} x {height} pixels are more than max_pixels={max_pixels:,}. Scale the picture down, or "
+                    "raise max_pixels if you trust it."
+                )
+            if at_least is not None:
+                _draft(image, at_least)
+            return _to_rgb(ImageOps.exif_transpose(image), background)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"not a picture in one of the formats {', '.join(FORMATS)}.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"too large: {error}") from error
+    except Exception as error:  # Pillow's decoders raise anything on damaged files
+        raise ImageError(f"damaged or cut short ({type(error).__name__}: {error}).") from error
+
+
+def _read_file(path: str | os.PathLike[str]) -> bytes:
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(f"{os.fspath(path)}: not a regular file.")
+            if status.st_size > _MAX_FILE_BYTES:
+                raise ImageError(f"{os.fspath(path)}: {status.st_size:,} bytes are more than {_MAX_FILE_BYTES:,}.")
+            return file.read()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        if isinstance(error, ImageError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ImageError(f"{os.fspath(path)!r}: cannot be read ({reason}).") from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a named pipe called photo.jpg must not hold everything up."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    channels = array.shape[2] if array.ndim == 3 else 1  # noqa: PLR2004 - (height, width, channels)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
+        raise ImageError(
+            "an array must be uint8 of shape (height, width, 3), values 0-255. "
+            f"Received: dtype {array.dtype}, shape {array.shape}"
+        )
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array)  # noqa: PLR2004
+
+
+def _draft(image: Image.Image, at_least: tuple[int, int]) -> None:
+    """Let the JPEG decoder scale down by 2, 4 or 8 where the result stays well above the size wanted."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    height, width = at_least
+    if image.getexif().get(_EXIF_ORIENTATION) in _ROTATED_BY_QUARTER:
+        height, width = width, height
+    image.draft(None, (_DRAFT_MARGIN * width, _DRAFT_MARGIN * height))
+
+
+def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode.startswith("I"):
+        return _from_16_bits(image)
+    if image.mode == "F":
+        raise ImageError("32-bit float pictures have no defined range. Save it with 8 or 16 bits per channel.")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, (*background, 255))
+        image = Image.alpha_composite(canvas, image)
+    return image.convert("RGB")
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
+        raise ImageError("grey values beyond 16 bits have no defined range. Save it with 8 or 16 bits.")
+    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")

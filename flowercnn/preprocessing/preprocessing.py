@@ -1,0 +1,244 @@
+"""The one definition of how a picture becomes pixels: the same for training, evaluation and prediction."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import operator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from flowercnn.errors import ConfigurationError, ImageError, few
+from flowercnn.parallel import cpu_count, ordered_map
+from flowercnn.preprocessing.cache import PixelCache
+from flowercnn.preprocessing.decode import decode, read_content
+from flowercnn.preprocessing.geometry import ResizeMode, resize
+from flowercnn.preprocessing.pixels import DiskPixels, MemoryPixels, Pixels
+from flowercnn.progress import tracked
+from flowercnn.sources.base import ImageInput, Sample
+
+__all__ = ["BadImages", "Preprocessing"]
+
+BadImages = Literal["error", "skip"]
+"""What to do about pictures that cannot be decoded: one error that names them all, or leave them out."""
+
+_LARGEST_SIDE: Final = 8192
+_NETWORK_WORKERS: Final = 16
+_CODE_VERSION: Final = 1  # part of every cache entry's name: raise it when the pixels change
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """From anything that stands for a picture to uint8 pixels of one size.
+
+    Decoding is done by Pillow: upright by EXIF, RGB, transparent parts on ``background``; resizing is bicubic and
+    antialiased. Rescaling to floats is not done here: it is part of the model.
+
+    Args:
+        image_size: (height, width) in pixels, each from 1 to 8192.
+        resize: ``"stretch"`` to the size, ``"crop"`` the centre, or ``"pad"`` with ``background``.
+        background: RGB, 0-255.
+        max_pixels: Larger pictures are refused before they are decoded. Pillow itself warns above the default and
+            refuses twice as many, whatever is given here.
+        memory_limit: Bytes of decoded pictures of one data set kept in memory; more go to a cache on disk.
+        cache_dir: Folder of the cache. If given, it is used below the limit too, so that a second run decodes
+            nothing. By default the user's cache folder, used above the limit only.
+
+    Raises:
+        ConfigurationError: If a setting has a wrong type or value.
+
+    Example:
+        >>> import numpy as np
+        >>> from flowercnn import Preprocessing
+        >>> Preprocessing(image_size=(64, 96)).decode(np.zeros((200, 200, 3), dtype=np.uint8)).shape
+        (64, 96, 3)
+    """
+
+    image_size: tuple[int, int] = (128, 128)
+    resize: ResizeMode = "crop"
+    background: tuple[int, int, int] = (255, 255, 255)
+    max_pixels: int = 89_478_485
+    memory_limit: int = 512 * 2**20
+    cache_dir: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", _check_image_size(self.image_size))
+        if self.resize not in get_args(ResizeMode):
+            raise ConfigurationError(f"resize must be 'stretch', 'crop' or 'pad'. Received: resize={self.resize!r}")
+        object.__setattr__(self, "background", _check_colour(self.background))
+        for name, least in (("max_pixels", 1), ("memory_limit", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigurationError(f"{name} must be an int of at least {least}. Received: {name}={value!r}")
+        if self.cache_dir is not None and not isinstance(self.cache_dir, (str, os.PathLike)):
+            raise ConfigurationError(f"cache_dir must be a path or None. Received: cache_dir={self.cache_dir!r}")
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Preprocessing:
+        """Return the preprocessing that `to_dict` described.
+
+        Raises:
+            ConfigurationError: If a setting is unknown or wrong.
+        """
+        unknown = settings.keys() - {"image_size", "resize", "background", "max_pixels"}
+        if unknown:
+            raise ConfigurationError(f"Unknown preprocessing settings. Received: {few(sorted(unknown))}")
+        return cls(**settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what decides about pixels, as JSON can hold it; not where they are cached."""
+        return {
+            "image_size": list(self.image_size),
+            "resize": self.resize,
+            "background": list(self.background),
+            "max_pixels": self.max_pixels,
+        }
+
+    def replace(self, **changes: Any) -> Preprocessing:
+        """Return a copy with some settings changed."""
+        return dataclasses.replace(self, **changes)
+
+    def decode(self, image: ImageInput) -> npt.NDArray[np.uint8]:
+        """Return one picture as the network sees it, shape (height, width, 3), uint8, 0-255.
+
+        Raises:
+            ImageError: If it cannot be read, is damaged, too large, or no picture.
+        """
+        return self._pixels_of(read_content(image))
+
+    def decode_each(self, images: Iterable[ImageInput]) -> Iterator[npt.NDArray[np.uint8] | ImageError]:
+        """Yield the pixels of each picture in order, decoded in parallel and bounded memory.
+
+        A picture that cannot be decoded is yielded as its error, so that one bad file ends nothing.
+        """
+        if isinstance(images, Sequence) and len(images) == 1:  # threads would only add time
+            return iter([self._decode_or_error(images[0])])
+        return self._parallel(self._decode_or_error, images)
+
+    def load(
+        self, samples: Sequence[Sample], *, bad_images: BadImages = "error", progress: bool = True
+    ) -> tuple[Pixels, npt.NDArray[np.int64]]:
+        """Decode all pictures once.
+
+        Args:
+            samples: What to decode; a `Dataset` or any sequence of samples.
+            bad_images: ``"error"``: one error that names all pictures that cannot be decoded; ``"skip"``: leave
+                them out.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The pixels, in memory or on disk, and the positions in ``samples`` of the pictures they hold.
+
+        Raises:
+            ImageError: If pictures cannot be decoded, or all were to be skipped.
+            SourceError: If the cache cannot be written.
+        """
+        if bad_images not in ("error", "skip"):
+            raise ConfigurationError(f"bad_images must be 'error' or 'skip'. Received: bad_images={bad_images!r}")
+        height, width = self.image_size
+        if self.cache_dir is not None or len(samples) * height * width * 3 > self.memory_limit:
+            pixels, errors = self._load_to_disk(samples, progress=progress)
+        else:
+            pixels, errors = self._load_to_memory(samples, progress=progress)
+        if errors and (bad_images == "error" or len(errors) == len(samples)):
+            listed = few([f"{samples[index].key}: {error}" for index, error in errors.items()])
+            raise ImageError(
+                f"{len(errors)} of {len(samples)} pictures cannot be used: {listed} "
+                "Replace or remove them, or leave them out with bad_images='skip'."
+            )
+        return pixels, np.array([index for index in range(len(samples)) if index not in errors], dtype=np.int64)
+
+    def _load_to_memory(self, samples: Sequence[Sample], *, progress: bool) -> tuple[Pixels, dict[int, ImageError]]:
+        array = np.empty((len(samples), *self.image_size, 3), dtype=np.uint8)
+        errors: dict[int, ImageError] = {}
+        filled = 0
+        results = self._parallel(self._decode_or_error, (sample.image for sample in samples))
+        for index, result in enumerate(_shown(results, len(samples), progress=progress)):
+            if isinstance(result, ImageError):
+                errors[index] = result
+            else:
+                array[filled] = result
+                filled += 1
+        return MemoryPixels(array[:filled]), errors
+
+    def _load_to_disk(self, samples: Sequence[Sample], *, progress: bool) -> tuple[Pixels, dict[int, ImageError]]:
+        cache = PixelCache(self.cache_dir, self._fingerprint(), self.image_size)
+
+        def entry_or_error(image: ImageInput) -> Path | ImageError:
+            try:
+                content = read_content(image)
+                return cache.get(content, lambda: self._pixels_of(content))
+            except ImageError as error:
+                return error
+
+        paths: list[Path] = []
+        errors: dict[int, ImageError] = {}
+        results = self._parallel(entry_or_error, (sample.image for sample in samples))
+        for index, result in enumerate(_shown(results, len(samples), progress=progress)):
+            if isinstance(result, ImageError):
+                errors[index] = result
+            else:
+                paths.append(result)
+        return DiskPixels(paths, self.image_size), errors
+
+    def _decode_or_error(self, image: ImageInput) -> npt.NDArray[np.uint8] | ImageError:
+        try:
+            return self.decode(image)
+        except ImageError as error:
+            return error
+
+    def _pixels_of(self, content: Any) -> npt.NDArray[np.uint8]:
+        picture = decode(content, background=self.background, max_pixels=self.max_pixels, at_least=self.image_size)
+        return np.array(resize(picture, self.image_size, self.resize, self.background), dtype=np.uint8)
+
+    def _parallel(self, function: Any, images: Iterable[ImageInput]) -> Iterator[Any]:
+        """Map in order over threads: as many as processors, or more where pictures come over a network."""
+        iterator = iter(images)
+        first = next(iterator, None)
+        if first is None:
+            return iter(())
+        workers = max(_NETWORK_WORKERS if callable(first) else 1, cpu_count())
+        return ordered_map(function, _chain(first, iterator), workers=workers, window=4 * workers)
+
+    def _fingerprint(self) -> str:
+        """Return a name for all that decides about pixels; another one means other pixels."""
+        settings = json.dumps([_CODE_VERSION, self.to_dict()], sort_keys=True)
+        return hashlib.blake2b(settings.encode(), digest_size=8).hexdigest()
+
+
+def _chain(first: ImageInput, rest: Iterator[ImageInput]) -> Iterator[ImageInput]:
+    yield first
+    yield from rest
+
+
+def _shown(results: Iterator[Any], total: int, *, progress: bool) -> Iterator[Any]:
+    return tracked(results, total=total, description="Decoding", unit="img", enabled=progress)
+
+
+def _check_image_size(image_size: Any) -> tuple[int, int]:
+    rule = f"image_size must be (height, width), two ints from 1 to {_LARGEST_SIDE}."
+    try:
+        height, width = map(operator.index, image_size)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{rule} Received: image_size={image_size!r}") from None
+    if not (1 <= height <= _LARGEST_SIDE and 1 <= width <= _LARGEST_SIDE):
+        raise ConfigurationError(f"{rule} Received: image_size={image_size!r}")
+    return height, width
+
+
+def _check_colour(colour: Any) -> tuple[int, int, int]:
+    rule = "background must be (red, green, blue), three ints from 0 to 255."
+    try:
+        red, green, blue = map(operator.index, colour)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{rule} Received: background={colour!r}") from None
+    if not all(0 <= value <= 255 for value in (red, green, blue)):  # noqa: PLR2004 - a byte
+        raise ConfigurationError(f"{rule} Received: background={colour!r}")
+    return red, green, blue

@@ -1,0 +1,230 @@
+"""The trainer: a network, a recipe and data in, a classifier and its history out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowercnn.dataset import Dataset
+from flowercnn.errors import ConfigurationError, DataError, SplitError, few
+from flowercnn.models.recipe import Recipe
+from flowercnn.models.registry import build_model, check_shapes, recipe_of
+from flowercnn.models.twin import Precision, choose_precision, copy_model
+from flowercnn.prediction.predictor import Predictor
+from flowercnn.preprocessing.pixels import Pixels
+from flowercnn.preprocessing.preprocessing import BadImages, Preprocessing
+from flowercnn.seeding import check_seed
+from flowercnn.training.loop import Loop
+from flowercnn.training.run import TrainingRun
+
+__all__ = ["Trainer"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Trains a network by its recipe; every argument left ``None`` is what the recipe says.
+
+    Args:
+        model: A registered name (see `list_models`), or a Keras model of your own from pixels 0-255 to probabilities,
+            which is copied and not changed.
+        epochs: How often every training picture is seen.
+        batch_size: Pictures per step.
+        image_size: (height, width) in pixels.
+        learning_rate: The highest learning rate.
+        seed: Of first weights, order and augmentation. Same seed, data and machine: same weights.
+        recipe: Another recipe than the model's own.
+        preprocessing: Other preprocessing than the recipe's; for the cache, too.
+        model_options: Options of the model's builder.
+        precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``: how activations are held in training.
+        bad_images: ``"error"`` or ``"skip"``: what to do about pictures that cannot be decoded.
+
+    Raises:
+        UnknownNameError: If nobody registered ``model``.
+        ConfigurationError: If a setting is wrong.
+
+    Example:
+        >>> from flowercnn import Dataset, SyntheticFlowers, Trainer
+        >>> train, val, test = Dataset.from_source(SyntheticFlowers(per_class=10, num_classes=2)).split()
+        >>> run = Trainer("fast", epochs=2, image_size=(32, 32)).fit(train, val, progress=False)
+        >>> len(run.history), run.predictor.class_names == train.class_names
+        (2, True)
+    """
+
+    model: Any = "fast"
+    epochs: int | None = field(default=None, kw_only=True)
+    batch_size: int | None = field(default=None, kw_only=True)
+    image_size: tuple[int, int] | None = field(default=None, kw_only=True)
+    learning_rate: float | None = field(default=None, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+    recipe: Recipe | None = field(default=None, kw_only=True)
+    preprocessing: Preprocessing | None = field(default=None, kw_only=True)
+    model_options: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    precision: Precision = field(default="auto", kw_only=True)
+    bad_images: BadImages = field(default="error", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        choose_precision(self.precision)
+        self.resolved_preprocessing()
+
+    def resolved_recipe(self) -> Recipe:
+        """Return the recipe with this trainer's own settings put in."""
+        if isinstance(self.model, str):
+            base = self.recipe or recipe_of(self.model)
+        else:
+            shape = getattr(self.model, "input_shape", None)
+            if not isinstance(shape, tuple) or len(shape) != 4:  # noqa: PLR2004 - (n, height, width, channels)
+                raise ConfigurationError(
+                    "model must be a registered name or a Keras model with one picture input. "
+                    f"Received: model={self.model!r}"
+                )
+            base = self.recipe or Recipe(image_size=shape[1:3])
+        image_size = self.image_size
+        if self.preprocessing is not None:
+            if image_size is not None and tuple(image_size) != self.preprocessing.image_size:
+                raise ConfigurationError(
+                    f"image_size and preprocessing.image_size must agree. Received: {image_size} and "
+                    f"{self.preprocessing.image_size}. Give one of them."
+                )
+            image_size = self.preprocessing.image_size
+        return base.replace(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            image_size=image_size,
+            learning_rate=self.learning_rate,
+        )
+
+    def resolved_preprocessing(self) -> Preprocessing:
+        """Return the preprocessing the classifier will have."""
+        recipe = self.resolved_recipe()
+        if self.preprocessing is not None:
+            return self.preprocessing
+        return Preprocessing(image_size=recipe.image_size, resize=recipe.resize)
+
+    def fit(
+        self,
+        train: Dataset,
+        val: Dataset | None = None,
+        *,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        callbacks: Iterable[Any] = (),
+        progress: bool = True,
+    ) -> TrainingRun:
+        """Train on ``train`` and watch ``val``; return the classifier as it is after the last epoch.
+
+        Ctrl-C ends the training after the step under way and returns what was learned.
+
+        Args:
+            train: The data learned from.
+            val: Watched after each epoch, never learned from; ``None`` or empty for none.
+            checkpoint_dir: A folder where the state is kept after each epoch. If it holds the checkpoint of the
+                same training, that one is continued, to the same result as if it had never stopped.
+            callbacks: ``keras.callbacks.Callback`` objects. They see the model with the weights of the epoch's end;
+                weights they set are kept if set at the end of training, as ``EarlyStopping`` does.
+            progress: Whether to show progress bars.
+
+        Returns:
+            The run, with ``predictor`` and ``history``.
+
+        Raises:
+            DataError: If there is less than two classes to tell apart.
+            SplitError: If a key is in both ``train`` and ``val``, or their classes differ.
+            ImageError: If pictures cannot be decoded (all are named).
+            TrainingError: If the loss is no longer finite, or a checkpoint cannot be used.
+        """
+        started = time.perf_counter()
+        _check_data(train, val)
+        recipe, preprocessing = self.resolved_recipe(), self.resolved_preprocessing()
+        train_data, skipped = self._load(train, preprocessing, progress=progress)
+        val_data, val_skipped = (None, ()) if not val else self._load(val, preprocessing, progress=progress)
+        decoded = time.perf_counter()
+        precision = choose_precision(self.precision)
+        loop = Loop(
+            model=self._make_model(preprocessing.image_size, train.num_classes),
+            recipe=recipe,
+            seed=self.seed,
+            precision=precision,
+            checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
+            fingerprint=self._fingerprint(recipe, preprocessing, precision, train),
+        )
+        history, interrupted = loop.run(train_data, val_data, callbacks=list(callbacks), progress=progress)
+        finished = time.perf_counter()
+        info = {"model": self._model_name(), "seed": self.seed, "epochs": len(history), "train_samples": len(train)}
+        return TrainingRun(
+            predictor=Predictor(copy_model(loop.model), train.class_names, preprocessing, info=info),
+            history=history,
+            recipe=recipe,
+            seed=self.seed,
+            precision=precision,
+            seconds={"decode": decoded - started, "train": finished - decoded, "total": finished - started},
+            interrupted=interrupted,
+            skipped=(*skipped, *val_skipped),
+        )
+
+    def _load(
+        self, dataset: Dataset, preprocessing: Preprocessing, *, progress: bool
+    ) -> tuple[tuple[Pixels, npt.NDArray[np.int64]], tuple[str, ...]]:
+        pixels, kept = preprocessing.load(dataset.samples, bad_images=self.bad_images, progress=progress)
+        left_out = sorted(set(range(len(dataset))) - set(kept.tolist()))
+        skipped = tuple(dataset.samples[index].key for index in left_out)
+        if skipped:
+            _log.warning("%d pictures cannot be decoded and are left out: %s", len(skipped), few(skipped))
+        return (pixels, dataset.labels[kept]), skipped
+
+    def _make_model(self, image_size: tuple[int, int], num_classes: int) -> Any:
+        if isinstance(self.model, str):
+            return build_model(
+                self.model, image_size=image_size, num_classes=num_classes, seed=self.seed, **self.model_options
+            )
+        check_shapes(self.model, "model", image_size, num_classes)
+        return copy_model(self.model)
+
+    def _model_name(self) -> str:
+        return self.model if isinstance(self.model, str) else str(self.model.name)
+
+    def _fingerprint(self, recipe: Recipe, preprocessing: Preprocessing, precision: str, train: Dataset) -> str:
+        """Return a name for everything that decides about the weights."""
+        parts: Sequence[object] = (
+            self._model_name(),
+            dict(self.model_options),
+            recipe,
+            preprocessing.to_dict(),
+            precision,
+            self.seed,
+            train.fingerprint(),
+            train.keys,
+        )
+        return hashlib.blake2b(repr(parts).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+
+
+def _check_data(train: Dataset, val: Dataset | None) -> None:
+    for name, dataset in (("train", train), ("val", val)):
+        if dataset is not None and not isinstance(dataset, Dataset):
+            raise ConfigurationError(
+                f"{name} must be a flowercnn.Dataset; make one with Dataset.from_source(source). "
+                f"Received: {type(dataset).__name__}"
+            )
+    present = np.unique(train.labels)
+    if len(present) < 2:  # noqa: PLR2004 - one class leaves nothing to tell apart
+        raise DataError(
+            f"A classifier needs pictures of at least two classes. Received: {len(train)} pictures of "
+            f"{few(train.encoder.decode(present)) or 'none'}."
+        )
+    if not val:
+        return
+    if val.class_names != train.class_names:
+        raise SplitError("train and val must have the same class_names: make both with Dataset.split.")
+    both = sorted(set(train.keys) & set(val.keys))
+    if both:
+        raise SplitError(f"{len(both)} samples are in both train and val: {few(both)}. Make both with Dataset.split.")
