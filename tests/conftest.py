@@ -1,0 +1,71 @@
+"""What the tests share: small pictures of coloured shapes, a data set of them, a classifier trained on it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+import flowercnn as fc
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 40, 30)}
+
+
+def picture(colour: str, number: int, size: tuple[int, int] = (40, 48)) -> npt.NDArray[np.uint8]:
+    """A noisy picture of one colour, the same for the same arguments."""
+    noise = np.random.default_rng([number, *colour.encode()]).normal(0, 30, (*size, 3))
+    return np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
+
+
+def coloured_source(per_class: int = 10) -> fc.InMemory:
+    pairs = [(colour, number) for colour in COLOURS for number in range(per_class)]
+    return fc.InMemory(
+        [picture(colour, number) for colour, number in pairs],
+        [colour for colour, _ in pairs],
+        keys=[f"{colour}/{number}.png" for colour, number in pairs],
+    )
+
+
+@pytest.fixture
+def coloured() -> fc.Dataset:
+    """Thirty pictures of three colours."""
+    return fc.Dataset.from_source(coloured_source())
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> Path:
+    """A folder with ten PNG files in each of three class folders."""
+    root = tmp_path / "photos"
+    for colour in COLOURS:
+        (root / colour).mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(picture(colour, number)).save(root / colour / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def run() -> fc.TrainingRun:
+    """A finished training on the coloured pictures, with splits and evaluation."""
+    return fc.train(
+        coloured_source(), model="fast", image_size=(32, 32), epochs=4, batch_size=8, val=0.2, progress=False
+    )
+
+
+@pytest.fixture(scope="session")
+def predictor(run: fc.TrainingRun) -> fc.Predictor:
+    return run.predictor
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Path:
+    """Real photographs, one folder per class, where the machine has them."""
+    folder = os.environ.get("FLOWERCNN_PHOTOS")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip(reason="FLOWERCNN_PHOTOS does not name a folder of photographs")
+    return Path(folder)

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowercnn.errors import ConfigurationError, UnknownNameError
+from flowercnn.labels import LabelEncoder
+
+NAMES = st.lists(st.text(min_size=1), min_size=1, max_size=20)
+
+
+@given(NAMES)
+def test_decoding_what_was_encoded_gives_it_back(names: list[str]) -> None:
+    encoder = LabelEncoder.fit(names)
+    assert encoder.decode(encoder.encode(names).tolist()) == names
+
+
+@given(NAMES)
+def test_the_order_of_names_seen_does_not_matter(names: list[str]) -> None:
+    assert LabelEncoder.fit(names) == LabelEncoder.fit(reversed(names))
+
+
+def test_an_unknown_name_is_an_error_that_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'daisy'\?.*'daysi'"):
+        LabelEncoder(("daisy", "rose")).encode(["rose", "daysi"])
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("",), (1,)])
+def test_names_must_be_distinct_non_empty_strings(names: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigurationError, match="class_names"):
+        LabelEncoder(names)

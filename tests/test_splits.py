@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowercnn import ConfigurationError, Dataset, Sample, SplitError, Splits
+from flowercnn.sources.base import SplitName
+
+
+class Listed:
+    def __init__(self, samples: list[Sample]) -> None:
+        self.samples = samples
+
+    def __iter__(self):  # type: ignore[no-untyped-def]  # as a user would write it
+        return iter(self.samples)
+
+
+def dataset_of(counts: dict[str, int]) -> Dataset:
+    samples = [Sample(f"{name}/{i}", name, b"") for name, count in counts.items() for i in range(count)]
+    return Dataset.from_source(Listed(samples))
+
+
+COUNTS = st.dictionaries(st.sampled_from("abcdef"), st.integers(3, 40), min_size=1)
+SHARES = st.floats(0.01, 0.45)
+
+
+@given(COUNTS, SHARES, SHARES, st.integers(0, 100))
+@settings(deadline=None)
+def test_the_parts_are_disjoint_and_together_everything(
+    counts: dict[str, int], val: float, test: float, seed: int
+) -> None:
+    dataset = dataset_of(counts)
+    parts = dataset.split(val, test, seed)
+    assert sorted(key for part in parts for key in part.keys) == sorted(dataset.keys)
+
+
+@given(COUNTS, SHARES, SHARES, st.integers(0, 100))
+@settings(deadline=None)
+def test_every_class_is_in_every_part_in_its_share(
+    counts: dict[str, int], val: float, test: float, seed: int
+) -> None:
+    parts = dataset_of(counts).split(val, test, seed)
+    for name, count in counts.items():
+        in_parts = [part.class_counts()[name] for part in parts]
+        assert min(in_parts) >= 1
+        assert abs(in_parts[2] - test * count) <= 1
+        assert abs(in_parts[1] - val * count) <= 1
+
+
+@given(COUNTS, st.integers(0, 10))
+@settings(deadline=None)
+def test_a_split_does_not_depend_on_the_order_of_listing(counts: dict[str, int], seed: int) -> None:
+    dataset = dataset_of(counts)
+    backwards = Dataset.from_source(Listed(list(dataset)[::-1]))
+    assert set(dataset.split(seed=seed).test.keys) == set(backwards.split(seed=seed).test.keys)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 8)), min_size=60, max_size=90), st.integers(0, 5))
+@settings(deadline=None)
+def test_a_group_is_never_on_two_sides(rows: list[tuple[str, int]], seed: int) -> None:
+    samples = [Sample(str(i), name, b"", group=f"plant {name}{group}") for i, (name, group) in enumerate(rows)]
+    dataset = Dataset.from_source(Listed(samples))
+    try:
+        parts = dataset.split(0.2, 0.2, seed)
+    except SplitError:
+        return  # said so, rather than put a group on both sides
+    groups = [{sample.group for sample in part} for part in parts]
+    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+
+
+def test_groups_of_usual_size_do_split() -> None:
+    samples = [Sample(f"{n}{i}", n, b"", group=f"{n}{i // 3}") for n in "ab" for i in range(60)]
+    parts = Dataset.from_source(Listed(samples)).split(0.2, 0.2)
+    assert [len(part) for part in parts] == [72, 24, 24]
+
+
+def test_another_seed_is_another_split() -> None:
+    dataset = dataset_of({"a": 50, "b": 50})
+    assert dataset.split(seed=0).test.keys != dataset.split(seed=1).test.keys
+
+
+def test_adding_pictures_moves_few_of_those_there() -> None:
+    before, after = (set(dataset_of({"a": n, "b": n}).split(seed=0).test.keys) for n in (100, 110))
+    assert len(before - after) <= 8
+
+
+def test_no_val_asked_for_is_an_empty_val() -> None:
+    train, val, test = dataset_of({"a": 10, "b": 10}).split(val=0)
+    assert (len(train), len(val), len(test)) == (16, 0, 4)
+    assert val.class_names == train.class_names
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (0.9, 0.2), (-0.1, 0.2), (0.2, 1.0), ("0.2", 0.2), (True, 0)])
+def test_shares_that_leave_nothing_are_refused(val: float, test: float) -> None:
+    with pytest.raises(ConfigurationError, match="Received: (val|test)="):
+        dataset_of({"a": 10, "b": 10}).split(val, test)
+
+
+def test_a_class_too_small_for_three_parts_is_named() -> None:
+    with pytest.raises(SplitError, match=r"at least 3 samples.*'lonely' \(1\).*leave these classes out"):
+        dataset_of({"a": 10, "lonely": 1}).split()
+
+
+def test_groups_too_large_to_divide_are_an_error() -> None:
+    samples = [Sample(f"{n}{i}", n, b"", group=n) for n in "ab" for i in range(10)]
+    with pytest.raises(SplitError, match="groups"):
+        Dataset.from_source(Listed(samples)).split()
+
+
+@given(COUNTS, st.integers(2, 3), st.integers(0, 10))
+@settings(deadline=None)
+def test_folds_test_everything_once_and_stay_stratified(counts: dict[str, int], k: int, seed: int) -> None:
+    dataset = dataset_of(counts)
+    folds = dataset.folds(k, seed)
+    tested = Counter(key for fold in folds for key in fold.test.keys)
+    assert tested == Counter(dataset.keys)
+    for fold in folds:
+        assert not set(fold.train.keys) & set(fold.test.keys)
+        assert all(fold.test.class_counts()[n] in (c // k, c // k + 1) for n, c in counts.items())
+
+
+@pytest.mark.parametrize("k", [0, 1, -2, 2.5, "3"])
+def test_folds_need_a_number_of_at_least_two(k: int) -> None:
+    with pytest.raises(ConfigurationError, match="k must be"):
+        dataset_of({"a": 10, "b": 10}).folds(k)
+
+
+def test_a_saved_split_comes_back(tmp_path: Path) -> None:
+    dataset = dataset_of({"a": 10, "ü": 10})
+    splits = dataset.split(seed=7)
+    loaded = Splits.load(splits.save(tmp_path / "splits.json"), dataset)
+    assert [part.keys for part in loaded] == [part.keys for part in splits]
+
+
+def test_a_saved_split_of_other_samples_is_refused(tmp_path: Path) -> None:
+    path = dataset_of({"a": 10, "b": 10}).split().save(tmp_path / "splits.json")
+    with pytest.raises(SplitError, match=r"1 samples the split has not \(b/10\)"):
+        Splits.load(path, dataset_of({"a": 10, "b": 11}))
+    with pytest.raises(SplitError, match="other classes"):
+        Splits.load(path, dataset_of({"a": 10, "c": 10}))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "flowercnn-splits", "train": 3}'])
+def test_a_file_that_is_no_split_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "splits.json"
+    path.write_text(content)
+    with pytest.raises(SplitError, match="not a split file"):
+        Splits.load(path, dataset_of({"a": 10, "b": 10}))
+
+
+def test_a_key_in_two_parts_is_refused(tmp_path: Path) -> None:
+    dataset = dataset_of({"a": 10, "b": 10})
+    path = dataset.split().save(tmp_path / "splits.json")
+    content = json.loads(path.read_text())
+    content["val"].append(content["train"][0])
+    path.write_text(json.dumps(content))
+    with pytest.raises(SplitError, match="1 keys in two parts"):
+        Splits.load(path, dataset)
+
+
+def _with_parts(parts: dict[SplitName, int]) -> Dataset:
+    samples = [
+        Sample(f"{part}/{name}/{i}", name, b"", split=part)
+        for part, count in parts.items()
+        for name in "ab"
+        for i in range(count)
+    ]
+    return Dataset.from_source(Listed(samples))
+
+
+def test_predefined_parts_are_taken_as_they_are() -> None:
+    splits = _with_parts({"train": 5, "val": 2, "test": 3}).predefined_split()
+    assert [len(part) for part in splits] == [10, 4, 6]
+    assert all(key.startswith("test/") for key in splits.test.keys)
+
+
+def test_val_is_drawn_from_train_where_there_is_none() -> None:
+    splits = _with_parts({"train": 10, "test": 3}).predefined_split(val=0.2)
+    assert [len(part) for part in splits] == [16, 4, 6]
+    assert all(key.startswith("train/") for key in splits.val.keys)
+
+
+def test_predefined_parts_must_be_there() -> None:
+    with pytest.raises(SplitError, match="predefined part"):
+        dataset_of({"a": 10, "b": 10}).predefined_split()
+    with pytest.raises(SplitError, match="no train"):
+        _with_parts({"val": 3, "test": 3}).predefined_split()
+
+
+def test_labels_of_a_part_are_those_of_the_whole() -> None:
+    dataset = dataset_of({"a": 10, "b": 10, "c": 10})
+    only_c = dataset.subset(np.flatnonzero(dataset.labels == 2))
+    assert only_c.labels.tolist() == [2] * 10
