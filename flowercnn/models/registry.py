@@ -37,7 +37,7 @@ _REGISTRY: dict[str, _Entry] = {
     "fast": _Entry(
         build_fast,
         Recipe(
-            image_size=(128, 128),
+            image_size=(112, 112),
             epochs=40,
             batch_size=32,
             optimizer="adamw",

@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from flowercnn.errors import ImageError
+from flowercnn.errors import FlowerCNNError, ImageError
 from flowercnn.sources.base import ImageInput
 
 __all__ = ["FORMATS", "decode", "read_content"]
 
 FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM")
-"""The formats that are opened, told by content and not by suffix (MPO, of some cameras, is JPEG). Pillow knows many more: each is more to attack."""
+"""The formats that are opened, told by content and not by suffix (MPO, of some cameras, is JPEG).
+
+Pillow knows many more: each is more to attack."""
 
 _MAX_FILE_BYTES: Final = 2**30
 _DRAFT_MARGIN: Final = 2
@@ -39,7 +42,7 @@ def read_content(image: ImageInput) -> bytes | Image.Image:
     if isinstance(image, np.ndarray):
         return _from_array(image)
     if callable(image):
-        content = image()
+        content = _call(image)
         if not isinstance(content, bytes):
             raise ImageError(f"a function given as a picture must return bytes. Received: {type(content).__name__}")
         return content
@@ -94,6 +97,15 @@ def decode(
         raise ImageError(f"too large: {error}") from error
     except Exception as error:  # Pillow's decoders raise anything on damaged files
         raise ImageError(f"damaged or cut short ({type(error).__name__}: {error}).") from error
+
+
+def _call(function: Callable[[], bytes]) -> bytes:
+    try:
+        return function()
+    except FlowerCNNError:
+        raise
+    except Exception as error:
+        raise ImageError(f"the function given as a picture failed ({type(error).__name__}: {error}).") from error
 
 
 def _read_file(path: str | os.PathLike[str]) -> bytes:

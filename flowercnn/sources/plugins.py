@@ -32,8 +32,8 @@ def open_source(uri: str) -> DataSource:
     """Return the source that ``"scheme:rest"`` names; ``rest`` is what its class is called with.
 
     Args:
-        uri: Such as ``"folder:photos"``, ``"tensorbay:Flower17-1"`` or ``"synthetic:60"``. A package adds a scheme by an
-            entry point in the group ``flowercnn.sources`` that names a function of one string.
+        uri: Such as ``"folder:photos"``, ``"tensorbay:Flower17-1"`` or ``"synthetic:60"``. A package adds a scheme by
+            an entry point in the group ``flowercnn.sources`` that names a function of one string.
 
     Raises:
         ConfigurationError: If ``uri`` is not of this form.
