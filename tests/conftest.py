@@ -53,7 +53,7 @@ def photo_folder(tmp_path: Path) -> Path:
 def run() -> fc.TrainingRun:
     """A finished training on the coloured pictures, with splits and evaluation."""
     return fc.train(
-        coloured_source(), model="fast", image_size=(32, 32), epochs=4, batch_size=8, val=0.2, progress=False
+        coloured_source(), model="fast", image_size=(32, 32), epochs=16, batch_size=8, val=0.2, progress=False
     )
 
 

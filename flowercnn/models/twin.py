@@ -57,7 +57,7 @@ def copy_model(model: Any) -> Any:
 def _clone(model: Any, copy_layer: Callable[[Any], Any]) -> Any:
     keras = import_keras()
     # Cloning a compiled model would compile the copy; a bare view of its layers is not compiled.
-    view = keras.Model(model.inputs, model.outputs, name=model.name)
+    view = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     copy = keras.models.clone_model(view, clone_function=copy_layer)
     copy.set_weights(model.get_weights())
     return copy

@@ -21,7 +21,9 @@ from typing import Any, Final
 from flowercnn import __version__
 from flowercnn.atomic import replace_file
 from flowercnn.errors import FlowerCNNError, ModelFileError
+from flowercnn.labels import LabelEncoder
 from flowercnn.models.keras3 import import_keras
+from flowercnn.models.registry import check_shapes
 from flowercnn.models.twin import copy_model
 from flowercnn.prediction.safety import check_network, check_weights
 from flowercnn.preprocessing.preprocessing import Preprocessing
@@ -93,7 +95,7 @@ def read_model(path: Path) -> ModelParts:
         ModelFileError: If it cannot be read, is none, or is not safe to load.
     """
     try:
-        start = path.open("rb").read(8) if path.is_file() else None
+        start = _first_bytes(path)
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror}).") from error
     if start is None:
@@ -111,6 +113,13 @@ def read_model(path: Path) -> ModelParts:
         # Damaged archives fail in zipfile, h5py and Keras in too many ways to list.
         raise ModelFileError(f"{path}: the model file is damaged ({type(error).__name__}: {error}).") from error
     raise ModelFileError(f"{path}: not a model file; it is neither a .keras archive nor HDF5.")
+
+
+def _first_bytes(path: Path) -> bytes | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return file.read(8)
 
 
 def _read_keras(path: Path) -> ModelParts:
@@ -150,9 +159,10 @@ def _read_h5(path: Path) -> ModelParts:
 
 def _assemble(path: Path, described: dict[str, Any]) -> ModelParts:
     keras = import_keras()
-    class_names = tuple(described["class_names"])
+    class_names = LabelEncoder(tuple(described["class_names"])).class_names
     preprocessing = Preprocessing.from_dict(described["preprocessing"])
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    check_shapes(model, "the model", preprocessing.image_size, len(class_names))
     return model, class_names, preprocessing, dict(described["info"])
 
 

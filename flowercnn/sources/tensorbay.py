@@ -29,7 +29,7 @@ class TensorBay:
     """A data set of classified pictures on TensorBay.
 
     The samples come segment by segment; the key is ``segment/remote path``. Pictures are fetched when they are
-    decoded, 16 at a time; a failed fetch is repeated with growing pauses. Pictures without a label have label ``None``:
+    decoded, 16 at a time; a failed fetch is repeated with growing pauses. Pictures without a label have ``None``:
     ``Dataset.from_source(source, unlabelled="skip")`` leaves them out. If every segment is named train, val (valid,
     validation) or test, those are the predefined parts. Classes are in the catalogue's order.
 

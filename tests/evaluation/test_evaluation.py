@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sklearn_metrics
+
+import flowercnn as fc
+from flowercnn.evaluation.metrics import confusion_matrix, precision_recall_f1, wilson_interval
+from flowercnn.evaluation.plots import confusion_figure, prediction_grid
+
+PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=200)
+
+
+@given(PAIRS)
+@settings(deadline=None)
+def test_metrics_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    y_true, y_pred = (np.array(side, dtype=np.int64) for side in zip(*pairs, strict=True))
+    confusion = confusion_matrix(y_true, y_pred, 5)
+    assert np.array_equal(confusion, sklearn_metrics.confusion_matrix(y_true, y_pred, labels=range(5)))
+    theirs = sklearn_metrics.precision_recall_fscore_support(y_true, y_pred, labels=range(5), zero_division=0)
+    assert np.allclose(precision_recall_f1(confusion).T, theirs[:3], atol=1e-12, rtol=0)
+
+
+@given(st.integers(0, 500), st.integers(0, 500))
+def test_a_wilson_interval_holds_the_share_and_stays_in_range(hits: int, misses: int) -> None:
+    low, high = wilson_interval(hits, hits + misses)
+    share = hits / (hits + misses) if hits + misses else 0.5
+    assert 0 <= low <= share <= high <= 1
+
+
+def test_wilson_intervals_are_those_of_the_literature() -> None:
+    # Newcombe 1998, table I: 81 of 263 and 15 of 148
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+
+
+def test_wilson_intervals_cover_as_often_as_they_say() -> None:
+    hits = np.random.default_rng(0).binomial(100, 0.85, size=4000)
+    covered = [low <= 0.85 <= high for low, high in (wilson_interval(int(h), 100) for h in hits)]
+    assert 0.93 < np.mean(covered) < 0.97
+
+
+@pytest.mark.parametrize("arguments", [(3, 2), (-1, 2), (1, 2, 0.0), (1, 2, 1.0)])
+def test_impossible_shares_are_refused(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(fc.ConfigurationError):
+        wilson_interval(*arguments)
+
+
+def evaluation_of(y_true: list[int], y_pred: list[int], names: tuple[str, ...] = ("a", "b", "c")) -> fc.Evaluation:
+    y_prob = np.eye(len(names), dtype=np.float32)[y_pred]
+    return fc.Evaluation(names, tuple(map(str, range(len(y_true)))), np.array(y_true), y_prob)
+
+
+def test_an_evaluation_computes_every_figure_from_predictions() -> None:
+    evaluation = evaluation_of([0, 0, 1, 1, 2], [0, 1, 1, 1, 0])
+    assert evaluation.accuracy == 0.6
+    assert evaluation.accuracy_interval == wilson_interval(3, 5)
+    assert evaluation.confusion_matrix.tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
+    b = evaluation.per_class[1]
+    assert (b.class_name, b.precision, b.recall, b.support) == ("b", pytest.approx(2 / 3), 1.0, 2)
+    assert evaluation.summary().startswith("accuracy 60.0% (95 % interval 23.1% to 88.2%) on 5 pictures")
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(fc.ConfigurationError, match="y_prob"):
+        fc.Evaluation(("a", "b"), ("1",), np.array([0]), np.ones((1, 3), np.float32))
+
+
+def test_evaluate_agrees_with_the_predictions(run: fc.TrainingRun, coloured: fc.Dataset) -> None:
+    evaluation = fc.evaluate(run.predictor, coloured, progress=False)
+    predictions = run.predictor.predict(coloured)
+    right = [p.label == s.label for p, s in zip(predictions, coloured, strict=True)]
+    assert evaluation.accuracy == np.mean(right)
+    assert evaluation.keys == coloured.keys
+
+
+def test_classes_are_matched_by_name(run: fc.TrainingRun, coloured: fc.Dataset) -> None:
+    other_order = fc.Dataset.from_source(fc.InMemory([s.image for s in coloured], [s.label for s in coloured]),
+                                         class_names=["red", "blue", "green"])  # fmt: skip
+    assert fc.evaluate(run.predictor, other_order, progress=False).accuracy == pytest.approx(
+        fc.evaluate(run.predictor, coloured, progress=False).accuracy
+    )
+    only_red = fc.Dataset.from_source(fc.InMemory([coloured[29].image], ["red"]))
+    assert len(fc.evaluate(run.predictor, only_red, progress=False)) == 1
+
+
+def test_a_class_the_classifier_does_not_know_is_named(run: fc.TrainingRun) -> None:
+    violet = fc.Dataset.from_source(fc.InMemory(np.zeros((1, 8, 8, 3), np.uint8), ["violet"]))
+    with pytest.raises(fc.UnknownNameError, match="'violet'"):
+        fc.evaluate(run.predictor, violet, progress=False)
+
+
+def test_bad_pictures_are_an_error_or_left_out_and_said(run: fc.TrainingRun, coloured: fc.Dataset) -> None:
+    dataset = fc.Dataset((fc.Sample("bad.jpg", "red", b"bad"), *coloured.samples), coloured.encoder)
+    with pytest.raises(fc.ImageError, match="bad.jpg"):
+        fc.evaluate(run.predictor, dataset, progress=False)
+    evaluation = fc.evaluate(run.predictor, dataset, bad_images="skip", progress=False)
+    assert evaluation.skipped == ("bad.jpg",)
+    assert evaluation.y_true.tolist() == coloured.labels.tolist()
+
+
+def test_nothing_to_evaluate_on_is_an_error(run: fc.TrainingRun, coloured: fc.Dataset) -> None:
+    with pytest.raises(fc.DataError, match="empty"):
+        fc.evaluate(run.predictor, coloured.subset([]))
+    with pytest.raises(fc.ConfigurationError, match="Dataset.from_source"):
+        fc.evaluate(run.predictor, "photos")  # type: ignore[arg-type]  # that is the point
+
+
+def test_reports_have_the_figures_and_escape_names(tmp_path: Path) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    evaluation = evaluation_of([0, 1], [0, 1], (evil, "b"))
+    page = evaluation.save_report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert evil not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert "100.0% correct" in page
+    figures = json.loads(evaluation.save_report(tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert figures["accuracy"] == 1
+    with pytest.raises(fc.ConfigurationError, match=".html or .json"):
+        evaluation.save_report(tmp_path / "report.pdf")
+
+
+@pytest.mark.parametrize("classes", [2, 17, 102])
+def test_confusion_matrices_are_drawn_with_every_name(classes: int, tmp_path: Path) -> None:
+    names = [f"$class_{number}$" for number in range(classes)]
+    figure = confusion_figure(np.eye(classes, dtype=np.int64) * 3, names)
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == names
+    figure.savefig(tmp_path / "confusion.png", dpi=30)
+
+
+def test_a_confusion_matrix_is_saved(tmp_path: Path) -> None:
+    assert evaluation_of([0, 1, 2], [0, 1, 1]).plot_confusion_matrix(tmp_path / "c.png").stat().st_size > 3000
+
+
+def test_a_grid_shows_truth_where_it_differs(tmp_path: Path) -> None:
+    figure = prediction_grid([np.zeros((8, 8, 3), np.uint8)] * 2, ["a", "b"], ["a", "a"], [0.9, 0.6])
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["a 90%", "a 60%\nreally b"]
+    figure.savefig(tmp_path / "grid.png")

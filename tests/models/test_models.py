@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowercnn import ConfigurationError, UnknownNameError, build_model, list_models, register_model
+from flowercnn.models import registry
+from flowercnn.models.keras3 import import_keras
+from flowercnn.models.parts import couples_pictures, pictures_at_once
+from flowercnn.models.recipe import Recipe
+from flowercnn.models.registry import recipe_of
+from flowercnn.models.twin import choose_precision, copy_model, make_twin
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 48, 40, 3), dtype=np.uint8)
+
+
+def test_article_is_the_tutorials_network_exactly() -> None:
+    model = build_model("article", image_size=(500, 500), num_classes=17)
+    assert model.count_params() == 1_727_969
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds == ["Rescaling", *["Conv2D", "MaxPooling2D"] * 3, "Flatten", "Dense", "Dense"]
+    convolutions = [layer for layer in model.layers if type(layer).__name__ == "Conv2D"]
+    assert [(c.filters, c.kernel_size, c.padding, c.activation.__name__) for c in convolutions] == [
+        (filters, (3, 3), "same", "relu") for filters in (8, 16, 32)
+    ]
+    assert [m.pool_size for m in model.layers if "Pool" in type(m).__name__] == [(3, 3), (2, 2), (2, 2)]
+
+
+def test_article_trains_as_the_tutorial_does() -> None:
+    recipe = recipe_of("article")
+    assert (recipe.optimizer, recipe.learning_rate, recipe.batch_size, recipe.epochs) == ("adam", 5e-4, 128, 20)
+    assert (recipe.resize, recipe.augmentation, recipe.schedule) == ("stretch", None, "constant")
+
+
+@pytest.mark.parametrize("name", ["article", "fast"])
+def test_models_give_probabilities_for_raw_pixels(name: str) -> None:
+    model = build_model(name, image_size=(48, 40), num_classes=5)
+    probabilities = np.asarray(model(PIXELS.astype(np.float32)))
+    assert probabilities.shape == (3, 5)
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["article", "fast"])
+def test_models_are_of_stock_layers_only(name: str) -> None:
+    model = build_model(name, image_size=(48, 40), num_classes=5)
+    assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_users_numbers_alone() -> None:
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    a, b, c = (build_model("fast", image_size=(32, 32), num_classes=2, seed=s).get_weights() for s in (1, 1, 2))
+    assert random.random() == expected
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+    assert not all(np.array_equal(x, y) for x, y in zip(a, c, strict=True))
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match=r"one of article, fast.*Did you mean 'article'\?.*'artcle'"):
+        build_model("artcle", image_size=(32, 32), num_classes=2)
+
+
+def test_an_unknown_option_is_answered_with_those_there_are() -> None:
+    with pytest.raises(UnknownNameError, match=r"options blocks, dropout, width.*Did you mean 'width'"):
+        build_model("fast", image_size=(64, 64), num_classes=2, witdh=3)
+
+
+@pytest.mark.parametrize("num_classes", [0, 1, -3, 2.0, "3", True])
+def test_num_classes_is_at_least_two(num_classes: Any) -> None:
+    with pytest.raises(ConfigurationError, match="num_classes must be"):
+        build_model("fast", image_size=(32, 32), num_classes=num_classes)
+
+
+@pytest.mark.parametrize(("name", "size"), [("article", (11, 40)), ("fast", (31, 40)), ("fast", (0, 0))])
+def test_pictures_too_small_for_the_network_are_refused(name: str, size: tuple[int, int]) -> None:
+    with pytest.raises(ConfigurationError, match="image_size"):
+        build_model(name, image_size=size, num_classes=2)
+
+
+def tiny(image_size: tuple[int, int], num_classes: int, units: int = 4) -> Any:
+    layers = import_keras().layers
+    return import_keras().Sequential(
+        [
+            import_keras().Input((*image_size, 3)),
+            layers.Rescaling(1 / 255),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(units, activation="relu"),
+            layers.Dense(num_classes, activation="softmax"),
+        ]
+    )
+
+
+@pytest.fixture
+def clean_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_a_network_of_ones_own_has_a_name_like_the_others() -> None:
+    register_model("tiny", tiny, recipe=Recipe(epochs=3))
+    assert "tiny" in list_models()
+    assert recipe_of("tiny").epochs == 3
+    assert build_model("tiny", image_size=(8, 8), num_classes=3, units=7).count_params() == 3 * 7 + 7 + 7 * 3 + 3
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_a_name_is_not_taken_twice_by_accident() -> None:
+    with pytest.raises(ConfigurationError, match="overwrite=True"):
+        register_model("fast", tiny)
+    register_model("fast", tiny, overwrite=True)
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_malformed_registrations_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="name must be"):
+        register_model("a b", tiny)
+    with pytest.raises(ConfigurationError, match="builder must be"):
+        register_model("a", 3)  # type: ignore[arg-type]  # that is the point
+    register_model("wrong", lambda image_size, num_classes: tiny(image_size, num_classes + 1))
+    with pytest.raises(ConfigurationError, match=r"from \(None, 8, 8, 3\) to \(None, 2\).*to \(None, 3\)"):
+        build_model("wrong", image_size=(8, 8), num_classes=2)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"epochs": 0},
+        {"epochs": 1.5},
+        {"batch_size": -1},
+        {"optimizer": "muon"},
+        {"schedule": "step"},
+        {"learning_rate": 0},
+        {"learning_rate": -1.0},
+        {"learning_rate": float("nan")},
+        {"warmup": 1},
+        {"label_smoothing": 1.0},
+        {"weight_decay": "0"},
+    ],
+)
+def test_a_wrong_setting_of_a_recipe_is_named(setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(setting))):
+        Recipe(**setting)
+
+
+def test_the_rate_rises_then_falls_along_a_cosine() -> None:
+    recipe = Recipe(schedule="cosine", learning_rate=1.0, warmup=0.1)
+    rates = [recipe.learning_rate_at(step, 100) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10] == 1
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+@pytest.mark.parametrize("name", ["article", "fast"])
+def test_the_twin_computes_the_same_in_float32(name: str) -> None:
+    model = build_model(name, image_size=(48, 40), num_classes=5)
+    twin = make_twin(model, precision="float32")
+    pixels = PIXELS.astype(np.float32)
+    assert np.allclose(model(pixels, training=False), twin(pixels, training=False), atol=1e-6)
+
+
+def test_the_twin_normalises_batches_as_keras_does() -> None:
+    model = build_model("fast", image_size=(48, 40), num_classes=5)
+    twin = make_twin(model, precision="float32")
+    pixels = PIXELS.astype(np.float32)
+    assert np.allclose(model(pixels, training=True), twin(pixels, training=True), atol=1e-4)
+    means = [
+        [np.asarray(layer.moving_mean) for layer in m.layers if hasattr(layer, "moving_mean")] for m in (model, twin)
+    ]
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(*means, strict=True))
+
+
+def test_the_twin_in_bfloat16_is_close_and_keeps_pixels_and_probabilities_whole() -> None:
+    model = build_model("fast", image_size=(48, 40), num_classes=5)
+    twin = make_twin(model, precision="bfloat16")
+    pixels = PIXELS.astype(np.float32)
+    assert np.abs(np.asarray(model(pixels)) - np.asarray(twin(pixels))).max() < 0.03
+    policies = {layer.name: layer.compute_dtype for layer in twin.layers}
+    assert policies["rescale"] == policies["probabilities"] == "float32"
+    assert policies["down1_conv"] == "bfloat16"
+    assert {str(weight.dtype) for weight in twin.weights} == {"float32"}
+
+
+def test_a_copy_leaves_the_traces_of_training_behind() -> None:
+    model = tiny((8, 8), 2)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    copy = copy_model(model)
+    assert not copy.compiled
+    assert getattr(copy, "optimizer", None) is None
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), copy.get_weights(), strict=True))
+
+
+def test_precision_is_chosen_by_the_machine_or_the_user() -> None:
+    assert choose_precision("float32") == "float32"
+    assert choose_precision("bfloat16") == "bfloat16"
+    assert choose_precision("auto") in ("float32", "bfloat16")
+    with pytest.raises(ConfigurationError, match="precision must be"):
+        choose_precision("float64")  # type: ignore[arg-type]  # that is the point
+
+
+def test_large_pictures_are_computed_few_at_once() -> None:
+    article = build_model("article", image_size=(500, 500), num_classes=17)
+    assert 4 <= pictures_at_once(article, most=128) <= 16
+    assert pictures_at_once(tiny((8, 8), 2), most=128) == 128
+
+
+def test_batch_normalisation_couples_the_pictures_of_a_batch() -> None:
+    assert couples_pictures(build_model("fast", image_size=(32, 32), num_classes=2))
+    assert not couples_pictures(build_model("article", image_size=(32, 32), num_classes=2))

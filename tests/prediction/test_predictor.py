@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flowercnn as fc
+from flowercnn.models.keras3 import import_keras
+
+
+def rows(predictions: list[fc.Prediction]) -> Any:
+    return np.stack([p.probabilities for p in predictions if p.probabilities is not None])
+
+
+def test_one_picture_in_every_form_gives_the_same_answer(predictor: fc.Predictor, photo_folder: Path) -> None:
+    path = photo_folder / "red" / "0.png"
+    content = path.read_bytes()
+    image = Image.open(io.BytesIO(content))
+    forms = [path, str(path), content, image, np.asarray(image), lambda: content, bytearray(content)]
+    answers = [predictor.predict_one(form) for form in forms]  # type: ignore[arg-type]  # bytearray is extra
+    assert all(np.array_equal(answer.probabilities, answers[0].probabilities) for answer in answers)
+    assert answers[0].key == str(path)
+
+
+def test_folders_iterables_and_data_sets_keep_their_order(predictor: fc.Predictor, photo_folder: Path) -> None:
+    dataset = fc.Dataset.from_source(fc.ImageFolder(photo_folder))
+    whole, folder = predictor.predict(dataset), predictor.predict(photo_folder)
+    assert [p.key for p in whole] == list(dataset.keys)
+    assert np.array_equal(rows(whole), rows(folder))
+    mixed = predictor.predict([photo_folder / "red", dataset[0], dataset[1].image])
+    assert len(mixed) == 12
+    assert mixed[10].key == dataset.keys[0]
+
+
+def test_a_batch_of_arrays_is_an_iterable_of_pictures(predictor: fc.Predictor) -> None:
+    batch = np.random.default_rng(0).integers(0, 256, (5, 50, 40, 3), dtype=np.uint8)
+    assert [p.key for p in predictor.predict(batch)] == ["0", "1", "2", "3", "4"]
+
+
+def test_training_evaluation_and_prediction_see_the_same_pixels(run: fc.TrainingRun, coloured: fc.Dataset) -> None:
+    pixels, _ = run.predictor.preprocessing.load(coloured.samples, progress=False)
+    direct = run.predictor.predict_proba(pixels.take(range(30)))
+    assert np.array_equal(direct, rows(run.predictor.predict(coloured)))
+    assert np.array_equal(direct, fc.evaluate(run.predictor, coloured, progress=False).y_prob)
+
+
+def test_bad_pictures_are_records_in_their_places(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
+    def fails() -> bytes:
+        raise RuntimeError("camera is off")
+
+    predictions = predictor.predict([b"", coloured[0].image, "gone.jpg", np.zeros((3, 3)), fails])
+    assert [p.label is None for p in predictions] == [True, False, True, True, True]
+    reasons = [p.error or "" for p in predictions]
+    for reason, word in zip(reasons, ["empty", "", "No such file", "uint8", "camera is off"], strict=True):
+        assert word in reason
+    bad = predictions[0]
+    assert (bad.confidence, bad.probabilities, bad.top(3)) == (0, None, [])
+    assert predictor.predict_one(b"").error
+
+
+def test_what_holds_no_pictures_is_refused(predictor: fc.Predictor) -> None:
+    with pytest.raises(fc.ConfigurationError, match="Received: int 3"):
+        predictor.predict(3)  # type: ignore[arg-type]  # that is the point
+
+
+def test_a_stream_is_predicted_as_it_comes(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
+    taken = 0
+
+    def endless() -> Any:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield coloured[0].image
+
+    stream = predictor.predict_iter(endless())
+    assert next(stream).label is not None
+    assert taken < 400
+    stream.close()  # type: ignore[attr-defined]  # it is a generator
+
+
+def test_probabilities_of_ready_pixels(predictor: fc.Predictor) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (130, 32, 32, 3), dtype=np.uint8)
+    probabilities = predictor.predict_proba(pixels)
+    assert probabilities.shape == (130, 3)
+    assert probabilities.dtype == np.float32
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert np.allclose(probabilities, predictor.predict_proba(pixels.astype(np.float64)), atol=1e-6)
+    assert predictor.predict_proba(pixels[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((32, 32, 3), np.uint8),
+        np.zeros((1, 31, 32, 3), np.uint8),
+        np.zeros((1, 32, 32, 3), np.int64),
+        np.full((1, 32, 32, 3), np.nan),
+        np.array([["a"]]),
+    ],
+)
+def test_pixels_of_another_shape_or_kind_are_refused(predictor: fc.Predictor, array: Any) -> None:
+    with pytest.raises(fc.ConfigurationError, match="array must"):
+        predictor.predict_proba(array)
+
+
+def test_several_threads_get_the_right_answers(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
+    expected = rows(predictor.predict(coloured))
+    fresh = fc.Predictor(predictor.model, predictor.class_names, predictor.preprocessing)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(fresh.predict_one, [sample.image for sample in coloured] * 4))
+    assert np.allclose(rows(answers), np.concatenate([expected] * 4), atol=1e-6)
+
+
+def test_top_is_best_first(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
+    prediction = predictor.predict_one(coloured[0].image)
+    top = prediction.top(3)
+    assert top[0] == (prediction.label, prediction.confidence)
+    assert [share for _, share in top] == sorted((share for _, share in top), reverse=True)
+    assert {name for name, _ in top} == set(predictor.class_names)
+    with pytest.raises(fc.ConfigurationError, match="k must be"):
+        prediction.top(0)
+
+
+def test_reprs_are_one_line(predictor: fc.Predictor) -> None:
+    assert repr(predictor) == "Predictor(3 classes, pictures 32 x 32)"
+    assert "error=" in repr(predictor.predict_one(b""))
+
+
+def test_a_model_that_does_not_fit_is_refused(predictor: fc.Predictor) -> None:
+    with pytest.raises(fc.ConfigurationError, match=r"to \(None, 2\)"):
+        fc.Predictor(predictor.model, ("a", "b"), predictor.preprocessing)
+    layers = import_keras().layers
+    assert layers is not None

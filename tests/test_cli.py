@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import flowercnn as fc
+from flowercnn.cli import main
+
+
+def run_command(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["--quiet", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def model(run: fc.TrainingRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run.predictor.save(tmp_path_factory.mktemp("cli") / "model.keras")
+
+
+def test_train_writes_a_model_and_says_what_to_type_next(photo_folder: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "m.keras", tmp_path / "r.html"
+    options = ["--model", "article", "--epochs", 1, "--image-size", 24, 24, "--batch-size", 8]
+    result = run_command("train", photo_folder, "--out", out, "--report", report, *options)
+    assert result.exit_code == 0, result.output
+    assert "Test accuracy" in result.output
+    assert f"Next: flowercnn predict {out}" in result.output
+    assert out.is_file()
+    assert report.is_file()
+
+
+def test_predict_answers_for_files_and_folders(model: Path, photo_folder: Path) -> None:
+    result = run_command("predict", model, photo_folder / "red" / "0.png", photo_folder / "blue")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert len(lines) == 11
+    assert lines[0].startswith(f"{photo_folder / 'red' / '0.png'}\t")
+
+
+def test_predict_speaks_json(model: Path, photo_folder: Path) -> None:
+    result = run_command("predict", model, photo_folder / "red" / "0.png", "--json", "--top", 2)
+    answer = json.loads(result.output)
+    assert len(answer["predictions"]) == 2
+    assert answer["error"] is None
+
+
+def test_predict_goes_on_after_a_bad_picture_and_says_so(model: Path, photo_folder: Path) -> None:
+    result = run_command("predict", model, "gone.jpg", photo_folder / "red" / "0.png")
+    assert result.exit_code == 1
+    assert "gone.jpg\terror:" in result.output
+    assert "red" in result.output
+    assert "1 pictures could not be used" in result.output
+
+
+def test_evaluate_prints_every_class(model: Path, photo_folder: Path, tmp_path: Path) -> None:
+    result = run_command("evaluate", model, photo_folder, "--report", tmp_path / "r.json")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("accuracy ")
+    assert all(f"  {name} " in result.output for name in ("red", "green", "blue"))
+    assert json.loads((tmp_path / "r.json").read_text())["samples"] == 30
+
+
+def test_audit_tells_and_changes_nothing(photo_folder: Path) -> None:
+    assert run_command("audit", photo_folder).exit_code == 0
+    (photo_folder / "red" / "copy.png").write_bytes((photo_folder / "blue" / "0.png").read_bytes())
+    (photo_folder / "red" / "broken.jpg").write_bytes(b"x")
+    result = run_command("audit", photo_folder)
+    assert result.exit_code == 1
+    assert "blue/0.png = red/copy.png" in result.output
+    assert "red/broken.jpg" in result.output
+
+
+def test_export_writes_the_other_format(model: Path, tmp_path: Path) -> None:
+    result = run_command("export", model, tmp_path / "m.keras")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "m.keras").is_file()
+
+
+def test_models_lists_the_names() -> None:
+    assert {"article", "fast"} <= {line.split()[0] for line in run_command("models").output.splitlines()}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "no such folder"),
+        ("train", ".", "--model", "fst"),
+        ("predict", "no-such-model.keras", "x.jpg"),
+        ("evaluate", "no-such-model.keras", "."),
+        ("audit", "no such folder"),
+    ],
+)
+def test_errors_are_a_sentence_and_no_traceback(arguments: tuple[str, ...]) -> None:
+    result = run_command(*arguments)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_what_it_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowercnn import demo
+
+    monkeypatch.setattr(demo, "_PER_CLASS", 6)
+    monkeypatch.setattr(demo, "_EPOCHS", 1)
+    result = run_command("demo", "--out", tmp_path / "demo")
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert names == {"model.keras", "history.png", "predictions.png", "report.html"}
+    assert result.output.count("really") == 3
+    assert "Test accuracy" in result.output
+    assert "Next: flowercnn train" in result.output

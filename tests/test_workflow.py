@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flowercnn as fc
+
+FAST = {"model": "article", "image_size": (24, 24), "epochs": 1, "progress": False}
+
+
+def test_one_call_goes_from_a_folder_to_a_saved_tested_model(photo_folder: Path, tmp_path: Path) -> None:
+    run = fc.train(photo_folder, out=tmp_path / "model.keras", **FAST)
+    assert run.splits is not None
+    assert [len(part) for part in run.splits] == [21, 3, 6]
+    assert run.evaluation is not None
+    assert run.evaluation.keys == run.splits.test.keys
+    loaded = fc.Predictor.load(tmp_path / "model.keras")
+    assert loaded.info["test"]["accuracy"] == run.evaluation.accuracy
+
+
+def test_the_same_seed_gives_the_same_evaluation(photo_folder: Path) -> None:
+    a, b = (fc.train(photo_folder, seed=3, **FAST).evaluation for _ in range(2))
+    assert a is not None
+    assert b is not None
+    assert np.array_equal(a.y_prob, b.y_prob)
+
+
+def test_where_pictures_come_from_does_not_change_the_weights(photo_folder: Path) -> None:
+    dataset = fc.Dataset.from_source(fc.ImageFolder(photo_folder))
+    in_memory = fc.InMemory(
+        [Path(str(s.image)).read_bytes() for s in dataset], [s.label for s in dataset], keys=dataset.keys
+    )
+    a, b = (fc.train(source, **FAST).predictor.model.get_weights() for source in (photo_folder, in_memory))
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_predefined_parts_are_used(photo_folder: Path) -> None:
+    class Parted:
+        def __iter__(self) -> Any:
+            for sample in fc.ImageFolder(photo_folder):
+                part: Any = "test" if sample.key.endswith(("7.png", "8.png")) else "train"
+                yield fc.Sample(sample.key, sample.label, sample.image, split=part)
+
+    run = fc.train(Parted(), **FAST)
+    assert run.splits is not None
+    assert {key[-5] for key in run.splits.test.keys} == {"7", "8"}
+
+
+def test_no_test_part_is_no_evaluation(photo_folder: Path) -> None:
+    assert fc.train(photo_folder, test=0, **FAST).evaluation is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"out": "model.pt"}, ".keras or .h5"),
+        ({"out": "."}, ".keras or .h5"),
+        ({"val": 0.5, "test": 0.5}, "below 1"),
+        ({"epoch": 3}, "no argument 'epoch'"),
+        ({"model": "fst"}, "Did you mean 'fast'"),
+        ({"image_size": (0, 10)}, "image_size"),
+    ],
+)
+def test_wrong_arguments_are_found_before_anything_is_read(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(fc.ConfigurationError, match=reason):
+        fc.train("a folder that does not exist", **settings)
+
+
+@pytest.mark.parametrize("source", [3, None, object()])
+def test_what_is_no_source_is_refused(source: Any) -> None:
+    with pytest.raises(fc.ConfigurationError, match="source must be"):
+        fc.train(source)
+
+
+def test_a_folder_that_is_not_there_is_a_source_error() -> None:
+    with pytest.raises(fc.SourceError, match="one\nsub-folder|one sub-folder per class"):
+        fc.train("a folder that does not exist")
+
+
+def test_a_class_with_one_picture_is_named(photo_folder: Path) -> None:
+    for picture in sorted((photo_folder / "red").iterdir())[1:]:
+        picture.unlink()
+    with pytest.raises(fc.SplitError, match=r"'red' \(1\)"):
+        fc.train(photo_folder)
+
+
+def test_one_class_only_is_an_error(photo_folder: Path) -> None:
+    with pytest.raises(fc.DataError, match="at least two classes"):
+        fc.train(fc.InMemory([np.zeros((8, 8, 3), np.uint8)] * 9, ["only"] * 9))
+
+
+def test_a_damaged_file_is_named_or_left_out(photo_folder: Path) -> None:
+    (photo_folder / "red" / "0.png").write_bytes(b"")
+    with pytest.raises(fc.ImageError, match="red/0.png.*empty"):
+        fc.train(photo_folder, **FAST)
+    run = fc.train(photo_folder, bad_images="skip", **FAST)
+    assert run.evaluation is not None
+    assert (*run.skipped, *run.evaluation.skipped) == ("red/0.png",)
+
+
+@pytest.mark.slow
+def test_fast_learns_real_flowers(photographs: Path) -> None:
+    run = fc.train(photographs, image_size=(64, 64), epochs=6, progress=False)
+    assert run.evaluation is not None
+    assert run.evaluation.accuracy_interval[0] > 0.25  # chance is 0.06

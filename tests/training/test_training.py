@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flowercnn as fc
+from flowercnn.models.keras3 import import_keras
+from flowercnn.models.recipe import Recipe
+from flowercnn.preprocessing.augment import Augmentation
+from flowercnn.training import loop
+from flowercnn.training.history import History
+
+SIZE = (32, 32)
+
+
+def fit(dataset: fc.Dataset, *, epochs: int = 2, model: Any = "fast", **options: Any) -> fc.TrainingRun:
+    settings = {"image_size": SIZE, "batch_size": 8} | options.pop("settings", {})
+    train, val, _ = dataset.split(val=0.2, test=0)
+    return fc.Trainer(model, epochs=epochs, **settings).fit(train, val, progress=False, **options)
+
+
+def weights(run: fc.TrainingRun) -> list[Any]:
+    return list(run.predictor.model.get_weights())
+
+
+def same(a: fc.TrainingRun, b: fc.TrainingRun) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
+
+
+def without_seconds(history: History) -> list[dict[str, float]]:
+    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history.epochs]
+
+
+def test_training_learns_colours(run: fc.TrainingRun) -> None:
+    assert run.evaluation is not None
+    assert run.evaluation.accuracy > 0.8
+    assert len(run.history) == 16
+
+
+@pytest.mark.parametrize("model", ["article", "fast"])
+def test_the_same_seed_gives_the_same_history_weights_and_predictions(coloured: fc.Dataset, model: str) -> None:
+    a, b = fit(coloured, model=model), fit(coloured, model=model)
+    assert without_seconds(a.history) == without_seconds(b.history)
+    assert same(a, b)
+    probabilities = [
+        np.stack([p.probabilities for p in r.predictor.predict(coloured) if p.probabilities is not None])
+        for r in (a, b)
+    ]
+    assert np.array_equal(*probabilities)
+
+
+def test_another_seed_gives_other_weights(coloured: fc.Dataset) -> None:
+    assert not same(fit(coloured), fit(coloured, settings={"seed": 1}))
+
+
+def test_a_batch_in_parts_gives_what_the_whole_batch_gives(
+    coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"batch_size": 12, "precision": "float32"}
+    whole = fit(coloured, model="article", settings=settings)
+    monkeypatch.setattr(loop, "pictures_at_once", lambda *_args, **_options: 5)
+    parts = fit(coloured, model="article", settings=settings)
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(weights(whole), weights(parts), strict=True))
+    assert np.isclose(whole.history.epochs[-1]["loss"], parts.history.epochs[-1]["loss"])
+
+
+def test_history_has_every_quantity_for_every_epoch(run: fc.TrainingRun) -> None:
+    curves = run.history.to_dict()
+    assert set(curves) == {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"}
+    assert {len(values) for values in curves.values()} == {16}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_the_history_can_be_plotted(run: fc.TrainingRun, tmp_path: Path, suffix: str) -> None:
+    path = run.history.plot(tmp_path / f"history{suffix}")
+    assert path.stat().st_size > 5000
+    titles = [axes.get_title() for axes in run.history.figure().axes]
+    assert titles == ["Accuracy", "Loss"]
+    assert [line.get_label() for line in run.history.figure().axes[0].lines] == ["train", "val"]
+
+
+def test_an_empty_history_can_be_plotted(tmp_path: Path) -> None:
+    assert History().plot(tmp_path / "empty.png").is_file()
+
+
+def test_keras_callbacks_are_called_with_the_epochs_logs(coloured: fc.Dataset) -> None:
+    seen: list[tuple[int, list[str]]] = []
+
+    class Spy(import_keras().callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            seen.append((epoch, sorted(logs or {})))
+
+    fit(coloured, callbacks=[Spy()])
+    assert seen == [(0, ["accuracy", "loss", "val_accuracy", "val_loss"]), (1, seen[0][1])]
+
+
+def test_early_stopping_stops_and_restores_the_best_weights(coloured: fc.Dataset) -> None:
+    stopping = import_keras().callbacks.EarlyStopping(
+        "val_loss", patience=0, min_delta=1e9, restore_best_weights=True, start_from_epoch=0
+    )
+    stopped = fit(coloured, epochs=5, callbacks=[stopping])
+    assert len(stopped.history) == 2
+    # The best epoch was the first, and the weights kept are those a training of that epoch had.
+    one = fc.Trainer("fast", epochs=5, image_size=SIZE, batch_size=8)
+    limiter = import_keras().callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, _logs: setattr(limiter.model, "stop_training", True)
+    )
+    train, val, _ = coloured.split(val=0.2, test=0)
+    assert same(stopped, one.fit(train, val, callbacks=[limiter], progress=False))
+
+
+def test_callbacks_change_the_learning_rate_of_a_constant_schedule(coloured: fc.Dataset) -> None:
+    rates = import_keras().callbacks.LearningRateScheduler(lambda epoch, _rate: 0.01 / (epoch + 1))
+    run = fit(coloured, model="article", callbacks=[rates])
+    assert run.history.to_dict()["learning_rate"] == pytest.approx([0.01, 0.005])
+
+
+def interrupt_in_epoch(number: int) -> Any:
+    class Interrupt(import_keras().callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+        def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            self.epoch = epoch
+
+        def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+            if self.epoch == number and batch == 1:
+                raise KeyboardInterrupt
+
+    return Interrupt()
+
+
+def test_ctrl_c_keeps_what_was_learned(coloured: fc.Dataset) -> None:
+    run = fit(coloured, epochs=5, callbacks=[interrupt_in_epoch(1)])
+    assert run.interrupted
+    assert len(run.history) == 1
+    assert len(run.predictor.predict(coloured)) == 30
+    one_epoch = fit(coloured, epochs=5, callbacks=[interrupt_in_epoch(0)])
+    assert not same(run, one_epoch)
+
+
+def test_a_stopped_training_goes_on_to_the_same_result(coloured: fc.Dataset, tmp_path: Path) -> None:
+    whole = fit(coloured, epochs=4)
+    fit(coloured, epochs=4, checkpoint_dir=tmp_path, callbacks=[interrupt_in_epoch(2)])
+    rest = fit(coloured, epochs=4, checkpoint_dir=tmp_path)
+    assert same(whole, rest)
+    assert without_seconds(rest.history) == without_seconds(whole.history)
+
+
+def test_a_checkpoint_of_another_training_is_refused(coloured: fc.Dataset, tmp_path: Path) -> None:
+    fit(coloured, epochs=1, checkpoint_dir=tmp_path)
+    with pytest.raises(fc.TrainingError, match="another training"):
+        fit(coloured, epochs=1, checkpoint_dir=tmp_path, settings={"seed": 3})
+
+
+def test_a_damaged_checkpoint_is_refused(coloured: fc.Dataset, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.npz").write_bytes(b"PK half a file")
+    with pytest.raises(fc.TrainingError, match="damaged"):
+        fit(coloured, epochs=1, checkpoint_dir=tmp_path)
+
+
+def test_a_training_that_diverges_says_so(coloured: fc.Dataset) -> None:
+    recipe = Recipe(image_size=SIZE, batch_size=8, optimizer="sgd", learning_rate=1e30, epochs=3)
+    with pytest.raises(fc.TrainingError, match="diverged.*lower learning_rate"):
+        fc.Trainer("article", recipe=recipe).fit(coloured, progress=False)
+
+
+def test_a_model_of_ones_own_is_trained_as_a_copy(coloured: fc.Dataset) -> None:
+    keras = import_keras()
+    own = keras.Sequential(
+        [
+            keras.Input((24, 20, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(4, 3, kernel_regularizer=keras.regularizers.L2(0.01)),
+            keras.layers.Dropout(0.2),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+    before = own.get_weights()
+    run = fc.Trainer(own, epochs=1).fit(coloured, progress=False)
+    assert run.predictor.image_size == (24, 20)
+    assert all(np.array_equal(a, b) for a, b in zip(before, own.get_weights(), strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(before, weights(run), strict=True))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_every_optimizer_trains(coloured: fc.Dataset, optimizer: Any) -> None:
+    recipe = Recipe(
+        image_size=SIZE, batch_size=10, epochs=2, optimizer=optimizer, weight_decay=0.01, augmentation=Augmentation()
+    )
+    run = fc.Trainer("article", recipe=recipe).fit(coloured, progress=False)
+    losses = run.history.to_dict()["loss"]
+    assert losses[1] < losses[0]
+
+
+def test_one_class_is_not_enough(coloured: fc.Dataset) -> None:
+    with pytest.raises(fc.DataError, match=r"at least two classes.*10 pictures of blue"):
+        fc.Trainer().fit(coloured.subset(coloured.labels == 0))
+
+
+def test_a_picture_in_train_and_val_is_an_error(coloured: fc.Dataset) -> None:
+    with pytest.raises(fc.SplitError, match="3 samples are in both train and val"):
+        fc.Trainer().fit(coloured, coloured.subset([0, 1, 2]))
+
+
+def test_train_and_val_must_have_the_same_classes(coloured: fc.Dataset) -> None:
+    other = fc.Dataset.from_source(fc.InMemory(np.zeros((1, 8, 8, 3), np.uint8), ["violet"]))
+    with pytest.raises(fc.SplitError, match="same class_names"):
+        fc.Trainer().fit(coloured, other)
+
+
+def test_a_source_in_place_of_a_data_set_is_told_so() -> None:
+    with pytest.raises(fc.ConfigurationError, match="Dataset.from_source"):
+        fc.Trainer().fit(fc.SyntheticFlowers(per_class=1))  # type: ignore[arg-type]  # that is the point
+
+
+def test_bad_pictures_are_named_or_left_out(coloured: fc.Dataset) -> None:
+    samples = [*coloured.samples, fc.Sample("broken.jpg", "red", b"broken")]
+    dataset = fc.Dataset(tuple(samples), coloured.encoder)
+    with pytest.raises(fc.ImageError, match="broken.jpg"):
+        fc.Trainer("article", image_size=SIZE, epochs=1).fit(dataset, progress=False)
+    skipping = fc.Trainer("article", image_size=SIZE, epochs=1, bad_images="skip")
+    assert skipping.fit(dataset, progress=False).skipped == ("broken.jpg",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"model": "fats"}, "Did you mean 'fast'"),
+        ({"model": 3}, "registered name or a Keras model"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"image_size": (0, 4)}, "image_size"),
+        ({"image_size": ("64", "64")}, "image_size"),
+        ({"image_size": (9, 9), "preprocessing": fc.Preprocessing()}, "must agree"),
+        ({"seed": -1}, "seed"),
+        ({"precision": "half"}, "precision"),
+    ],
+)
+def test_wrong_settings_are_found_before_anything_is_read(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(fc.ConfigurationError, match=reason):
+        fc.Trainer(**settings)
