@@ -58,7 +58,7 @@ class Dataset:
         The class order is ``class_names`` if given, else the order the source declares, else sorted names.
 
         Args:
-            source: Any object that yields `Sample`s.
+            source: Any object that yields `Sample` objects.
             class_names: All classes in the order wanted, those without a sample included.
             unlabelled: What to do with samples whose label is ``None``: raise an error or leave them out.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -14,7 +15,7 @@ __all__ = ["check_seed", "generator", "stable_hash"]
 _SEED_LIMIT = 2**63
 
 
-def check_seed(seed: int) -> int:
+def check_seed(seed: SupportsIndex) -> int:
     """Return ``seed`` as an int from 0 to 2**63 - 1.
 
     Raises:

@@ -76,7 +76,7 @@ def test_what_is_no_source_is_refused_with_the_way_out(source: DataSource) -> No
 
 def test_a_source_of_other_things_is_told_so() -> None:
     with pytest.raises(ConfigurationError, match=r"must yield flowercnn.Sample.*tuple"):
-        Dataset.from_source([("1.jpg", "rose")])  # type: ignore[arg-type]  # that is the point
+        Dataset.from_source([("1.jpg", "rose")])  # type: ignore[list-item]  # that is the point
 
 
 @pytest.mark.parametrize(

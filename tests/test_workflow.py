@@ -8,7 +8,7 @@ import pytest
 
 import flowercnn as fc
 
-FAST = {"model": "article", "image_size": (24, 24), "epochs": 1, "progress": False}
+FAST: dict[str, Any] = {"model": "article", "image_size": (24, 24), "epochs": 1, "progress": False}
 
 
 def test_one_call_goes_from_a_folder_to_a_saved_tested_model(photo_folder: Path, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class Sample:
 
 @runtime_checkable
 class DataSource(Protocol):
-    """Any object that can be iterated, again and again, for `Sample`s in a stable order.
+    """Any object that can be iterated, again and again, for `Sample` objects in a stable order.
 
     Two things are optional: an attribute ``class_names`` (a sequence of str) gives the classes in their own
     order, those without a sample included; ``__len__`` gives the number of samples to progress bars.

@@ -38,7 +38,7 @@ class InMemory:
     """
 
     images: Sequence[Any] | npt.NDArray[np.uint8]
-    labels: Sequence[str | None]
+    labels: Sequence[str | None] | npt.NDArray[np.str_]
     keys: Sequence[str] | None = None
     class_names: Sequence[str] | None = None
 

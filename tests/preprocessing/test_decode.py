@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -26,7 +27,8 @@ def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:  
 
 
 def decoded(content: bytes | Image.Image, **options: Any) -> np.ndarray[Any, Any]:
-    image = decode(content, **({"background": WHITE, "max_pixels": 10**6} | options))
+    settings: dict[str, Any] = {"background": WHITE, "max_pixels": 10**6} | options
+    image = decode(content, **settings)
     assert image.mode == "RGB"
     return np.asarray(image)
 
@@ -233,7 +235,7 @@ def test_decoding_smaller_cannot_be_seen_after_resizing(photographs: Path) -> No
 
 
 @given(st.binary(max_size=300), st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"]), st.data())
-@settings(deadline=None, max_examples=150)
+@limits(deadline=None, max_examples=150)
 def test_mutated_files_give_a_picture_or_an_image_error(junk: bytes, format_name: str, data: st.DataObject) -> None:
     content = encoded(gradient(), format_name)
     start = data.draw(st.integers(0, len(content)))

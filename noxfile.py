@@ -1,0 +1,109 @@
+"""Everything that is checked, by name: ``nox`` runs the default sessions, ``nox -s tests`` one of them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["lint", "imports", "typing", "tests", "minimums", "docs", "build"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+CODE = ("flowercnn", "tests", "docs", "noxfile.py")
+
+
+def groups(*names: str) -> tuple[str, ...]:
+    return nox.project.dependency_groups(PROJECT, *names)
+
+
+def build_wheel(session: nox.Session) -> Path:
+    """Build the wheel anew and return its path."""
+    session.install("build")
+    folder = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(folder), silent=True)
+    return next(folder.glob("*.whl"))
+
+
+def install(session: nox.Session, *names: str) -> None:
+    """Install the wheel and some dependency groups, in the versions of the lock file."""
+    wheel = build_wheel(session)
+    locked = Path(session.create_tmp()) / "locked.txt"
+    session.install("uv")
+    session.run(
+        "uv", "export", "--frozen", "--all-groups", "--no-hashes", "--no-emit-project", "--quiet", "-o", str(locked)
+    )
+    session.install(str(wheel), *groups(*names), "--constraint", str(locked))
+
+
+@nox.session(python="3.11")
+def lint(session: nox.Session) -> None:
+    session.install(*groups("lint"))
+    session.run("ruff", "check", *CODE)
+    session.run("ruff", "format", "--check", *CODE)
+
+
+@nox.session(python="3.11")
+def imports(session: nox.Session) -> None:
+    install(session, "imports")
+    session.run("lint-imports", env={"PYTHONPATH": "."})
+
+
+@nox.session(python="3.11")
+def typing(session: nox.Session) -> None:
+    install(session, "typing")
+    session.run("mypy")
+
+
+def run_tests(session: nox.Session) -> None:
+    """Run the tests against the installed wheel, with branch coverage."""
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "--durations=5", *session.posargs, env={"PYTHONSAFEPATH": "1"})
+    session.run("coverage", "combine", "--quiet")
+
+
+@nox.session(python=["3.11"])
+def tests(session: nox.Session) -> None:
+    install(session, "test")
+    run_tests(session)
+    if not session.posargs:
+        session.run("coverage", "report")
+
+
+@nox.session(python=["3.12", "3.13"])
+def newer(session: nox.Session) -> None:
+    """The tests on the newer Pythons, where they are installed."""
+    install(session, "test")
+    session.run("pytest", *session.posargs, env={"PYTHONSAFEPATH": "1"})
+
+
+@nox.session(python="3.11", venv_backend="uv")
+def minimums(session: nox.Session) -> None:
+    """The tests with the oldest versions the package says it works with."""
+    wheel = build_wheel(session)
+    session.install("--resolution", "lowest-direct", str(wheel))
+    session.install(*groups("test"))
+    session.run("pytest", "-m", "not slow", *session.posargs, env={"PYTHONSAFEPATH": "1"})
+
+
+@nox.session(python="3.11")
+def docs(session: nox.Session) -> None:
+    install(session, "docs")
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-E", "docs", "docs/_build/html")
+
+
+@nox.session(python="3.11")
+def build(session: nox.Session) -> None:
+    """The wheel is small and holds no pictures."""
+    wheel = build_wheel(session)
+    session.run("python", "tests/check_wheel.py", str(wheel))
+
+
+@nox.session(python="3.11")
+def bench(session: nox.Session) -> None:
+    """The benchmarks: ``nox -s bench -- FOLDER`` with one sub-folder of photographs per class."""
+    install(session)
+    session.run("python", "tests/benchmarks/tutorial.py", *session.posargs)
