@@ -1,5 +1,7 @@
 """How Sphinx builds the documentation."""
 
+import os
+
 from flowercnn import __version__
 
 project = "flowercnn"
@@ -19,5 +21,10 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
 default_role = "py:obj"
-# Links into other projects' documentation are resolved where a network is; without one they stay text.
-intersphinx_mapping = {}
+# Links into other projects need a network while building: they are made where the pages are published.
+published = bool(os.environ.get("READTHEDOCS"))
+intersphinx_mapping = (
+    {"python": ("https://docs.python.org/3", None), "numpy": ("https://numpy.org/doc/stable", None)}
+    if published
+    else {}
+)

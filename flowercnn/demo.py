@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from flowercnn.atomic import replace_file
+from flowercnn.dataset import Dataset
+from flowercnn.evaluation.evaluation import evaluate
 from flowercnn.evaluation.plots import prediction_grid
 from flowercnn.prediction.predictor import Predictor
 from flowercnn.sources.base import Sample
 from flowercnn.sources.synthetic import SyntheticFlowers
-from flowercnn.workflow import train
+from flowercnn.training.trainer import Trainer
 
 __all__ = ["run_demo"]
 
@@ -34,16 +36,18 @@ def run_demo(folder: Path, *, seed: int, progress: bool, say: Callable[[str], ob
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / "model.keras"
-    source = SyntheticFlowers(per_class=_PER_CLASS, seed=seed)
-    run = train(source, out=model, image_size=_IMAGE_SIZE, epochs=_EPOCHS, seed=seed, progress=progress)
-    if run.evaluation is None or run.splits is None:  # pragma: no cover - train always tests here
-        return
+    dataset = Dataset.from_source(SyntheticFlowers(per_class=_PER_CLASS, seed=seed))
+    splits = dataset.split(val=0.1, test=0.2, seed=seed)
+    trainer = Trainer("fast", image_size=_IMAGE_SIZE, epochs=_EPOCHS, seed=seed)
+    run = trainer.fit(splits.train, splits.val, progress=progress)
+    run.predictor.save(model)
     run.history.plot(folder / "history.png")
-    run.evaluation.save_report(folder / "report.html")
-    samples = run.splits.test.samples
+    evaluation = evaluate(run.predictor, splits.test, progress=progress)
+    evaluation.save_report(folder / "report.html")
+    samples = splits.test.samples
     chosen = [samples[index] for index in np.linspace(0, len(samples) - 1, _GRID).round().astype(int)]
     save_prediction_grid(folder / "predictions.png", run.predictor, chosen)
-    say(f"Test {run.evaluation.summary()}")
+    say(f"Test {evaluation.summary()}")
     for sample, prediction in zip(chosen, run.predictor.predict(chosen[:_EXAMPLES]), strict=False):
         say(f"  {sample.key}: {prediction.label} ({prediction.confidence:.0%}), really {sample.label}")
     names = ", ".join(sorted(path.name for path in folder.iterdir()))
