@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flowercnn.errors import ConfigurationError
 from flowercnn.models.keras3 import import_keras
+from flowercnn.models.parts import check_side
 
 __all__ = ["build_article"]
 
@@ -27,11 +27,7 @@ def build_article(image_size: tuple[int, int], num_classes: int) -> Any:
     Raises:
         ConfigurationError: If ``image_size`` is too small.
     """
-    if min(image_size) < _SMALLEST_SIDE:
-        raise ConfigurationError(
-            f"article needs pictures of at least {_SMALLEST_SIDE} x {_SMALLEST_SIDE}. "
-            f"Received: image_size={image_size}"
-        )
+    check_side("article", image_size, _SMALLEST_SIDE)
     keras = import_keras()
     layers = keras.layers
     stack = [keras.Input((*image_size, 3), name="pixels"), layers.Rescaling(1 / 255, name="rescale")]

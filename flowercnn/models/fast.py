@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flowercnn.errors import ConfigurationError
 from flowercnn.models.keras3 import import_keras
+from flowercnn.models.parts import check_side
 
 __all__ = ["build_fast"]
 
@@ -34,10 +34,7 @@ def build_fast(
     Raises:
         ConfigurationError: If ``image_size`` is too small.
     """
-    if min(image_size) < _SMALLEST_SIDE:
-        raise ConfigurationError(
-            f"fast needs pictures of at least {_SMALLEST_SIDE} x {_SMALLEST_SIDE}. Received: image_size={image_size}"
-        )
+    check_side("fast", image_size, _SMALLEST_SIDE)
     keras = import_keras()
     layers = keras.layers
 

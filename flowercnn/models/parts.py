@@ -1,13 +1,27 @@
-"""How many pictures a network computes at once without wasting memory."""
+"""What size of pictures a network takes, and how many at once without wasting memory."""
 
 from __future__ import annotations
 
 import math
 from typing import Any, Final
 
-__all__ = ["couples_pictures", "pictures_at_once"]
+from flowercnn.errors import ConfigurationError
+
+__all__ = ["check_side", "couples_pictures", "pictures_at_once"]
 
 _BYTES_AT_ONCE: Final = 128 * 2**20
+
+
+def check_side(name: str, image_size: tuple[int, int], smallest: int) -> None:
+    """Refuse pictures of which a network's poolings would leave nothing.
+
+    Raises:
+        ConfigurationError: If a side of ``image_size`` is below ``smallest``.
+    """
+    if min(image_size) < smallest:
+        raise ConfigurationError(
+            f"{name} needs pictures of at least {smallest} x {smallest}. Received: image_size={image_size}"
+        )
 
 
 def couples_pictures(model: Any) -> bool:
