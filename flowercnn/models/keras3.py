@@ -37,8 +37,10 @@ def seeded_weights(seed: int) -> Iterator[None]:
     Keras draws the seeds of initialisers and dropout from Python's ``random``; its state is put back afterwards, so
     the user's own random numbers are not disturbed (``keras.utils.set_random_seed`` would reset three generators).
     """
+    checked = check_seed(seed)
+    import_keras()  # now: the first import draws from the same random numbers
     state = random.getstate()
-    random.seed(check_seed(seed))
+    random.seed(checked)
     try:
         yield
     finally:

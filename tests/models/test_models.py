@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import random
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -57,6 +60,20 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_users_numbers_alone
     assert random.random() == expected
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
     assert not all(np.array_equal(x, y) for x, y in zip(a, c, strict=True))
+
+
+def test_the_first_model_of_a_process_has_the_weights_of_its_seed_too() -> None:
+    code = (
+        "import flowercnn as fc, hashlib\n"
+        "for _ in range(2):\n"
+        "    model = fc.build_model('fast', image_size=(32, 32), num_classes=2)\n"
+        "    print(hashlib.sha256(b''.join(w.tobytes() for w in model.get_weights())).hexdigest())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = done.stdout.split()
+    assert first == second
+    model = build_model("fast", image_size=(32, 32), num_classes=2)
+    assert first == hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest()
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
