@@ -54,3 +54,9 @@ def test_the_examples_in_docstrings_are_true(name: str, predictor: fc.Predictor)
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, name, globs=names):
         results.run(test)
     assert results.failures == 0
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    blocks = re.findall(r"^```sh\n(.*?)\n```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S | re.M)
+    assert len(blocks) == 2
+    assert blocks[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
