@@ -23,12 +23,12 @@ class Checkpoint(NamedTuple):
     """The state at the end of an epoch.
 
     Args:
-        weights: Of the network, in Keras's order.
-        optimizer: Its variables.
+        model: The variables of the network, in Keras's order.
+        optimizer: The variables of the optimizer.
         history: The epochs so far; the next epoch's number is their count.
     """
 
-    weights: Sequence[Any]
+    model: Sequence[Any]
     optimizer: Sequence[Any]
     history: History
 
@@ -40,7 +40,7 @@ def write_checkpoint(folder: Path, fingerprint: str, checkpoint: Checkpoint) -> 
         TrainingError: If it cannot be written.
     """
     about = json.dumps({"fingerprint": fingerprint, "history": list(map(dict, checkpoint.history.epochs))})
-    arrays = {f"weight{number:04d}": value for number, value in enumerate(checkpoint.weights)}
+    arrays = {f"model{number:04d}": value for number, value in enumerate(checkpoint.model)}
     arrays |= {f"optimizer{number:04d}": value for number, value in enumerate(checkpoint.optimizer)}
     try:
         replace_file(folder / _NAME, lambda temporary: np.savez(temporary, about=np.array(about), **arrays))
@@ -61,7 +61,7 @@ def read_checkpoint(folder: Path, fingerprint: str) -> Checkpoint | None:
         with np.load(path, allow_pickle=False) as arrays:
             about = json.loads(str(arrays["about"]))
             names = sorted(set(arrays.files) - {"about"})
-            weights = [arrays[name] for name in names if name.startswith("weight")]
+            model = [arrays[name] for name in names if name.startswith("model")]
             optimizer = [arrays[name] for name in names if name.startswith("optimizer")]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise TrainingError(f"{path}: the checkpoint is damaged. Remove it to start anew.") from error
@@ -70,4 +70,4 @@ def read_checkpoint(folder: Path, fingerprint: str) -> Checkpoint | None:
             f"{path}: the checkpoint belongs to another training (other data, model, seed or settings). "
             "Give another checkpoint_dir, or remove it to start anew."
         )
-    return Checkpoint(weights, optimizer, History(tuple(about["history"])))
+    return Checkpoint(model, optimizer, History(tuple(about["history"])))

@@ -153,8 +153,9 @@ class Loop:
 
     def _keep(self, history: History) -> None:
         if self._checkpoint_dir is not None:
-            state = [np.asarray(variable) for variable in self._optimizer.variables]
-            checkpoint = Checkpoint(self._twin.get_weights(), state, history)
+            # All variables, not the weights alone: dropout layers keep the state of their random numbers.
+            model, optimizer = ([np.asarray(v) for v in owner.variables] for owner in (self._twin, self._optimizer))
+            checkpoint = Checkpoint(model, optimizer, history)
             write_checkpoint(self._checkpoint_dir, self._fingerprint, checkpoint)
 
     def _resume(self) -> History:
@@ -164,7 +165,7 @@ class Loop:
         if checkpoint is None:
             return History()
         _log.info("Continuing after epoch %d from %s", len(checkpoint.history), self._checkpoint_dir)
-        self._twin.set_weights(checkpoint.weights)
-        for variable, value in zip(self._optimizer.variables, checkpoint.optimizer, strict=True):
-            variable.assign(value)
+        for owner, values in ((self._twin, checkpoint.model), (self._optimizer, checkpoint.optimizer)):
+            for variable, value in zip(owner.variables, values, strict=True):
+                variable.assign(value)
         return checkpoint.history
