@@ -62,8 +62,6 @@ def test_the_examples_in_docstrings_are_true(name: str, predictor: fc.Predictor)
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
-    blocks = re.findall(
-        r"^```sh\n(.*?)\n```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
-    )
-    assert len(blocks) == 2
-    assert blocks[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    commands = blocks(ROOT / "README.md", "sh")
+    assert len(commands) == 2
+    assert commands[1].strip() in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
