@@ -70,6 +70,8 @@ def train(
     trainer = _make_trainer(model, seed, settings)
     dataset = Dataset.from_source(as_source(source))
     splits = _split(dataset, val=val, test=test, seed=seed)
+    if len(splits.test):  # a bad test picture must not be found after hours of training
+        trainer.resolved_preprocessing().load(splits.test.samples, bad_images=trainer.bad_images, progress=progress)
     run = trainer.fit(splits.train, splits.val, checkpoint_dir=checkpoint_dir, callbacks=callbacks, progress=progress)
     if out is not None:
         run.predictor.save(out)  # before the test, so that nothing can lose what was learned

@@ -101,6 +101,17 @@ def test_a_damaged_file_is_named_or_left_out(photo_folder: Path) -> None:
     assert (*run.skipped, *run.evaluation.skipped) == ("red/0.png",)
 
 
+def test_a_damaged_test_picture_is_found_before_training(photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(*_: Any, **__: Any) -> None:
+        raise AssertionError("the training began")
+
+    monkeypatch.setattr(fc.Trainer, "fit", trained)
+    test = fc.Dataset.from_source(fc.ImageFolder(photo_folder)).split(val=0.1, test=0.2, seed=0).test
+    (photo_folder / test.keys[0]).write_bytes(b"")
+    with pytest.raises(fc.ImageError, match=test.keys[0]):
+        fc.train(photo_folder, **FAST)
+
+
 @pytest.mark.slow
 def test_fast_learns_real_flowers(photographs: Path) -> None:
     run = fc.train(photographs, image_size=(64, 64), epochs=6, progress=False)
