@@ -141,14 +141,20 @@ def evaluate(
 
 @main.command()
 @click.argument("source")
+@click.option("--json", "as_json", is_flag=True, help="Every finding, as JSON.")
 @click.pass_obj
-def audit(progress: bool, /, source: str) -> None:  # noqa: FBT001 - click passes it
-    """Look for pictures in SOURCE that cannot be used, duplicates and classes too small. Changes nothing."""
+def audit(progress: bool, /, source: str, *, as_json: bool) -> None:  # noqa: FBT001 - click passes it
+    """Look for what is wrong with the pictures and classes of SOURCE. Changes nothing.
+
+    Found are pictures that cannot be read, are cut short, blank, tiny, huge or of odd proportions, suffixes that
+    lie, copies and near-copies, the same picture under two labels, imbalance, and classes too small to split. The
+    exit code is 1 if there is a fault.
+    """
     from flowercnn.dataset import Dataset
     from flowercnn.sources.plugins import as_source
 
     report = Dataset.from_source(as_source(source)).audit(progress=progress)
-    click.echo(report.summary())
+    click.echo(report.to_json() if as_json else report.summary())
     sys.exit(0 if report.clean else 1)
 
 

@@ -7,9 +7,9 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from flowercnn.dataset import Dataset
+from flowercnn.dataset import Dataset, Duplicates
 from flowercnn.errors import ConfigurationError
 from flowercnn.evaluation.evaluation import evaluate
 from flowercnn.sources.base import DataSource
@@ -23,7 +23,7 @@ __all__ = ["train"]
 _log = logging.getLogger(__name__)
 
 
-def train(
+def train(  # noqa: PLR0913 - the whole workflow in one call
     source: DataSource | str | os.PathLike[str],
     *,
     model: Any = "fast",
@@ -31,6 +31,7 @@ def train(
     val: float = 0.1,
     test: float = 0.2,
     seed: int = 0,
+    duplicates: Duplicates = "group",
     checkpoint_dir: str | os.PathLike[str] | None = None,
     callbacks: Iterable[Any] = (),
     progress: bool = True,
@@ -48,6 +49,9 @@ def train(
         test: Share of each class kept for the final figure. Where every sample has a predefined part, the parts are
             those, and ``val`` is only drawn where they have none.
         seed: Of the split and the training.
+        duplicates: ``"group"`` keeps copies of a picture on one side, as `Dataset.split` does; where the parts are
+            predefined, pictures that are in a later part too are left out of the earlier one, with a warning.
+            ``"ignore"`` looks for none.
         checkpoint_dir: As in `Trainer.fit`.
         callbacks: As in `Trainer.fit`.
         progress: Whether to show progress bars.
@@ -69,7 +73,7 @@ def train(
     _check_out(out)
     trainer = _make_trainer(model, seed, settings)
     dataset = Dataset.from_source(as_source(source))
-    splits = _split(dataset, val=val, test=test, seed=seed)
+    splits = _split(dataset, val=val, test=test, seed=seed, duplicates=duplicates, progress=progress)
     if len(splits.test):  # a bad test picture must not be found after hours of training
         trainer.resolved_preprocessing().load(splits.test.samples, bad_images=trainer.bad_images, progress=progress)
     run = trainer.fit(splits.train, splits.val, checkpoint_dir=checkpoint_dir, callbacks=callbacks, progress=progress)
@@ -94,11 +98,12 @@ def _make_trainer(model: Any, seed: int, settings: dict[str, Any]) -> Trainer:
     return Trainer(model, seed=seed, **settings)
 
 
-def _split(dataset: Dataset, *, val: float, test: float, seed: int) -> Splits:
+def _split(dataset: Dataset, *, val: float, test: float, seed: int, duplicates: Duplicates, progress: bool) -> Splits:
     if dataset.has_splits:
         _log.info("Using the predefined parts of the data.")
-        return dataset.predefined_split(val=val, seed=seed)
-    return dataset.split(val=val, test=test, seed=seed)
+        mode: Literal["drop", "ignore"] = "drop" if duplicates == "group" else "ignore"
+        return dataset.predefined_split(val=val, seed=seed, duplicates=mode, progress=progress)
+    return dataset.split(val=val, test=test, seed=seed, duplicates=duplicates, progress=progress)
 
 
 def _check_out(out: str | os.PathLike[str] | None) -> None:
