@@ -5,7 +5,7 @@ weighted so that all count alike in natural pictures; their signs are its 63-bit
 resized or brightened has nearly the same description. A cropped copy has nearly that of a window of the original, so
 each picture is looked up by its whole and by 85 windows that leave up to 15 % of a side away.
 
-Looking up: hashes that agree in all 16 bits of one of several fixed choices meet in one bucket (locality-sensitive
+Looking up: hashes that agree in all 14 bits of one of 16 fixed choices meet in one bucket (locality-sensitive
 hashing; Indyk & Motwani 1998). Those that meet and differ in few bits are compared by the correlation of their
 descriptions, which decides.
 """
@@ -29,8 +29,8 @@ _MOST_BITS_APART: Final = 14
 _FREQUENCIES: Final = 8
 _GRID: Final = 16
 _OFFSETS: Final = {0.95: 3, 0.9: 5, 0.85: 5}  # places of a window along a side, by its share of it
-_TABLES: Final = 16
-_BITS_PER_TABLE: Final = 16
+_ORDERS: Final = 4
+_BITS_PER_KEY: Final = 14
 _MOST_PER_BUCKET: Final = 64  # bounds the work where thousands of pictures look alike
 _PICTURES_AT_ONCE: Final = 128
 
@@ -92,7 +92,7 @@ class _Table:
 
     @classmethod
     def of(cls, keys: Ints) -> _Table:
-        counts = np.bincount(keys, minlength=2**_BITS_PER_TABLE)
+        counts = np.bincount(keys, minlength=2**_BITS_PER_KEY)
         return cls(np.argsort(keys, kind="stable"), np.concatenate([[0], np.cumsum(counts)]))
 
     def look_up(self, keys: Ints) -> tuple[Ints, Ints]:
@@ -106,24 +106,22 @@ class _Table:
 
 def _similar(thumbnails: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
     """Yield pairs of positions of thumbnails (n, 32, 32) of which one is like the other or like a window of it."""
-    all_of_it, windows_of_it = [(0, 0)], _windows()
-    whole = np.concatenate([_descriptions(part, all_of_it)[:, 0] for part in _parts(thumbnails)])
-    hashes = _hash(whole)
-    choices = _bit_choices()
-    tables = [_Table.of(keys) for keys in _keys(whole, choices).T]
+    whole = np.concatenate([_frequencies(part, [(0, 0)])[:, 0] for part in _parts(thumbnails)])
+    hashes = _hashes(whole)
+    tables = [_Table.of(keys) for keys in _keys(hashes)]
+    windows = _windows()
     for number, part in enumerate(_parts(thumbnails)):
-        windows = _descriptions(part, windows_of_it)
-        windows = windows.reshape(-1, windows.shape[-1])
-        own_hashes = _hash(windows)
+        views = _frequencies(part, windows).reshape(-1, whole.shape[-1])
+        own_hashes = _hashes(views)
         found = [
-            _near_in_bits(*table.look_up(keys), own_hashes, hashes)
-            for table, keys in zip(tables, _keys(windows, choices).T, strict=True)
+            _near_in_bits(*table.look_up(keys), own_hashes[0], hashes[0])
+            for table, keys in zip(tables, _keys(own_hashes), strict=True)
         ]
         query, candidate = np.divmod(np.unique(np.concatenate(found)), len(thumbnails))
-        picture = number * _PICTURES_AT_ONCE + query // len(windows_of_it)
+        picture = number * _PICTURES_AT_ONCE + query // len(windows)
         other = picture != candidate
         query, candidate, picture = query[other], candidate[other], picture[other]
-        alike = np.einsum("nk,nk->n", windows[query], whole[candidate]) >= _SAME
+        alike = _correlation(views[query], whole[candidate]) >= _SAME
         yield from zip(picture[alike].tolist(), candidate[alike].tolist(), strict=True)
 
 
@@ -132,21 +130,26 @@ def _parts(thumbnails: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]
         yield thumbnails[start : start + _PICTURES_AT_ONCE]
 
 
-def _descriptions(thumbnails: npt.NDArray[np.uint8], windows: Sequence[tuple[int, int]]) -> Floats:
-    """Return unit vectors of shape (n, windows, 63): the weighted frequencies of each window."""
-    stretches = [_frequencies_of(*stretch) for stretch in _stretches()]
+def _frequencies(thumbnails: npt.NDArray[np.uint8], windows: Sequence[tuple[int, int]]) -> Floats:
+    """Return the lowest frequencies of each window, without the mean: shape (n, windows, 63)."""
     used = 1 + max(max(window) for window in windows)
-    transform = np.concatenate(stretches[:used])
-    frequencies = transform @ thumbnails.astype(np.float32) @ transform.T
-    blocks = frequencies.reshape(-1, used, _FREQUENCIES, used, _FREQUENCIES)
+    transform = np.concatenate([_transform_of(*stretch) for stretch in _stretches()[:used]])
+    every = transform @ thumbnails.astype(np.float32) @ transform.T
+    blocks = every.reshape(-1, used, _FREQUENCIES, used, _FREQUENCIES)
     down, across = np.transpose(windows)
-    # Natural pictures have amplitudes that fall with frequency (Field 1987); this makes them alike.
-    weights = np.hypot(*np.mgrid[:_FREQUENCIES, :_FREQUENCIES]).astype(np.float32)
-    vectors = blocks[:, down, :, across].transpose(1, 0, 2, 3) * weights
-    vectors = vectors.reshape(len(thumbnails), len(windows), -1)[..., 1:]
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit: Floats = vectors / np.maximum(norms, 1e-6)
-    return unit
+    chosen = blocks[:, down, :, across]  # shape (windows, n, 8, 8)
+    frequencies: Floats = chosen.transpose(1, 0, 2, 3).reshape(len(thumbnails), len(windows), -1)
+    return frequencies[..., 1:]
+
+
+def _correlation(first: Floats, second: Floats) -> Floats:
+    """Return how alike pairs of rows are, up to 1, all frequencies weighted to count the same."""
+    # Natural pictures have amplitudes that fall with frequency (Field 1987).
+    weights = np.hypot(*np.mgrid[:_FREQUENCIES, :_FREQUENCIES]).ravel()[1:].astype(np.float32)
+    first, second = first * weights, second * weights
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    alike: Floats = (first * second).sum(axis=1) / np.maximum(norms, 1e-6)
+    return alike
 
 
 def _stretches() -> list[tuple[float, float]]:
@@ -165,7 +168,7 @@ def _windows() -> list[tuple[int, int]]:
     return [(a, b) for a in every for b in every if 0 in (a, b) or lengths[a] == lengths[b]]
 
 
-def _frequencies_of(start: float, end: float) -> Floats:
+def _transform_of(start: float, end: float) -> Floats:
     """Return the matrix (8, 32) from the pixels of a side to the lowest frequencies of a stretch of it."""
     places, waves = np.arange(_GRID) + 0.5, np.arange(_FREQUENCIES)[:, None]
     return (np.cos(np.pi / _GRID * waves * places) @ _averages(start, end)).astype(np.float32)
@@ -181,26 +184,21 @@ def _averages(start: float, end: float) -> npt.NDArray[np.float64]:
     return shares
 
 
-def _hash(descriptions: Floats) -> npt.NDArray[np.uint64]:
-    """Return the signs of (n, 63) descriptions as the bits of (n,) numbers."""
-    bits = np.concatenate([descriptions > 0, np.zeros((len(descriptions), 1), dtype=bool)], axis=1)
-    return np.packbits(bits, axis=1).view(np.uint64).ravel()
-
-
-def _bit_choices() -> Floats:
-    """Return weights (63, tables): 16 different bits of each table as the binary digits of its key."""
+def _hashes(frequencies: Floats) -> list[npt.NDArray[np.uint64]]:
+    """Return the signs of (n, 63) frequencies as the bits of (n,) numbers, in several fixed orders of the bits."""
+    signs = np.zeros((len(frequencies), _FREQUENCIES**2), dtype=bool)
+    signs[:, 1:] = frequencies > 0
     random = np.random.default_rng(0)
-    weights = np.zeros((_FREQUENCIES**2 - 1, _TABLES), dtype=np.float32)
-    for table in range(_TABLES):
-        chosen = random.choice(len(weights), _BITS_PER_TABLE, replace=False)
-        weights[chosen, table] = 2 ** np.arange(_BITS_PER_TABLE)
-    return weights
+    orders = [random.permutation(signs.shape[1]) for _ in range(_ORDERS)]
+    return [np.packbits(np.take(signs, order, axis=1), axis=1).view(np.uint64).ravel() for order in orders]
 
 
-def _keys(descriptions: Floats, choices: Floats) -> Ints:
-    """Return the key of each description in each table, shape (n, tables)."""
-    keys: Ints = ((descriptions > 0).astype(np.float32) @ choices).astype(np.int64)
-    return keys
+def _keys(hashes: Sequence[npt.NDArray[np.uint64]]) -> Iterator[Ints]:
+    """Yield keys of 14 bits, four from each hash."""
+    mask = np.uint64(2**_BITS_PER_KEY - 1)
+    for hash_ in hashes:
+        for start in range(0, 64 - _BITS_PER_KEY, 64 // 4):
+            yield ((hash_ >> np.uint64(start)) & mask).astype(np.int64)
 
 
 def _near_in_bits(
