@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from flowercnn.audit import AuditReport
     from flowercnn.prediction.predictor import Predictor
 
-__all__ = ["ClassMetrics", "Confusion", "Evaluation", "Metric", "Mistake", "evaluate"]
+__all__ = ["ClassMetrics", "Confusion", "Evaluation", "Metric", "Mistake", "evaluate", "pooled"]
 
 _TOP = 5
 _BOOTSTRAP_WORK = 20_000_000  # probabilities looked at; decides how many samples are drawn
@@ -145,6 +145,7 @@ class Evaluation:
         y_true: Shape (n,), int64.
         y_prob: Shape (n, num_classes), float32, rows sum to 1.
         skipped: Keys of pictures that could not be decoded and are in no figure.
+        refused: Keys of pictures the classifier would say "unknown" of; they are in every figure all the same.
         samples: Where the pictures are, in order, for reports that show them; or empty.
         info: What is known about the classifier: `Predictor.info` and its preprocessing.
         history: Curves of the training by name, or empty.
@@ -166,6 +167,7 @@ class Evaluation:
     y_true: npt.NDArray[np.int64]
     y_prob: npt.NDArray[np.floating[Any]]
     skipped: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -360,6 +362,7 @@ class Evaluation:
             "accuracy_interval": list(self.accuracy_interval),
             "samples": len(self),
             "skipped": list(self.skipped),
+            "refused": list(self.refused),
             "class_names": list(self.class_names),
             "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
             "per_class": [asdict(each) for each in self.per_class],
@@ -518,6 +521,21 @@ def evaluate(
         y_true=truth[[index for index, _ in rows]],
         y_prob=np.stack([probabilities for _, probabilities in rows]),
         skipped=tuple(prediction.key for prediction in failed),
+        refused=tuple(prediction.key for prediction in predictions if prediction.reason is not None),
         samples=tuple(dataset.samples[index] for index, _ in rows),
         info={**predictor.info, "preprocessing": predictor.preprocessing.to_dict()},
+    )
+
+
+def pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Return the evaluations of different pictures of the same classes as one."""
+    first = evaluations[0]
+    return Evaluation(
+        class_names=first.class_names,
+        keys=tuple(key for each in evaluations for key in each.keys),
+        y_true=np.concatenate([each.y_true for each in evaluations]),
+        y_prob=np.concatenate([each.y_prob for each in evaluations]),
+        skipped=tuple(key for each in evaluations for key in each.skipped),
+        samples=tuple(sample for each in evaluations for sample in each.samples),
+        info=first.info,
     )

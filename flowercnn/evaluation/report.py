@@ -36,6 +36,7 @@ _THUMBNAIL_BYTES: Final = 3_400_000  # of base64, in all: keeps a page below 5 M
 _MOST_THUMBNAILS: Final = 1200
 _MISTAKES: Final = 24
 _PAIRS: Final = 10
+_LONGEST_TEXT: Final = 300
 _DEFAULTS: Final = Preprocessing()
 _NAMES: Final = {
     "top_5_accuracy": "Truth among the top 5",
@@ -113,6 +114,8 @@ def _result(evaluation: Evaluation) -> str:
     )
     skipped = len(evaluation.skipped)
     left_out = f" {skipped} could not be decoded and are in no figure." if skipped else ""
+    if evaluation.refused:
+        left_out += f" Of {len(evaluation.refused)} it would rather have said that it does not know them."
     return (
         f'<p class="headline"><strong>{evaluation.accuracy:.1%}</strong>'
         f"<span>correct: {evaluation.hits} of {len(evaluation)} test pictures</span></p>"
@@ -295,8 +298,17 @@ def _configuration(evaluation: Evaluation) -> str:
     packages = ("numpy", "pillow", "keras", "tensorflow")
     versions = {"python": platform.python_version(), "flowercnn": __version__}
     versions |= {name: version(name) for name in packages}
-    text = json.dumps(dict(evaluation.info), indent=1, default=str, ensure_ascii=False)
+    text = json.dumps(_without_long_texts(evaluation.info), indent=1, default=str, ensure_ascii=False)
     return _facts(versions) + f"<h3>As kept with the model</h3><pre>{escape(text)}</pre>"
+
+
+def _without_long_texts(value: Any) -> Any:
+    """Return nested values with packed arrays told by their length only."""
+    if isinstance(value, Mapping):
+        return {key: _without_long_texts(item) for key, item in value.items()}
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        return f"({len(value)} characters)"
+    return value
 
 
 def _card(evaluation: Evaluation) -> str:

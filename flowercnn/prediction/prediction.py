@@ -18,11 +18,12 @@ class Prediction:
 
     Args:
         key: Which picture: its path, its sample's key, or its number among those given.
-        label: The most probable class name; ``None`` if the picture could not be used.
+        label: The most probable class name; ``None`` if the picture could not be used, or shows nothing known.
         confidence: Its probability, 0-1; 0 if there is none.
         class_names: All classes, in the order of ``probabilities``.
         probabilities: Shape (num_classes,), float32, sum 1; ``None`` if the picture could not be used.
         error: Why the picture could not be used, or ``None``.
+        reason: Why the classifier does not know what it shows, or ``None``; `top` tells what it would have guessed.
     """
 
     key: str
@@ -31,12 +32,20 @@ class Prediction:
     class_names: tuple[str, ...]
     probabilities: npt.NDArray[np.float32] | None
     error: str | None = None
+    reason: str | None = None
 
     @classmethod
-    def of(cls, key: str, class_names: tuple[str, ...], probabilities: npt.NDArray[np.float32]) -> Prediction:
-        """Return the prediction that a row of probabilities stands for."""
+    def of(
+        cls,
+        key: str,
+        class_names: tuple[str, ...],
+        probabilities: npt.NDArray[np.float32],
+        reason: str | None = None,
+    ) -> Prediction:
+        """Return the prediction that a row of probabilities stands for; without a label if there is a reason."""
         best = int(probabilities.argmax())
-        return cls(key, class_names[best], float(probabilities[best]), class_names, probabilities)
+        label = class_names[best] if reason is None else None
+        return cls(key, label, float(probabilities[best]), class_names, probabilities, reason=reason)
 
     @classmethod
     def failed(cls, key: str, class_names: tuple[str, ...], error: str) -> Prediction:
@@ -59,4 +68,6 @@ class Prediction:
     def __repr__(self) -> str:
         if self.error is not None:
             return f"Prediction(key={self.key!r}, error={self.error!r})"
+        if self.reason is not None:
+            return f"Prediction(key={self.key!r}, label=None, reason={self.reason!r})"
         return f"Prediction(key={self.key!r}, label={self.label!r}, confidence={self.confidence:.3f})"
