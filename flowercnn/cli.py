@@ -131,6 +131,9 @@ def evaluate(
     bad_images = "skip" if skip_bad_images else "error"
     evaluation = run_evaluation(Predictor.load(model), dataset, bad_images=bad_images, progress=progress)  # type: ignore[arg-type]  # mypy widens the literals
     click.echo(evaluation.summary())
+    for name, metric in evaluation.metrics.items():
+        low, high = metric.interval
+        click.echo(f"  {name:24} {metric.value:.3f} (95 % interval {low:.3f} to {high:.3f}, {metric.method})")
     for each in evaluation.per_class:
         click.echo(
             f"  {each.class_name:24} precision {each.precision:6.1%}  recall {each.recall:6.1%}  {each.support}"
@@ -193,9 +196,12 @@ def demo(progress: bool, /, out: str, seed: int) -> None:  # noqa: FBT001 - clic
 def _as_line(prediction: Prediction, top: int) -> str:
     if prediction.error is not None:
         return f"{prediction.key}\terror: {prediction.error}"
+    if prediction.reason is not None:
+        return f"{prediction.key}\tunknown: {prediction.reason}"
     return "\t".join([prediction.key, *(f"{name} {share:.1%}" for name, share in prediction.top(top))])
 
 
 def _as_json(prediction: Prediction, top: int) -> str:
     classes = [{"label": name, "probability": share} for name, share in prediction.top(top)]
-    return json.dumps({"key": prediction.key, "error": prediction.error, "predictions": classes})
+    about = {"key": prediction.key, "label": prediction.label, "error": prediction.error, "reason": prediction.reason}
+    return json.dumps({**about, "predictions": classes})

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -107,6 +108,19 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"Dataset({len(self)} samples, {self.num_classes} classes: {few(self.class_names, 5)})"
+
+    def _repr_html_(self) -> str:
+        counts = self.class_counts()
+        most = max(counts.values(), default=0) or 1
+        rows = "".join(
+            f"<tr><td style='text-align:left'>{escape(name)}</td><td>{count}</td><td style='text-align:left'>"
+            f"<progress value='{count}' max='{most}' aria-label='{count} pictures'></progress></td></tr>"
+            for name, count in counts.items()
+        )
+        return (
+            f"<p><strong>{len(self)}</strong> samples of {self.num_classes} classes</p>"
+            f"<details><summary>Classes</summary><table><tbody>{rows}</tbody></table></details>"
+        )
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,18 @@ class Prediction:
             return []
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return [(self.class_names[label], float(self.probabilities[label])) for label in order]
+
+    def _repr_html_(self) -> str:
+        if self.error is not None:
+            return f"<p><strong>{escape(self.key)}</strong>: {escape(self.error)}</p>"
+        answer = self.label if self.reason is None else f"unknown ({self.reason})"
+        rows = "".join(
+            f"<tr><td style='text-align:left'>{escape(name)}</td><td>{share:.1%}</td><td>"
+            f"<progress value='{share:.4f}' max='1' aria-label='{share:.0%}'></progress></td></tr>"
+            for name, share in self.top(5)
+        )
+        head = f"<p>{escape(self.key)}: <strong>{escape(answer or '')}</strong></p>"
+        return f"{head}<table><tbody>{rows}</tbody></table>"
 
     def __repr__(self) -> str:
         if self.error is not None:
