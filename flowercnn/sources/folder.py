@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
+from pathlib import PurePath
 from typing import Any, Final, Literal
 
 from flowercnn.errors import ConfigurationError, SourceError, few
 from flowercnn.sources.base import ImageInput, Sample, SplitName
-from flowercnn.sources.tree import IMAGE_SUFFIXES, LocalTree, Tree, suffix_of
+from flowercnn.sources.tree import IMAGE_SUFFIXES, LocalTree, Tree, is_picture
 
 __all__ = ["IMAGE_SUFFIXES", "ImageFolder", "find_pictures", "part_of"]
 
+_NAME: Final = itemgetter(0)
 _PARTS: Final[dict[str, SplitName]] = {
     "train": "train",
     "training": "train",
@@ -100,7 +102,7 @@ class ImageFolder:
         found = False
         for class_name, folder, prefix, split in self._class_folders(tree):
             pictures = _pictures(tree, folder, prefix, passed_over)
-            for key, image in sorted(pictures, key=itemgetter(0)):
+            for key, image in sorted(pictures, key=_NAME):
                 found = True
                 yield Sample(key, class_name, image, None, split)
         if not found:
@@ -163,7 +165,7 @@ def find_pictures(folder: str) -> list[str]:
 
 def _subfolders(tree: Tree, folder: Any) -> dict[str, Any]:
     """Handle of each sub-folder by its name, sorted by name."""
-    return {entry.name: entry.handle for entry in sorted(tree.entries(folder)) if entry.kind == "folder"}
+    return {name: handle for name, kind, handle in sorted(tree.entries(folder), key=_NAME) if kind == "folder"}
 
 
 def _pictures(
@@ -177,12 +179,11 @@ def _pictures(
         above |= {real}
     deeper = []
     for name, kind, handle in tree.entries(folder):
-        suffix = suffix_of(name)
-        if kind == "folder":
-            deeper.append((name, handle))
-        elif kind == "file" and suffix in IMAGE_SUFFIXES:
+        if kind == "file" and is_picture(name):
             yield prefix + name, handle
+        elif kind == "folder":
+            deeper.append((name, handle))
         else:
-            passed_over[suffix] += 1
+            passed_over[PurePath(name).suffix.lower()] += 1
     for name, handle in deeper:
         yield from _pictures(tree, handle, f"{prefix}{name}/", passed_over, above)

@@ -124,10 +124,13 @@ class ImageTable:
         images: list[ImageInput] = []
         empty = []
         for number, value in enumerate(values):
-            text = os.fspath(value).strip() if isinstance(value, (str, os.PathLike)) else ""
-            key, image = places.add(text) if text else (f"{number:06d}", value)
-            if not text and (isinstance(value, str) or _is_missing(value)):
-                empty.append(f"row {number + 1}")
+            path = value if isinstance(value, str) or not isinstance(value, os.PathLike) else os.fspath(value)
+            if isinstance(path, str) and (text := path.strip()):
+                key, image = places.add(text)
+            else:
+                key, image = f"{number:06d}", value
+                if isinstance(path, str) or _is_missing(value):
+                    empty.append(f"row {number + 1}")
             keys.append(key)
             images.append(image)
         if empty:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from flowercnn.errors import SourceError
 from flowercnn.sources.base import ImageInput
 
-__all__ = ["IMAGE_SUFFIXES", "Entry", "ListedTree", "LocalTree", "Tree", "is_picture", "readable_name", "suffix_of"]
+__all__ = ["IMAGE_SUFFIXES", "Entry", "ListedTree", "LocalTree", "Tree", "is_picture", "readable_name"]
 
 IMAGE_SUFFIXES: Final = frozenset(
     [
@@ -20,21 +20,15 @@ IMAGE_SUFFIXES: Final = frozenset(
 )
 """Which files of a folder are pictures: those with one of these suffixes, in upper or lower case."""
 
+_SUFFIXES: Final = tuple(IMAGE_SUFFIXES)
 _NOT_SHOWN: Final = "__MACOSX"  # what macOS adds to archives
 
+Kind: TypeAlias = Literal["folder", "file", "other"]
+"""``"other"`` is what can be neither entered nor read: broken links, pipes, devices."""
 
-class Entry(NamedTuple):
-    """Something in a folder.
-
-    Args:
-        name: In Unicode form NFC.
-        kind: ``"other"`` is what can be neither entered nor read: broken links, pipes, devices.
-        handle: What `Tree.entries` wants for a folder; what `Sample.image` wants for a file.
-    """
-
-    name: str
-    kind: Literal["folder", "file", "other"]
-    handle: Any
+Entry: TypeAlias = tuple[str, Kind, Any]
+"""Something in a folder: its name in Unicode form NFC, its kind, and its handle, which is what `Tree.entries` wants
+for a folder and what `Sample.image` wants for a file. A plain tuple: there may be millions."""
 
 
 class Tree(Protocol):
@@ -86,11 +80,11 @@ class LocalTree:
                             raise SourceError(_same_names(folder, [originals[name], each.name]))
                         originals[name] = each.name
                     if each.is_file():
-                        yield Entry(name, "file", each.path)
+                        yield name, "file", each.path
                     elif each.is_dir(follow_symlinks=follow):
-                        yield Entry(name, "folder", each.path)
+                        yield name, "folder", each.path
                     else:
-                        yield Entry(name, "other", each.path)
+                        yield name, "other", each.path
         except SourceError:
             raise
         except OSError as error:
@@ -160,12 +154,11 @@ class ListedTree:
     def enter_single_folder(self) -> None:
         """Make the only folder on top the root if it holds nothing but folders: archives are often packed so."""
         while len(self._folders[self.root]) == 1:
-            only = next(iter(self._folders[self.root].values()))
-            if only.kind != "folder" or not any(entry.kind == "folder" for entry in self.entries(only.handle)):
+            _, kind, handle = next(self.entries(self.root))
+            inside = {each for _, each, _ in self.entries(handle)} if kind == "folder" else set()
+            if inside != {"folder"}:
                 return
-            if any(entry.kind != "folder" for entry in self.entries(only.handle)):
-                return
-            self.root = only.handle
+            self.root = handle
 
     def below(self, folder: str) -> ListedTree:
         """Make a folder the root and return the tree.
@@ -179,22 +172,16 @@ class ListedTree:
         self.root = handle
         return self
 
-    def _put(self, folder: str, name: str, kind: Literal["folder", "file", "other"], handle: Any) -> None:
-        entry = Entry(readable_name(name), kind, handle)
-        if entry.name in self._folders[folder]:
-            raise SourceError(_same_names(self._where, [f"{folder}{entry.name}", f"{folder}{name}"]))
-        self._folders[folder][entry.name] = entry
+    def _put(self, folder: str, name: str, kind: Kind, handle: Any) -> None:
+        readable = readable_name(name)
+        if readable in self._folders[folder]:
+            raise SourceError(_same_names(self._where, [f"{folder}{readable}", f"{folder}{name}"]))
+        self._folders[folder][readable] = (readable, kind, handle)
 
 
 def is_picture(name: str) -> bool:
     """Return whether a file name ends like a picture's."""
-    return suffix_of(name) in IMAGE_SUFFIXES
-
-
-def suffix_of(name: str) -> str:
-    """Return the suffix of a file name with its dot, in lower case."""
-    _, dot, suffix = name.rpartition(".")
-    return f".{suffix.lower()}" if dot else ""
+    return name.lower().endswith(_SUFFIXES)
 
 
 def readable_name(name: str) -> str:
