@@ -84,7 +84,7 @@ def newer(session: nox.Session) -> None:
 def minimums(session: nox.Session) -> None:
     """The tests with the oldest versions the package says it works with."""
     wheel = build_wheel(session)
-    session.install("--resolution", "lowest-direct", str(wheel))
+    session.install("--resolution", "lowest-direct", f"{wheel}[huggingface,parquet,remote]")
     session.install(*groups("test"))
     session.run("pytest", "-m", "not slow", *session.posargs, env={"PYTHONSAFEPATH": "1"})
 

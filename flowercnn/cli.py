@@ -174,6 +174,15 @@ def models() -> None:
 
 
 @main.command()
+def sources() -> None:
+    """List the schemes that name a source, such as folder:photos, and the packages that add them."""
+    from flowercnn.sources.plugins import registered_sources
+
+    for each in registered_sources():
+        click.echo(f"{each.scheme:12} {each.problem or each.package}")
+
+
+@main.command()
 @click.option("--out", default="flowercnn-demo", show_default=True, help="The folder to write into.")
 @click.option("--seed", default=0, show_default=True, help="Of the flowers, the split and the training.")
 @click.pass_obj

@@ -117,7 +117,6 @@ def from_huggingface(
 
     Raises:
         ConfigurationError: If ``dataset`` is nothing of this kind, or has no such column.
-        MissingDependencyError: If the package ``datasets`` is not installed.
     """
     parts = dict(dataset.items()) if isinstance(dataset, Mapping) else {"": dataset}
     for part in parts.values():
@@ -317,13 +316,19 @@ def _as_uint8(values: npt.NDArray[Any], value_range: tuple[float, float]) -> npt
     if values.dtype == np.uint8:
         return values
     if not np.issubdtype(values.dtype, np.floating):
-        raise ConfigurationError(f"Pixels must be uint8 or floats. Received: dtype {values.dtype}")
+        raise ConfigurationError(
+            f"Pixels must be uint8 or floats. Received: dtype {values.dtype}. Convert integers 0-255 with "
+            ".astype('uint8')."
+        )
     low, high = value_range
     if not (values.min(initial=low) >= low and values.max(initial=high) <= high):
         raise ConfigurationError(
             f"Pixels must be from {low} to {high}; value_range says so. Received: {values.min()} to {values.max()}"
         )
-    return ((values - low) * (255 / (high - low))).round().astype(np.uint8)
+    pixels = np.empty(values.shape, np.uint8)
+    for part, out in zip(values, pixels, strict=True):  # one after the other: floats are large
+        np.rint((part - low) * (255 / (high - low)), out=out, casting="unsafe")
+    return pixels
 
 
 def _refuse_other_range(highest: float, value_range: tuple[float, float]) -> None:

@@ -22,8 +22,10 @@ import platformdirs
 from flowercnn.atomic import replace_file
 from flowercnn.errors import ImageError, SourceError, few
 from flowercnn.sources.tree import ListedTree, is_picture
+from flowercnn.sources.url import shown
 
 __all__ = [
+    "DEEPEST",
     "ArchivedPicture",
     "ByteSource",
     "LocalFile",
@@ -42,7 +44,7 @@ _LARGEST_PICTURE: Final = 2**30
 _SUSPICIOUS_SIZE: Final = 2**26
 _SUSPICIOUS_RATIO: Final = 200
 _LARGEST_HEADER: Final = 2**20
-_DEEPEST: Final = 64
+DEEPEST: Final = 64
 
 _ZIP_HEADER: Final = struct.Struct("<4s22xHH")  # of a member: signature, length of name, length of extra field
 _ENCRYPTED: Final = 0x1
@@ -239,12 +241,18 @@ def unpacked_tar(file: BinaryIO, where: str, version: str, packed: int) -> Path:
         with _decompressed(where, file) as content, path.open("wb") as out:
             while chunk := content.read(2**20):
                 if out.tell() > most:
-                    raise SourceError(f"{where}: refused: the archive unpacks to more than {most:,} bytes.")
+                    raise SourceError(f"{shown(where)}: refused: the archive unpacks to more than {most:,} bytes.")
                 out.write(chunk)
 
     try:
         replace_file(target, write)
-    except (EOFError, zlib.error, lzma.LZMAError) as error:
+    except SourceError:
+        raise
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the decompressors' own have no number
+            raise SourceError(
+                f"{shown(where)}: cannot be unpacked to {target} ({error.strerror}). See that there is space on the disk."
+            ) from error
         raise _unreadable(where, error) from error
     for older in folder.glob(f"{archive}-*.tar"):
         if older != target:
@@ -345,9 +353,9 @@ class _HeaderReader:
 def _checked_name(name: str) -> tuple[str, str]:
     """Return a member's name with ``/`` and without empty parts, and why it is refused, if it is."""
     parts = name.replace("\\", "/").split("/")
-    if not parts[0] or parts[0].endswith(":") or ".." in parts:
+    if not parts[0] or parts[0][1:2] == ":" or ".." in parts:  # absolute, on a drive of Windows, or upwards
         return name, "its name leads out of the archive"
-    if len(parts) > _DEEPEST:
+    if len(parts) > DEEPEST:
         return name[:100], "it is nested too deeply"
     return "/".join(part for part in parts if part not in ("", ".")), ""
 
@@ -356,4 +364,4 @@ def _unreadable(where: str, error: Exception) -> SourceError:
     if isinstance(error, SourceError):
         return error
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return SourceError(f"{where}: the archive cannot be read ({reason}). Download or pack it again.")
+    return SourceError(f"{shown(where)}: the archive cannot be read ({reason}). Download or pack it again.")

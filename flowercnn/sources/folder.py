@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from flowercnn.errors import ConfigurationError, SourceError, few
 from flowercnn.sources.base import ImageInput, Sample, SplitName
 from flowercnn.sources.tree import IMAGE_SUFFIXES, LocalTree, Tree, is_picture
+from flowercnn.sources.url import StorageOptions, shown
 
 __all__ = ["IMAGE_SUFFIXES", "ImageFolder", "find_pictures", "part_of"]
 
@@ -28,7 +29,7 @@ _PARTS: Final[dict[str, SplitName]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ImageFolder:
     """Pictures in a folder: the name of each sub-folder is the class of the pictures in it.
 
@@ -81,15 +82,21 @@ class ImageFolder:
     root: str | os.PathLike[str]
     follow_links: bool = False
     layout: Literal["auto", "classes", "splits"] = "auto"
-    storage_options: Mapping[str, Any] | None = field(default=None, kw_only=True, repr=False)
+    storage_options: Mapping[str, Any] | None = field(default=None, kw_only=True, hash=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "storage_options", StorageOptions(self.storage_options or {}))
         if not isinstance(self.root, (str, os.PathLike)) or not os.fspath(self.root):
             raise ConfigurationError(f"root must be the path or URL of a folder. Received: root={self.root!r}")
         if self.layout not in ("auto", "classes", "splits"):
             raise ConfigurationError(
                 f"layout must be 'auto', 'classes' or 'splits'. Received: layout={self.layout!r}"
             )
+
+    def __repr__(self) -> str:
+        return (
+            f"ImageFolder({shown(os.fspath(self.root))!r}, follow_links={self.follow_links!r}, layout={self.layout!r})"
+        )
 
     def __iter__(self) -> Iterator[Sample]:
         """List the folder.
@@ -108,7 +115,7 @@ class ImageFolder:
         if not found:
             ignored = [f"{n} {suffix or 'without suffix'}" for suffix, n in passed_over.most_common()]
             raise SourceError(
-                f"{os.fspath(self.root)}: no pictures found. There must be one sub-folder per class with pictures in "
+                f"{shown(os.fspath(self.root))}: no pictures found. There must be one sub-folder per class with pictures in "
                 f"it ({', '.join(sorted(IMAGE_SUFFIXES))}). Passed over: {few(ignored) or 'nothing'}."
             )
 
@@ -117,7 +124,7 @@ class ImageFolder:
         if "://" in root:
             from flowercnn.sources.remote import open_remote_tree
 
-            return open_remote_tree(root, self.storage_options or {})
+            return open_remote_tree(root, StorageOptions(self.storage_options or {}))
         from flowercnn.sources.archive import is_archive, open_archive
 
         root = os.path.expanduser(root)  # noqa: PTH111 - a Path would drop the bytes of names that are no UTF-8
@@ -131,7 +138,7 @@ class ImageFolder:
         named_like_splits = bool(folders) and all(part_of(name) is not None for name in folders)
         if self.layout == "splits" and not named_like_splits:
             raise SourceError(
-                f"{os.fspath(self.root)}: layout='splits' wants sub-folders named train, val and test only. "
+                f"{shown(os.fspath(self.root))}: layout='splits' wants sub-folders named train, val and test only. "
                 f"Received: {few(sorted(folders)) or 'none'}"
             )
         if self.layout == "classes" or not named_like_splits:

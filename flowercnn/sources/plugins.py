@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, distributions
 from pathlib import PurePath
 from typing import Any, Final
 
 from flowercnn.errors import ConfigurationError, FlowerCNNError, SourceError, UnknownNameError, closest, few
 from flowercnn.sources.base import DataSource
 
-__all__ = ["as_source", "list_sources", "open_source"]
+__all__ = ["RegisteredSource", "as_source", "list_sources", "open_source", "registered_sources"]
 
 _GROUP: Final = "flowercnn.sources"
 _TABLE_SUFFIXES: Final = (".csv", ".tsv", ".tab", ".parquet")
@@ -19,7 +21,35 @@ _TABLE_SUFFIXES: Final = (".csv", ".tsv", ".tab", ".parquet")
 
 def list_sources() -> list[str]:
     """Return the schemes `open_source` knows, sorted; nothing is imported for it."""
-    return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=_GROUP))})
+    return sorted({*_BUILT_IN, *_plug_ins()})
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredSource:
+    """A scheme that `open_source` knows.
+
+    Args:
+        scheme: What stands before the colon.
+        package: The name of the package that adds it; ``flowercnn`` for a built-in one.
+        problem: Why it cannot be used, in a sentence, or ``None``.
+    """
+
+    scheme: str
+    package: str
+    problem: str | None = None
+
+
+def registered_sources() -> list[RegisteredSource]:
+    """Return all schemes, sorted, with their packages and their problems; every plug-in is imported for it."""
+    found = [RegisteredSource(scheme, "flowercnn") for scheme in _BUILT_IN]
+    for scheme, points in _plug_ins().items():
+        problem = None
+        try:
+            _load(points)
+        except SourceError as error:
+            problem = str(error)
+        found.append(RegisteredSource(scheme, few(sorted(map(_package, points))), problem))
+    return sorted(found, key=lambda each: (each.scheme, each.package))
 
 
 def open_source(uri: str) -> DataSource:
@@ -44,9 +74,9 @@ def open_source(uri: str) -> DataSource:
         raise ConfigurationError(f"uri must look like 'scheme:rest', such as 'folder:photos'. Received: uri={uri!r}")
     if scheme in _BUILT_IN:
         return _BUILT_IN[scheme](rest)
-    plug_ins = list(entry_points(group=_GROUP, name=scheme))
-    if plug_ins:
-        return _open_plug_in(plug_ins, rest)
+    plug_ins = _plug_ins()
+    if scheme in plug_ins:
+        return _open_plug_in(plug_ins[scheme], rest)
     if rest.startswith("//") or "::" in uri:
         return _open_path(uri)
     known = list_sources()
@@ -145,27 +175,63 @@ _BUILT_IN: Final[dict[str, Callable[[str], DataSource]]] = {
 }
 
 
-def _open_plug_in(points: list[EntryPoint], rest: str) -> DataSource:
-    point, package = points[0], _package(points[0])
-    if len({each.value for each in points}) > 1:
-        raise SourceError(
-            f"The scheme {point.name!r} is registered by {few(sorted(map(_package, points)))}. Remove all but one."
-        )
+def _plug_ins() -> dict[str, list[EntryPoint]]:
+    """Return the entry points of each scheme; a package whose metadata cannot be read has none."""
+    found: defaultdict[str, list[EntryPoint]] = defaultdict(list)
+    for package in distributions():
+        try:
+            points = list(package.entry_points.select(group=_GROUP))
+        except Exception:  # noqa: BLE001, S112 - one damaged package must not take the others away
+            continue
+        for point in points:
+            if all(point.value != each.value for each in found[point.name]):  # a package may be found twice
+                found[point.name].append(point)
+    return dict(found)
+
+
+def _open_plug_in(points: Sequence[EntryPoint], rest: str) -> DataSource:
+    make = _load(points)
     try:
-        source: Any = point.load()(rest)
+        source: Any = make(rest)
     except FlowerCNNError:
         raise  # the plug-in works and says what is wrong with ``rest``
     except Exception as error:
-        raise SourceError(
-            f"The plug-in for {point.name!r} from {package} failed ({type(error).__name__}: {error}). "
-            "Update or remove that package."
-        ) from error
+        raise _failed(points[0], error) from error
     if isinstance(source, str) or not isinstance(source, DataSource):
-        raise SourceError(
-            f"The plug-in for {point.name!r} from {package} must return a source. Received: {type(source).__name__}"
-        )
+        raise SourceError(f"{_plug_in(points[0])} must return a source. Received: {type(source).__name__}")
     return source
 
 
+def _load(points: Sequence[EntryPoint]) -> Any:
+    """Return what makes the source of a scheme.
+
+    Raises:
+        SourceError: If it cannot be imported, or it is not clear which is meant.
+    """
+    point = points[0]
+    if point.name in _BUILT_IN:
+        raise SourceError(f"{_plug_in(point)} is not used: the scheme is built in. It needs another name.")
+    if len(points) > 1:
+        packages = few(sorted(map(_package, points)))
+        raise SourceError(f"The scheme {point.name!r} is registered by {packages}. Remove all but one.")
+    try:
+        return point.load()
+    except (Exception, SystemExit) as error:
+        raise _failed(point, error) from error
+
+
+def _failed(point: EntryPoint, error: BaseException) -> SourceError:
+    return SourceError(
+        f"{_plug_in(point)} failed ({type(error).__name__}: {error}). Update or remove that package."
+    )
+
+
+def _plug_in(point: EntryPoint) -> str:
+    return f"The plug-in for {point.name!r} from {_package(point)}"
+
+
 def _package(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else point.value
+    try:
+        return str(point.dist.name) if point.dist is not None else point.value
+    except Exception:  # noqa: BLE001 - its metadata may be damaged
+        return point.value

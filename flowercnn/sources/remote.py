@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 from flowercnn.errors import (
     FlowerCNNError,
@@ -17,6 +17,7 @@ from flowercnn.errors import (
     closest,
 )
 from flowercnn.sources.archive import (
+    DEEPEST,
     is_archive,
     is_compressed_tar,
     list_archive,
@@ -24,8 +25,9 @@ from flowercnn.sources.archive import (
     unpacked_tar,
 )
 from flowercnn.sources.tree import ListedTree
+from flowercnn.sources.url import StorageOptions, shown
 
-__all__ = ["RemoteFile", "RemotePicture", "open_remote_tree", "read_remote", "shown"]
+__all__ = ["RemoteFile", "RemotePicture", "open_remote_tree", "read_remote"]
 
 _LARGEST_FILE: Final = 2**30
 _ATTEMPTS: Final = 3
@@ -42,14 +44,14 @@ class RemotePicture:
 
     Args:
         url: As fsspec wants it.
-        options: What else fsspec needs, as pairs of name and value.
+        options: What else fsspec needs.
     """
 
     url: str
-    options: tuple[tuple[str, Any], ...] = ()
+    options: StorageOptions = field(default_factory=StorageOptions, hash=False)
 
     def __repr__(self) -> str:
-        return f"<{shown(self.url)}>"  # options may hold keys
+        return f"<{shown(self.url)}>"
 
     def __call__(self) -> bytes:
         """Return the encoded picture.
@@ -58,7 +60,7 @@ class RemotePicture:
             ImageError: If there is no such file, or it is larger than 1 GiB.
             SourceError: If it cannot be read after three attempts.
         """
-        return read_remote(self.url, dict(self.options), missing=ImageError)
+        return read_remote(self.url, self.options, missing=ImageError)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -71,7 +73,7 @@ class RemoteFile:
     """
 
     url: str
-    options: tuple[tuple[str, Any], ...] = ()
+    options: StorageOptions = field(default_factory=StorageOptions, hash=False)
 
     def __repr__(self) -> str:
         return f"<{shown(self.url)}>"
@@ -84,7 +86,7 @@ class RemoteFile:
         """
 
         def read() -> bytes:
-            system, path = _system(self.url, dict(self.options))
+            system, path = _system(self.url, self.options)
             return bytes(system.cat_file(path, start=start, end=end))
 
         content = _persistently(self.url, read)
@@ -117,11 +119,12 @@ def read_remote(url: str, options: Mapping[str, Any], missing: type[ImageError |
     return content
 
 
-def open_remote_tree(url: str, options: Mapping[str, Any]) -> ListedTree:
+def open_remote_tree(url: str, options: StorageOptions) -> ListedTree:
     """List everything below a remote folder, or in a remote archive.
 
     Args:
-        url: Of the folder or archive; ``zip://inside::URL`` is a folder in an archive with any name.
+        url: Of the folder or archive; ``zip://inside::URL`` is a folder in an archive with any name, ``zip://PATH``
+            an archive.
         options: What else fsspec needs.
 
     Raises:
@@ -131,26 +134,21 @@ def open_remote_tree(url: str, options: Mapping[str, Any]) -> ListedTree:
     """
     first, _, rest = url.partition("::")
     kind, _, inside = first.partition("://")
-    if rest and kind in ("zip", "tar"):
+    if kind in ("zip", "tar"):
+        if not rest:
+            rest, inside = inside, ""
         tree = _open_remote_archive(rest, options, is_zip=kind == "zip")
         return tree.below(inside) if inside.strip("/") else tree
     if is_archive(url):
         return _open_remote_archive(url, options, is_zip=url.lower().endswith(".zip"))
-    pairs = tuple(sorted(options.items()))
     system, root = _system(url, options)
     tree = ListedTree(shown(url))
     for path in _persistently(url, lambda: _found(system, root)):
         relative = path.removeprefix(root).lstrip("/")
         if url.startswith(("http://", "https://")):
             relative = unquote(relative)
-        tree.add_file(relative, RemotePicture(_url_of(system, path, url), pairs))
+        tree.add_file(relative, RemotePicture(_url_of(system, path, url), options))
     return tree
-
-
-def shown(url: str) -> str:
-    """Return a URL without what may be secret in it: user, password, query."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
 def _found(system: Any, root: str) -> list[str]:
@@ -160,10 +158,15 @@ def _found(system: Any, root: str) -> list[str]:
         if not found:
             system.ls(root)  # raises an error if there is no such folder
         return found
-    found, folders, seen = [], [root], {root}
+    found, folders, seen = [], [root], {root.rstrip("/")}
     while folders:
         for entry in system.ls(folders.pop(), detail=True):
             path = str(entry["name"])
+            parts = path.removeprefix(root).split("/")
+            if not path.startswith(root) or ".." in parts:
+                continue  # a web page may link to anything
+            if len(parts) > DEEPEST:
+                raise SourceError(f"{shown(path)}: folders are nested more than {DEEPEST} deep.")
             if entry["type"] != "directory":
                 found.append(path)
             elif path.rstrip("/") not in seen:
@@ -191,15 +194,14 @@ def _url_of(system: Any, path: str, url: str) -> str:
     return "::".join([*caches, str(system.unstrip_protocol(path))])
 
 
-def _open_remote_archive(url: str, options: Mapping[str, Any], *, is_zip: bool) -> ListedTree:
+def _open_remote_archive(url: str, options: StorageOptions, *, is_zip: bool) -> ListedTree:
     system, path = _system(url, options)
     size = _persistently(url, lambda: system.info(path)["size"])
     if size is None:
         raise SourceError(f"{shown(url)}: the server cannot send parts of a file. Download it first.")
     with _persistently(url, lambda: system.open(path, "rb")) as file:
         if is_zip or not is_compressed_tar(url):
-            source = RemoteFile(url, tuple(sorted(options.items())))
-            return list_archive(file, shown(url), source, size, is_zip=is_zip)
+            return list_archive(file, shown(url), RemoteFile(url, options), size, is_zip=is_zip)
         tar = unpacked_tar(file, url, str(system.ukey(path)), size)
     return list_unpacked_tar(tar, shown(url))
 
@@ -223,6 +225,8 @@ def _system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         system, path = url_to_fs(url, **options)
     except ImportError as error:
         raise MissingDependencyError(f"{shown(url)}: {error}") from error
+    except Exception as error:  # whatever a file system raises when it is made
+        raise _unreadable(url, error) from error
     return system, str(path)
 
 
@@ -236,15 +240,19 @@ def _persistently(
         except FlowerCNNError:
             raise
         except FileNotFoundError as error:
-            raise missing(f"{shown(url)}: there is no such file.") from error
+            raise missing(f"{shown(url)}: there is no such file or folder.") from error
         except Exception as error:
             if attempt == _ATTEMPTS - 1 or _is_final(error):
-                raise SourceError(
-                    f"{shown(url)}: cannot be read ({type(error).__name__}). Check the URL, your access to it "
-                    "and the network."
-                ) from error
+                raise _unreadable(url, error) from error
             time.sleep(_FIRST_PAUSE * 4**attempt)
     raise AssertionError("unreachable")
+
+
+def _unreadable(url: str, error: Exception) -> SourceError:
+    """Return what to raise; the message of ``error`` is left out, since it may have the whole URL."""
+    return SourceError(
+        f"{shown(url)}: cannot be read ({type(error).__name__}). Check the URL, your access to it and the network."
+    )
 
 
 def _is_final(error: Exception) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import posixpath
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,10 +16,11 @@ from flowercnn.sources.base import DataSource, ImageInput, Sample, SplitName
 from flowercnn.sources.folder import part_of
 from flowercnn.sources.tablefile import Table, read_frame, read_table_file
 from flowercnn.sources.tree import readable_name
+from flowercnn.sources.url import StorageOptions, key_of_url, shown
 
 __all__ = ["ImageTable", "open_table"]
 
-_MANY: Final = 50  # more than so many names are no sentence any more
+_MANY: Final = 1000  # more than so many names are no message any more
 _WORTH_LISTING: Final = 20  # for fewer files than this, each is looked for; the folder may hold millions
 _USUAL_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "image": ("image", "path", "file", "filename", "file_name"),
@@ -28,7 +30,7 @@ _USUAL_NAMES: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ImageTable:
     r"""A table with a row per picture: a CSV, TSV or Parquet file, or a DataFrame.
 
@@ -39,15 +41,17 @@ class ImageTable:
       line, and quoted with ``"`` where they hold one. Empty lines are passed over; lines with more or fewer fields
       than the first are an error.
     - Spaces around a value are not part of it. An empty value (``None``, NaN) of label, group or split is none; whole
-      numbers become text without a decimal point.
+      numbers become text without a decimal point. Text is brought to Unicode form NFC; names that differ in upper and
+      lower case are different names.
     - A relative path is taken from ``root``; ``\`` and ``/`` both separate folders. A value with ``://`` is a URL and
       needs fsspec (``pip install flowercnn[remote]``). A DataFrame may also hold pictures: encoded bytes, Pillow
       images, arrays.
     - Files that are missing are named, all at once, before the first sample; URLs are not looked up.
     - The parts of ``split`` are train, val and test, or training, valid, validation, testing, in any case.
 
-    The key of a sample is its path or URL as the table has it, with ``/`` and without ``.`` and ``..``; of a picture
-    without a path the number of its row. The table is read anew at each iteration.
+    The key of a sample is its path as the table has it, with ``/`` and without ``.`` and ``..``; of a URL without
+    user and password, with a hash for its query; of a picture without a path the number of its row. The table is
+    read anew at each iteration.
 
     Args:
         table: Path or URL of a file (.parquet; any other is text); a pandas or polars DataFrame; a pyarrow Table; or
@@ -78,18 +82,24 @@ class ImageTable:
     root: str | os.PathLike[str] | None = field(default=None, kw_only=True)
     group: str | None = field(default=None, kw_only=True)
     split: str | None = field(default=None, kw_only=True)
-    storage_options: Mapping[str, Any] | None = field(default=None, kw_only=True, repr=False)
+    storage_options: Mapping[str, Any] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "storage_options", StorageOptions(self.storage_options or {}))
         for name, optional in (("image", False), ("label", False), ("group", True), ("split", True)):
             value = getattr(self, name)
             if not (isinstance(value, str) and value) and not (optional and value is None):
                 raise ConfigurationError(f"{name} must be the name of a column. Received: {name}={value!r}")
-        if not self._is_file() and not isinstance(self.table, Mapping) and not hasattr(self.table, "columns"):
+        kind = type(self.table)
+        if not self._is_file() and not isinstance(self.table, Mapping) and not _is_frame(kind):
             raise ConfigurationError(
                 "table must be the path of a CSV, TSV or Parquet file, a DataFrame, or a mapping of columns. "
-                f"Received: {type(self.table).__name__}"
+                f"Received: {kind.__name__}"
             )
+
+    def __repr__(self) -> str:
+        table = repr(shown(os.fspath(self.table))) if self._is_file() else f"<{type(self.table).__name__}>"
+        return f"ImageTable({table}, image={self.image!r}, label={self.label!r})"
 
     def __iter__(self) -> Iterator[Sample]:
         """Read the table and see that the files it names are there."""
@@ -119,7 +129,7 @@ class ImageTable:
         Raises:
             SourceError: If files are missing or rows have no picture.
         """
-        places = _Places(self._root(), tuple(sorted((self.storage_options or {}).items())))
+        places = _Places(self._root(), StorageOptions(self.storage_options or {}))
         keys: list[str] = []
         images: list[ImageInput] = []
         empty = []
@@ -181,7 +191,7 @@ def open_table(path: str) -> DataSource:
         for use in ("image", "label"):
             if use not in chosen:
                 raise UnknownNameError(
-                    f"{path}: none of the columns {few(known)} has a usual name for {use}s "
+                    f"{shown(path)}: none of the columns {few(known)} has a usual name for {use}s "
                     f"({', '.join(_USUAL_NAMES[use])}). Name it: flowercnn.ImageTable({path!r}, image=..., label=...)"
                 )
         return []
@@ -215,7 +225,7 @@ class _Places:
         options: What fsspec needs for URLs.
     """
 
-    def __init__(self, root: str, options: tuple[tuple[str, Any], ...]) -> None:
+    def __init__(self, root: str, options: StorageOptions) -> None:
         self._root = root
         self._options = options
         self._is_remote = "://" in root
@@ -265,9 +275,10 @@ class _Places:
     def _remote(self, text: str) -> tuple[str, ImageInput]:
         from flowercnn.sources.remote import RemotePicture
 
-        key = text if "://" in text else _key(text)
-        url = text if "://" in text else f"{self._root.rstrip('/')}/{key.lstrip('/')}"
-        return key, RemotePicture(url, self._options)
+        if "://" in text:
+            return key_of_url(text), RemotePicture(text, self._options)
+        key = _key(text)
+        return key, RemotePicture(f"{self._root.rstrip('/')}/{key.lstrip('/')}", self._options)
 
 
 def _key(path: str) -> str:
@@ -304,12 +315,16 @@ def _texts(cells: Sequence[Any]) -> list[str | None]:
 def _text(value: Any) -> str | None:
     """Return a cell as text; whole numbers without a decimal point, nothing as ``None``."""
     if isinstance(value, str):
-        return value.strip() or None
+        return unicodedata.normalize("NFC", value.strip()) or None
     if _is_missing(value):
         return None
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip() or None
+
+
+def _is_frame(kind: type) -> bool:
+    return hasattr(kind, "columns") and hasattr(kind, "__len__")  # a LazyFrame of polars has no length
 
 
 def _is_missing(value: Any) -> bool:

@@ -8,9 +8,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TextIO, TypeAlias
 
 from flowercnn.errors import ConfigurationError, MissingDependencyError, SourceError, few
+from flowercnn.sources.url import shown
 
 __all__ = ["ChooseColumns", "Table", "read_frame", "read_table_file"]
 
@@ -56,12 +58,12 @@ def read_table_file(
         with _opened_text(path, options) as file:
             return _read_text(path, file, choose, header_only=header_only)
     except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: the table is not UTF-8 ({error.reason}). Save it as UTF-8.") from error
+        raise SourceError(f"{shown(path)}: the table is not UTF-8 ({error.reason}). Save it as UTF-8.") from error
     except (OSError, csv.Error) as error:
         if isinstance(error, SourceError):
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise SourceError(f"{path}: the table cannot be read ({reason}).") from error
+        raise SourceError(f"{shown(path)}: the table cannot be read ({reason}).") from error
 
 
 def read_frame(frame: Any, choose: ChooseColumns) -> Table:
@@ -97,7 +99,7 @@ def _read_parquet(path: str, choose: ChooseColumns, options: Mapping[str, Any], 
         from pyarrow import parquet
     except ImportError as error:
         raise MissingDependencyError(
-            f"{path}: Parquet needs pyarrow. Install it with: pip install 'flowercnn[parquet]'"
+            f"{shown(path)}: Parquet needs pyarrow. Install it with: pip install 'flowercnn[parquet]'"
         ) from error
     try:
         with parquet.ParquetFile(_opened_bytes(path, options) if "://" in path else path) as file:
@@ -106,7 +108,7 @@ def _read_parquet(path: str, choose: ChooseColumns, options: Mapping[str, Any], 
                 kind = str(file.schema_arrow.field(name).type)
                 if kind.startswith(("struct", "list", "binary", "large_binary")):
                     raise SourceError(
-                        f"{path}: the column {name!r} holds {kind.partition('<')[0]}, not text. For pictures within "
+                        f"{shown(path)}: the column {name!r} holds {kind.partition('<')[0]}, not text. For pictures within "
                         "a Parquet file use flowercnn.sources.from_huggingface, which does not load all at once."
                     )
             columns: dict[str, list[Any]] = {} if header_only else {name: [] for name in chosen}
@@ -118,18 +120,20 @@ def _read_parquet(path: str, choose: ChooseColumns, options: Mapping[str, Any], 
     except LookupError:
         raise
     except Exception as error:  # pyarrow raises its own errors and OSError
-        raise SourceError(f"{path}: the table cannot be read ({error}).") from error
+        raise SourceError(f"{shown(path)}: the table cannot be read ({error}).") from error
     return Table(columns)
 
 
 def _read_text(path: str, file: TextIO, choose: ChooseColumns, *, header_only: bool) -> Table:
-    first = file.readline(_LONGEST_FIELD)
+    first = next((line for line in iter(partial(file.readline, _LONGEST_FIELD), "") if line.strip()), "")
+    if not first:
+        raise SourceError(f"{shown(path)}: the table is empty. Its first line must have the names of the columns.")
     if "\0" in first:
-        raise SourceError(f"{path}: the table is not UTF-8 text. Save it as UTF-8 CSV.")
+        raise SourceError(f"{shown(path)}: the table is not UTF-8 text. Save it as UTF-8 CSV.")
     separator = max(_SEPARATORS, key=first.count)
     file.seek(0)
     rows = csv.reader(file, delimiter=separator, strict=True)
-    names = [name.strip() for name in next(rows, [])]
+    names = [name.strip() for name in next(row for row in rows if row)]
     chosen = choose(names)
     if header_only:
         return Table({})
@@ -145,10 +149,10 @@ def _read_text(path: str, file: TextIO, choose: ChooseColumns, *, header_only: b
             elif row:
                 uneven.append(f"line {rows.line_num}: {len(row)}")
     except csv.Error as error:
-        raise SourceError(f"{path}: line {rows.line_num} is no CSV ({error}).") from error
+        raise SourceError(f"{shown(path)}: line {rows.line_num} is no CSV ({error}).") from error
     if uneven:
         raise SourceError(
-            f"{path}: {len(uneven)} lines do not have {len(names)} fields as the first line has: {few(uneven)}. "
+            f"{shown(path)}: {len(uneven)} lines do not have {len(names)} fields as the first line has: {few(uneven)}. "
             f"Fields are separated by {separator!r} and must be quoted where they hold one."
         )
     return Table(columns)

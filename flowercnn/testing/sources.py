@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
+from statistics import median
 from typing import Any, Final
 
 import numpy as np
@@ -58,10 +59,10 @@ def source_problems(source: DataSource, *, images: int = 32) -> list[str]:
     """Return what is wrong with a source, a sentence each; an empty list if nothing is. See `check_source`."""
     if isinstance(source, (str, bytes)) or not isinstance(source, DataSource):
         return [f"It has no __iter__ method that yields samples. Received: {type(source).__name__}."]
-    if iter(source) is source:
-        return ["It is an iterator: it can be iterated only once. Write __iter__ as a generator function of a class."]
     try:
-        samples, seconds = _listed(source)
+        if iter(source) is source:
+            return ["It is an iterator: it can be iterated only once. Write __iter__ as a generator of a class."]
+        samples, pauses = _listed(source)
     except Exception as error:  # noqa: BLE001 - the author wants a sentence, whatever it is
         return [f"Iterating over it failed: {type(error).__name__}: {error}"]
     problems = list(_problems_of_samples(samples))
@@ -69,15 +70,22 @@ def source_problems(source: DataSource, *, images: int = 32) -> list[str]:
         return problems  # nothing else can be said of them
     chosen = [samples[index] for index in np.unique(np.linspace(0, len(samples) - 1, images).astype(int))]
     return [
-        *_problems_of_listing(source, samples, seconds),
+        *_problems_of_listing(source, samples, pauses),
         *_problems_of_declarations(source, samples),
         *_problems_of_images(chosen),
     ]
 
 
-def _listed(source: DataSource) -> tuple[list[Sample], float]:
-    started = time.perf_counter()
-    return list(source), time.perf_counter() - started
+def _listed(source: DataSource) -> tuple[list[Sample], list[float]]:
+    """Return the samples, and how many seconds passed before each."""
+    samples, pauses = [], []
+    before = time.perf_counter()
+    for sample in source:
+        now = time.perf_counter()
+        samples.append(sample)
+        pauses.append(now - before)
+        before = now
+    return samples, pauses
 
 
 def _problems_of_samples(samples: Sequence[Any]) -> Iterator[str]:
@@ -89,18 +97,18 @@ def _problems_of_samples(samples: Sequence[Any]) -> Iterator[str]:
         yield f"It must yield flowercnn.Sample(key, label, image). Received: {kind} {repr(strange)[:100]}."
 
 
-def _problems_of_listing(source: DataSource, samples: Sequence[Sample], seconds: float) -> Iterator[str]:
+def _problems_of_listing(source: DataSource, samples: Sequence[Sample], pauses: Sequence[float]) -> Iterator[str]:
     keys = [sample.key for sample in samples]
     repeated = [f"{key!r} ({n} times)" for key, n in Counter(keys).items() if n > 1]
     if repeated:
         yield f"Every key must come once. Received: {few(repeated, _FEW)}."
     try:
-        again, seconds_again = _listed(source)
+        again, pauses_again = _listed(source)
         together = [sample for pair in zip_longest(source, source) for sample in pair]
     except Exception as error:  # noqa: BLE001 - see above
         yield f"Iterating over it again failed: {type(error).__name__}: {error}"
         return
-    yield from _problems_of_speed(min(seconds, seconds_again), len(samples))
+    yield from _problems_of_speed(min(pauses, pauses_again, key=sum))
     keys_together = [None if sample is None else sample.key for sample in together]
     if [sample.key for sample in again] == keys and keys_together != [key for key in keys for _ in range(2)]:
         yield "Two iterations at once disturb each other: keep what an iteration needs in local variables."
@@ -121,10 +129,12 @@ def _problems_of_listing(source: DataSource, samples: Sequence[Sample], seconds:
             yield f"The {name} of {few(changed, _FEW)} changes from one iteration to the next."
 
 
-def _problems_of_speed(seconds: float, count: int) -> Iterator[str]:
-    if seconds > _NOTICEABLE and seconds > _SLOW_PER_SAMPLE * count:
+def _problems_of_speed(pauses: Sequence[float]) -> Iterator[str]:
+    """Say that each sample takes long, or all together; one request to a server at the start may take a while."""
+    seconds, count = sum(pauses), len(pauses)
+    if count and (median(pauses) > _SLOW_PER_SAMPLE or seconds > max(_NOTICEABLE, _SLOW_PER_SAMPLE * count)):
         yield (
-            f"Listing is slow: {seconds:.1f} s for {count} samples. Do not open or load pictures in __iter__; give "
+            f"Listing is slow: {seconds:.2g} s for {count} samples. Do not open or load pictures in __iter__; give "
             "their path, or a function that returns their bytes."
         )
 
