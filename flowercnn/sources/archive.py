@@ -251,7 +251,8 @@ def unpacked_tar(file: BinaryIO, where: str, version: str, packed: int) -> Path:
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the decompressors' own have no number
             raise SourceError(
-                f"{shown(where)}: cannot be unpacked to {target} ({error.strerror}). See that there is space on the disk."
+                f"{shown(where)}: cannot be unpacked to {target} ({error.strerror}). See that there is space on the "
+                "disk."
             ) from error
         raise _unreadable(where, error) from error
     for older in folder.glob(f"{archive}-*.tar"):

@@ -15,6 +15,7 @@ from typing import IO, Any, Final
 
 from flowercnn.errors import ConfigurationError, SourceError
 from flowercnn.progress import progress_bar
+from flowercnn.sources.url import shown
 
 __all__ = ["Download", "unpack_photographs"]
 
@@ -33,7 +34,7 @@ class Download:
 
     Args:
         url: Their folder, http:// or https://.
-        checksums: ``"sha256:..."`` or ``"md5:..."`` of each file by its name.
+        checksums: ``"sha256:..."`` or ``"md5:..."`` of each file wanted, by its name.
         allowed: Whether anything may be downloaded.
         progress: Whether to show progress bars.
 
@@ -64,7 +65,6 @@ class Download:
         import pooch
 
         target, source = folder / name, f"{self.url.rstrip('/')}/{name}"
-        by_hand = f"Without a network, put {name} from {source} into {folder} by hand."
         if target.is_file():
             algorithm, _, digest = self.checksums[name].partition(":")
             if pooch.file_hash(str(target), alg=algorithm) != digest.lower():
@@ -73,19 +73,40 @@ class Download:
                 )
             return target
         if not self.allowed:
-            raise SourceError(f"{target}: the file is missing, and download=False. {by_hand}")
+            raise SourceError(f"{target}: the file is missing, and download=False. {self._by_hand(folder)}")
         try:
-            return Path(
-                pooch.retrieve(
-                    source, self.checksums[name], fname=name, path=folder, downloader=_Resuming(self.progress)
-                )
-            )
+            return self._retrieve(source, name, folder)
         except ValueError as error:
             raise SourceError(
-                f"{source}: what the server sends is not the official file (its checksum is another). {by_hand}"
+                f"{shown(source)}: what the server sends is not the official file (its checksum is another). "
+                f"{self._by_hand(folder)}"
             ) from error
         except OSError as error:  # those of requests too
-            raise SourceError(f"{source}: cannot be downloaded ({_reason(error)}). {by_hand}") from error
+            raise SourceError(
+                f"{shown(source)}: cannot be downloaded ({_reason(error)}). {self._by_hand(folder)}"
+            ) from error
+
+    def _retrieve(self, source: str, name: str, folder: Path) -> Path:
+        import pooch
+
+        downloader = _Resuming(folder / f"{name}.part", self.progress)
+        goes_on = downloader.part.is_file()
+        logger = pooch.get_logger()
+        level = logger.level
+        logger.setLevel("WARNING")  # it says on stderr what the progress bar says
+        try:
+            return Path(pooch.retrieve(source, self.checksums[name], fname=name, path=folder, downloader=downloader))
+        except ValueError:
+            if not goes_on:
+                raise
+        finally:
+            logger.setLevel(level)
+        # What an earlier run had left may have been of another file. It is gone now.
+        return self._retrieve(source, name, folder)
+
+    def _by_hand(self, folder: Path) -> str:
+        missing = [name for name in self.checksums if not (folder / name).is_file()]
+        return f"Without a network, put {', '.join(missing)} from {shown(self.url)} into {folder} by hand."
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,34 +114,36 @@ class _Resuming:
     """What pooch downloads with: goes on where an earlier attempt, or an earlier run, was cut off.
 
     Args:
+        part: The file that holds what has come so far.
         progress: Whether to show progress bars.
     """
 
+    part: Path
     progress: bool
 
     def __call__(self, url: str, output_file: str, _pooch: object) -> None:
         """Write the file at ``url`` to ``output_file``, which pooch checks and moves."""
         import requests
 
-        part = Path(output_file).with_name(f"{PurePosixPath(url).name}.part")
         for attempt in range(_ATTEMPTS):
             try:
-                self._go_on(url, part)
+                self._go_on(url)
                 break
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
                 if attempt == _ATTEMPTS - 1:
                     raise
-        part.replace(output_file)
+        self.part.replace(output_file)
 
-    def _go_on(self, url: str, part: Path) -> None:
+    def _go_on(self, url: str) -> None:
         import requests
 
+        part = self.part
         have = part.stat().st_size if part.is_file() else 0
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
         with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
             if have and response.status_code == _RANGE_NOT_SATISFIABLE:
                 part.unlink()  # nothing can be after what is there: it is whole, or of another file
-                return self._go_on(url, part)
+                return self._go_on(url)
             response.raise_for_status()
             if response.status_code != _PARTIAL_CONTENT:
                 have = 0
@@ -189,5 +212,8 @@ def _write_member(members: tarfile.TarFile, member: tarfile.TarInfo, path: Path)
 
 def _reason(error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
-    text = getattr(error, "strerror", None) or str(error)
-    return f"HTTP {status}" if status else f"{type(error).__name__}: {text}"
+    if status:
+        return f"HTTP {status}"
+    if type(error).__module__.startswith("requests"):
+        return type(error).__name__  # its message may have the whole URL, with a password
+    return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import platformdirs
 
-from flowercnn.errors import ConfigurationError, SourceError, few
+from flowercnn.errors import ConfigurationError, SourceError, closest, few
 from flowercnn.sources.base import Sample, SplitName
 from flowercnn.sources.download import Download, unpack_photographs
 from flowercnn.sources.folder import find_pictures
@@ -36,6 +36,8 @@ _CHECKSUMS_102: Final = {
     "imagelabels.mat": "sha256:4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
     "setid.mat": "sha256:46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd",
 }
+
+_EXTRAS_102: Final = ("imagelabels.mat", "setid.mat")
 
 _PER_CLASS_17: Final = 80
 _CLASSES_17: Final = (
@@ -95,8 +97,8 @@ class Flower17:
     root: str | os.PathLike[str] | None = None
     download: bool = field(default=True, kw_only=True)
     split: int = field(default=1, kw_only=True)
-    url: str = field(default=f"{_SERVER}17/", kw_only=True)
-    checksums: Mapping[str, str] | None = field(default=None, kw_only=True)
+    url: str = field(default=f"{_SERVER}17/", kw_only=True, repr=False)
+    checksums: Mapping[str, str] | None = field(default=None, kw_only=True, repr=False, hash=False)
     progress: bool = field(default=True, kw_only=True)
 
     class_names = _CLASSES_17
@@ -104,15 +106,16 @@ class Flower17:
     def __post_init__(self) -> None:
         if self.split not in (1, 2, 3):
             raise ConfigurationError(f"split must be 1, 2 or 3. Received: split={self.split!r}")
-        self._download()
+        self._download(_CHECKSUMS_17)
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield the photographs by number; what is missing is downloaded first."""
         folder = _folder(self.root, "flower17")
         photographs = _photographs(folder)
         if not photographs:
-            self._download().fetch("datasplits.mat", folder)
-            photographs = _fetched_photographs(self._download(), "17flowers.tgz", folder)
+            download = self._download(_CHECKSUMS_17)
+            download.fetch("datasplits.mat", folder)
+            photographs = _fetched_photographs(download, "17flowers.tgz", folder)
         _check_numbers(photographs, _PER_CLASS_17 * len(_CLASSES_17), folder)
         _check_class_folders(photographs)
         numbers = [f"trn{self.split}", f"val{self.split}", f"tst{self.split}"]
@@ -122,8 +125,8 @@ class Flower17:
             label = _CLASSES_17[(number - 1) // _PER_CLASS_17]
             yield Sample(f"image_{number:04d}.jpg", label, path, split=parts.get(number))
 
-    def _download(self) -> Download:
-        checksums = {**_CHECKSUMS_17, **(self.checksums or {})}
+    def _download(self, wanted: Iterable[str]) -> Download:
+        checksums = _checksums(_CHECKSUMS_17, self.checksums or {}, wanted)
         return Download(self.url, checksums, allowed=self.download, progress=self.progress)
 
 
@@ -155,23 +158,26 @@ class Flower102:
 
     root: str | os.PathLike[str] | None = None
     download: bool = field(default=True, kw_only=True)
-    url: str = field(default=f"{_SERVER}102/", kw_only=True)
-    checksums: Mapping[str, str] | None = field(default=None, kw_only=True)
+    url: str = field(default=f"{_SERVER}102/", kw_only=True, repr=False)
+    checksums: Mapping[str, str] | None = field(default=None, kw_only=True, repr=False, hash=False)
     progress: bool = field(default=True, kw_only=True)
 
     class_names = _CLASSES_102
 
     def __post_init__(self) -> None:
-        self._download()
+        self._download(_CHECKSUMS_102)
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield the photographs by number; what is missing is downloaded first."""
         folder = _folder(self.root, "flower102")
         photographs = _photographs(folder)
         extras = _folder(None, "flower102") if photographs else folder
-        labels, splits = (self._extra(name, folder, extras) for name in ("imagelabels.mat", "setid.mat"))
+        download = self._download(_EXTRAS_102 if photographs else _CHECKSUMS_102)
+        labels, splits = (
+            folder / name if (folder / name).is_file() else download.fetch(name, extras) for name in _EXTRAS_102
+        )
         if not photographs:
-            photographs = _fetched_photographs(self._download(), "102flowers.tgz", folder)
+            photographs = _fetched_photographs(download, "102flowers.tgz", folder)
         numbers = _read_matrices(labels, ["labels"])[0]
         _check_numbers(photographs, len(numbers), folder)
         parts = _parts(_read_matrices(splits, ["trnid", "valid", "tstid"]))
@@ -179,14 +185,18 @@ class Flower102:
             label = _CLASSES_102[numbers[number - 1] - 1]
             yield Sample(f"image_{number:05d}.jpg", label, path, split=parts.get(number))
 
-    def _download(self) -> Download:
-        checksums = {**_CHECKSUMS_102, **(self.checksums or {})}
+    def _download(self, wanted: Iterable[str]) -> Download:
+        checksums = _checksums(_CHECKSUMS_102, self.checksums or {}, wanted)
         return Download(self.url, checksums, allowed=self.download, progress=self.progress)
 
-    def _extra(self, name: str, folder: Path, extras: Path) -> Path:
-        if (folder / name).is_file():
-            return folder / name
-        return self._download().fetch(name, extras)
+
+def _checksums(official: Mapping[str, str], others: Mapping[str, str], wanted: Iterable[str]) -> dict[str, str]:
+    for name in others:
+        if name not in official:
+            raise ConfigurationError(
+                f"checksums may name {few(list(official))}.{closest(name, official)} Received: {name!r}"
+            )
+    return {name: others.get(name, official[name]) for name in wanted}
 
 
 def _folder(root: str | os.PathLike[str] | None, name: str) -> Path:

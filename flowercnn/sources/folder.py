@@ -94,9 +94,7 @@ class ImageFolder:
             )
 
     def __repr__(self) -> str:
-        return (
-            f"ImageFolder({shown(os.fspath(self.root))!r}, follow_links={self.follow_links!r}, layout={self.layout!r})"
-        )
+        return f"ImageFolder({self._shown()!r}, follow_links={self.follow_links!r}, layout={self.layout!r})"
 
     def __iter__(self) -> Iterator[Sample]:
         """List the folder.
@@ -115,9 +113,12 @@ class ImageFolder:
         if not found:
             ignored = [f"{n} {suffix or 'without suffix'}" for suffix, n in passed_over.most_common()]
             raise SourceError(
-                f"{shown(os.fspath(self.root))}: no pictures found. There must be one sub-folder per class with pictures in "
-                f"it ({', '.join(sorted(IMAGE_SUFFIXES))}). Passed over: {few(ignored) or 'nothing'}."
+                f"{self._shown()}: no pictures found. There must be one sub-folder per class with pictures in it "
+                f"({', '.join(sorted(IMAGE_SUFFIXES))}). Passed over: {few(ignored) or 'nothing'}."
             )
+
+    def _shown(self) -> str:
+        return shown(os.fspath(self.root))
 
     def _tree(self) -> Tree:
         root = os.fspath(self.root)
@@ -138,7 +139,7 @@ class ImageFolder:
         named_like_splits = bool(folders) and all(part_of(name) is not None for name in folders)
         if self.layout == "splits" and not named_like_splits:
             raise SourceError(
-                f"{shown(os.fspath(self.root))}: layout='splits' wants sub-folders named train, val and test only. "
+                f"{self._shown()}: layout='splits' wants sub-folders named train, val and test only. "
                 f"Received: {few(sorted(folders)) or 'none'}"
             )
         if self.layout == "classes" or not named_like_splits:

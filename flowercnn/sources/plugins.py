@@ -221,9 +221,7 @@ def _load(points: Sequence[EntryPoint]) -> Any:
 
 
 def _failed(point: EntryPoint, error: BaseException) -> SourceError:
-    return SourceError(
-        f"{_plug_in(point)} failed ({type(error).__name__}: {error}). Update or remove that package."
-    )
+    return SourceError(f"{_plug_in(point)} failed ({type(error).__name__}: {error}). Update or remove that package.")
 
 
 def _plug_in(point: EntryPoint) -> str:

@@ -108,8 +108,8 @@ def _read_parquet(path: str, choose: ChooseColumns, options: Mapping[str, Any], 
                 kind = str(file.schema_arrow.field(name).type)
                 if kind.startswith(("struct", "list", "binary", "large_binary")):
                     raise SourceError(
-                        f"{shown(path)}: the column {name!r} holds {kind.partition('<')[0]}, not text. For pictures within "
-                        "a Parquet file use flowercnn.sources.from_huggingface, which does not load all at once."
+                        f"{shown(path)}: the column {name!r} holds {kind.partition('<')[0]}, not text. For pictures "
+                        "within a Parquet file use flowercnn.sources.from_huggingface: it does not load all at once."
                     )
             columns: dict[str, list[Any]] = {} if header_only else {name: [] for name in chosen}
             for batch in [] if header_only else file.iter_batches(columns=chosen):
@@ -133,7 +133,7 @@ def _read_text(path: str, file: TextIO, choose: ChooseColumns, *, header_only: b
     separator = max(_SEPARATORS, key=first.count)
     file.seek(0)
     rows = csv.reader(file, delimiter=separator, strict=True)
-    names = [name.strip() for name in next(row for row in rows if row)]
+    names = [name.strip() for name in next(row for row in rows if any(map(str.strip, row)))]
     chosen = choose(names)
     if header_only:
         return Table({})
@@ -152,8 +152,8 @@ def _read_text(path: str, file: TextIO, choose: ChooseColumns, *, header_only: b
         raise SourceError(f"{shown(path)}: line {rows.line_num} is no CSV ({error}).") from error
     if uneven:
         raise SourceError(
-            f"{shown(path)}: {len(uneven)} lines do not have {len(names)} fields as the first line has: {few(uneven)}. "
-            f"Fields are separated by {separator!r} and must be quoted where they hold one."
+            f"{shown(path)}: {len(uneven)} lines do not have {len(names)} fields as the first line has: "
+            f"{few(uneven)}. Fields are separated by {separator!r} and must be quoted where they hold one."
         )
     return Table(columns)
 

@@ -38,7 +38,9 @@ def shown(where: str) -> str:
 def key_of_url(url: str) -> str:
     """Return a text that tells a URL from others, without what may be secret; a query becomes its hash."""
     _, question_mark, query = url.partition("?")
-    return f"{shown(url)}?{hashlib.blake2b(query.encode(), digest_size=8).hexdigest()}" if question_mark else shown(url)
+    return (
+        f"{shown(url)}?{hashlib.blake2b(query.encode(), digest_size=8).hexdigest()}" if question_mark else shown(url)
+    )
 
 
 def _bare(url: str) -> str:

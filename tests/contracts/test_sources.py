@@ -250,6 +250,12 @@ class Slow(Good):
             yield sample
 
 
+class SlowBefore(Good):
+    def __iter__(self) -> Iterator[Sample]:
+        time.sleep(0.2)
+        return super().__iter__()
+
+
 class WrongLength(Good):
     def __len__(self) -> int:
         return 11
@@ -327,7 +333,8 @@ def noise(_: bytes) -> Any:
         (Pairs(), r"It must yield flowercnn.Sample\(key, label, image\). Received: tuple \('1.jpg', 'rose'\)"),
         (Empty(), "It yields no samples"),
         (Failing(), "Iterating over it failed: KeyError: 'row 13'"),
-        (Slow(), r"Listing is slow: \d\.\d s for 12 samples"),
+        (Slow(), r"Listing is slow: \d\.\d+ s for 12 samples"),
+        (SlowBefore(), r"Listing is slow: \d\.\d+ s for 12 samples"),
         (WrongLength(), r"len\(\) says 11, but there are 12 samples"),
         (MissingClass(), "class_names must have every label. Missing: b"),
         (TwoSameClasses(), "class_names must be distinct"),

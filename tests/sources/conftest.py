@@ -82,6 +82,7 @@ class FileServer:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.pages: dict[str, bytes] = {}  # of folders; those without one have a page of links
         self.faults: dict[str, list[str | int]] = {}
         self.ranges = True
         self.requests: list[tuple[str, str, str | None]] = []
@@ -95,8 +96,8 @@ class FileServer:
 
     def answer(self, path: str) -> bytes | None:
         """The file, or a page of links to what is in the folder."""
-        if path in self.files:
-            return self.files[path]
+        if path in self.files or path in self.pages:
+            return self.files.get(path) or self.pages[path]
         prefix = path.rstrip("/") + "/"
         names = {name.removeprefix(prefix).partition("/") for name in self.files if name.startswith(prefix)}
         links = "".join(f'<a href="{prefix}{name}{slash}">{name}</a>' for name, slash, _ in sorted(names))

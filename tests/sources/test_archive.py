@@ -189,7 +189,17 @@ def test_links_in_a_zip_are_passed_over(archive: Archive, png: Png) -> None:
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tgz"])
 @pytest.mark.parametrize(
-    "name", ["../1.png", "rose/../../1.png", "/home/1.png", "C:/1.png", "C:\\1.png", "..\\..\\1.png", "/etc/x.conf"]
+    "name",
+    [
+        "../1.png",
+        "rose/../../1.png",
+        "/home/1.png",
+        "C:/1.png",
+        "C:1.png",
+        "C:\\1.png",
+        "..\\..\\1.png",
+        "/etc/x.conf",
+    ],
 )
 def test_names_that_lead_out_are_refused_and_named(
     archive: Archive, png: Png, tmp_path: Path, suffix: str, name: str
@@ -254,6 +264,13 @@ def test_a_compressed_tar_that_unpacks_to_far_more_is_refused(archive: Archive, 
     with pytest.raises(SourceError, match="unpacks to more than"):
         keys(path)
     assert not [each for each in cache.rglob("*") if each.is_file()]
+
+
+def test_a_cache_that_cannot_be_written_is_named(archive: Archive, png: Png, cache: Path) -> None:
+    cache.parent.mkdir()
+    cache.touch()
+    with pytest.raises(SourceError, match=r"p\.tgz: cannot be unpacked to .*cache.*\.tar \("):
+        keys(archive("p.tgz", packed(".tgz", {"rose/1.png": png(1)})))
 
 
 def test_a_zip_that_lies_about_sizes_gives_no_more_than_it_announced(archive: Archive, png: Png) -> None:

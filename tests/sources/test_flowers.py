@@ -159,6 +159,27 @@ def test_what_was_left_by_another_version_of_the_file_is_thrown_away(
     assert len(list(Flower17(**mirror))) == 1360
 
 
+def test_what_was_left_of_another_file_is_not_used(mirror: dict[str, Any], server: Any, cache: Path) -> None:
+    (cache / "flower17").mkdir(parents=True)
+    (cache / "flower17" / "17flowers.tgz.part").write_bytes(b"something else")
+    assert len(list(Flower17(**mirror))) == 1360
+    assert not list(cache.rglob("*.part"))
+
+
+def test_progress_is_shown_and_can_be_silenced(
+    mirror: dict[str, Any], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    list(Flower17(**mirror))
+    assert capfd.readouterr() == ("", "")
+    list(Flower17(tmp_path / "elsewhere", **{**mirror, "progress": True}))
+    assert "17flowers.tgz" in capfd.readouterr().err
+
+
+def test_an_unknown_name_among_the_checksums_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="Did you mean '17flowers.tgz'. Received: '17flower.tgz'"):
+        Flower17(checksums={"17flower.tgz": "md5:" + "0" * 32})
+
+
 def test_a_wrong_checksum_is_refused_and_nothing_is_left(mirror: dict[str, Any], server: Any, cache: Path) -> None:
     server.files["/17/17flowers.tgz"] = b"<html>moved</html>"
     with pytest.raises(SourceError, match=r"17flowers\.tgz: what the server sends is not the official file"):
@@ -173,12 +194,21 @@ def test_without_checksums_of_its_own_a_mirror_must_have_the_official_files(mirr
 
 def test_without_a_network_it_is_said_where_to_put_the_archive(cache: Path) -> None:
     with pytest.raises(SourceError) as caught:
-        list(Flower17(url="http://127.0.0.1:9", progress=False))
-    assert f"put datasplits.mat from http://127.0.0.1:9/datasplits.mat into {cache / 'flower17'}" in str(caught.value)
+        list(Flower17(url="http://me:word@127.0.0.1:9", progress=False))
+    assert f"put 17flowers.tgz, datasplits.mat from http://127.0.0.1:9 into {cache / 'flower17'}" in str(caught.value)
+    assert "word" not in str(caught.value) + repr(Flower17(url="http://me:word@127.0.0.1:9"))
+
+
+def test_all_files_missing_are_named_and_no_other(tmp_path: Path, cache: Path, png: Png) -> None:
+    with pytest.raises(SourceError, match="put 102flowers.tgz, imagelabels.mat, setid.mat from .* into .*folder"):
+        list(Flower102(tmp_path / "folder", download=False))
+    (tmp_path / "image_00001.jpg").write_bytes(png(1))
+    with pytest.raises(SourceError, match="put imagelabels.mat, setid.mat from .* into .*cache"):
+        list(Flower102(tmp_path, download=False))
 
 
 def test_without_download_it_is_said_where_to_put_the_archive(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"download=False.*put datasplits\.mat from https://www\.robots"):
+    with pytest.raises(SourceError, match=r"download=False.*put 17flowers\.tgz, datasplits\.mat from https://www"):
         list(Flower17(tmp_path, download=False))
 
 

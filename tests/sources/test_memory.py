@@ -38,7 +38,7 @@ def test_the_number_of_pictures_is_known() -> None:
 
 
 def test_numpy_strings_become_plain_ones() -> None:
-    labels = [sample.label for sample in InMemory(PICTURES, np.array(["a", "b", "c"]))]  # type: ignore[arg-type]
+    labels = [sample.label for sample in InMemory(PICTURES, np.array(["a", "b", "c"]))]
     assert [type(label) for label in labels] == [str] * 3
 
 

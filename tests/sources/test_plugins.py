@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-import flowercnn
+import flowercnn as fc
 from flowercnn import (
     ConfigurationError,
     Flower17,
@@ -21,7 +22,9 @@ from flowercnn import (
     UnknownNameError,
     sources,
 )
+from flowercnn.cli import main
 from flowercnn.sources import as_source, list_sources, open_source
+from flowercnn.sources.plugins import RegisteredSource, registered_sources
 
 Install = Callable[..., None]
 
@@ -117,6 +120,40 @@ def test_a_broken_package_does_not_break_the_others(install: Install) -> None:
     assert {"broken", "garden"} <= set(list_sources())
     assert len(list(open_source("garden:Kew"))) == 1
     assert open_source("folder:photos") == ImageFolder("photos")
+
+
+def test_the_packages_of_all_schemes_and_what_is_wrong_with_them_are_known(install: Install) -> None:
+    install("broken-photos", "raise RuntimeError('no')", broken="Broken")
+    install("leaving-photos", "raise SystemExit", leaving="Left")
+    install("garden-photos", GOOD, garden="Garden", folder="Garden")
+    install("other-photos", GOOD, twice="Garden")
+    install("third-photos", GOOD, twice="Garden")
+    known = {(each.scheme, each.package): each.problem or "" for each in registered_sources()}
+    assert known["folder", "flowercnn"] == known["garden", "garden-photos"] == ""
+    assert "'broken' from broken-photos failed (RuntimeError: no)" in known["broken", "broken-photos"]
+    assert "'leaving' from leaving-photos failed (SystemExit: )" in known["leaving", "leaving-photos"]
+    assert "the scheme is built in" in known["folder", "garden-photos"]
+    assert "Remove all but one" in known["twice", "other-photos, third-photos"]
+
+
+def test_the_command_line_lists_schemes_with_their_packages(install: Install) -> None:
+    install("broken-photos", "import nowhere_to_be_found", broken="Broken")
+    install("garden-photos", GOOD, garden="Garden")
+    done = CliRunner().invoke(main, ["sources"])
+    assert done.exit_code == 0, done.output
+    lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in done.output.splitlines()}
+    assert lines["garden"] == "garden-photos"
+    assert lines["folder"] == "flowercnn"
+    assert "broken-photos failed (ModuleNotFoundError" in lines["broken"]
+
+
+def test_a_package_with_damaged_metadata_breaks_no_other(install: Install, tmp_path: Path) -> None:
+    install("garden-photos", GOOD, garden="Garden")
+    info = tmp_path / "site-packages" / "damaged-1.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text("[flowercnn.sources]\nno equals sign\n", encoding="utf-8")
+    assert len(list(open_source("garden:Kew"))) == 1
+    assert RegisteredSource("garden", "garden-photos") in registered_sources()
 
 
 def test_listing_imports_no_package(install: Install) -> None:
@@ -239,4 +276,4 @@ def test_type_checkers_and_python_are_told_the_same_names_of_sources() -> None:
         f"from flowercnn.sources.{module} import {name} as {name}" in told for name, module in sources._HOME.items()
     )
     assert told.count(" as ") - told.count("as sources.filter") == len(sources._HOME)
-    assert flowercnn.open_source is sources.open_source
+    assert fc.open_source is sources.open_source

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import gzip
 import io
 import pickle
@@ -24,7 +25,8 @@ from flowercnn import (
     UnknownNameError,
 )
 from flowercnn.sources import as_source, open_source
-from flowercnn.sources.remote import RemotePicture, read_remote, shown
+from flowercnn.sources.remote import RemotePicture, read_remote
+from flowercnn.sources.url import StorageOptions, key_of_url, shown
 from flowercnn.testing import check_source
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
@@ -145,6 +147,38 @@ def test_a_chained_url_is_a_folder_in_an_archive(memory: Memory, png: Png, kind:
     root = memory({"archive": pack({f"data/in/{name}": content for name, content in photos(png).items()})})
     assert contents(ImageFolder(f"{kind}://data/in::{root}/archive")) == photos(png)
     assert contents(ImageFolder(f"{kind}://::{root}/archive")) == photos(png)
+
+
+def test_an_archive_may_be_named_by_its_kind_and_path(png: Png, tmp_path: Path) -> None:
+    (tmp_path / "photos.bin").write_bytes(zipped(photos(png)))
+    for url in (f"zip://{tmp_path}/photos.bin", f"zip://::{tmp_path}/photos.bin"):
+        assert contents(ImageFolder(url)) == photos(png)
+
+
+def test_links_to_what_is_not_below_a_page_are_passed_over(server: Any, png: Png) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    server.files = {"/photos/rose/1.png": png(1), "/other/2.png": png(2)}
+    links = ("/", "../", "../other/", "/other/", "rose/../../other/", "?C=N;O=D", "javascript:x()", "rose/")
+    server.pages["/photos"] = server.pages["/photos/"] = b"".join(b'<a href="%b">x</a>' % x.encode() for x in links)
+    for url in (f"{server.url}/photos", f"{server.url}/photos/"):
+        assert [sample.key for sample in ImageFolder(url)] == ["rose/1.png"]
+    assert {path for _, path, _ in server.requests} <= {"/photos", "/photos/", "/photos/rose/"}
+
+
+def test_pages_that_go_deeper_and_deeper_are_refused(server: Any) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    server.pages = {"/photos" + "/d" * depth + "/": b'<a href="d/">d</a>' for depth in range(99)}
+    with pytest.raises(SourceError, match="nested more than 64 deep"):
+        list(ImageFolder(f"{server.url}/photos/"))
+
+
+def test_a_file_system_that_fails_at_once_is_a_source_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("token=secret")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", fail)
+    with pytest.raises(SourceError, match=r"^memory://x: cannot be read \(RuntimeError\)"):
+        list(ImageFolder("memory://x"))
 
 
 def test_a_folder_that_is_not_in_the_archive_is_named(memory: Memory, png: Png) -> None:
@@ -278,11 +312,32 @@ def test_without_what_a_url_needs_the_package_is_named(monkeypatch: pytest.Monke
 def test_what_may_be_secret_in_a_url_is_not_shown() -> None:
     url = "https://user:word@example.org/a/b.png?signature=abc#x"
     assert shown(url) == "https://example.org/a/b.png"
-    assert repr(RemotePicture(url, (("key", "secret"),))) == "<https://example.org/a/b.png>"
+    assert shown(f"zip://a::{url}") == "zip://a::https://example.org/a/b.png"
+    assert repr(RemotePicture(url, StorageOptions(key="secret"))) == "<https://example.org/a/b.png>"
+    assert "word" not in repr(ImageFolder(url)) + repr(ImageTable(url, image="a", label="b"))
+    with pytest.raises(UnknownNameError) as caught:
+        list(ImageFolder(url.replace("https", "httpx")))
+    assert "word" not in str(caught.value) + str(caught.value.__cause__)
 
 
-def test_options_are_not_shown() -> None:
-    assert "hidden" not in repr(ImageFolder("s3://bucket", storage_options={"secret": "hidden"}))
+def test_the_key_of_a_url_has_no_secrets_and_tells_urls_apart() -> None:
+    keys = {key_of_url(f"https://user:word@example.org/a?{query}") for query in ("id=1", "id=2")}
+    assert len(keys) == 2
+    assert all(key.startswith("https://example.org/a?") and "id" not in key for key in keys)
+    rows = {"image": ["https://user:word@example.org/a.png"], "label": ["rose"]}
+    assert [sample.key for sample in ImageTable(rows, image="image", label="label")] == ["https://example.org/a.png"]
+
+
+@pytest.mark.parametrize(
+    "make", [ImageFolder, lambda url, **options: ImageTable(url, image="a", label="b", **options)]
+)
+def test_options_are_neither_shown_nor_pickled_but_copied(make: Any) -> None:
+    source = make("s3://bucket", storage_options={"secret": "hidden"})
+    assert "hidden" not in repr(source)
+    assert b"hidden" not in pickle.dumps(source)
+    assert pickle.loads(pickle.dumps(source)).root == source.root  # noqa: S301 - made here
+    assert copy.deepcopy(source).storage_options == {"secret": "hidden"}
+    assert b"hidden" not in pickle.dumps(RemotePicture("s3://bucket", StorageOptions(anon="hidden")))
 
 
 def test_a_remote_picture_can_be_pickled(memory: Memory, png: Png) -> None:
