@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import itertools
 import random
 import tarfile
 import threading
 import time
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,26 +133,64 @@ def test_every_built_in_source_keeps_the_contract(make: Callable[[Path], Any], t
     check_source(make(tmp_path))
 
 
-@settings(max_examples=25, deadline=None)
-@given(names=st.lists(NAMES, min_size=1, max_size=6))
-def test_a_folder_of_any_names_keeps_the_contract(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
-    root = write_folder(tmp_path_factory.mktemp("photos"), names)
-    if len({path.name for path in root.iterdir()}) == len(set(map(_composed, names))):
-        check_source(ImageFolder(root), images=3)
+def zip_of(root: Path, names: list[str]) -> Any:
+    with zipfile.ZipFile(root / "photos.zip", "w") as archive:
+        for number, name in enumerate(names):
+            archive.writestr(f"{name}/{number}.png", PICTURES[number])
+    return ImageFolder(root / "photos.zip")
 
 
-@settings(max_examples=25, deadline=None)
-@given(names=st.lists(NAMES, min_size=1, max_size=6))
-def test_a_table_of_any_names_keeps_the_contract(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
-    root = write_folder(tmp_path_factory.mktemp("photos"), ["x"] * len(names))
+def tar_of(root: Path, names: list[str]) -> Any:
+    with tarfile.open(root / "photos.tar", "w") as archive:
+        archive.add(write_folder(root / "photos", names), "photos")
+    return ImageFolder(root / "photos.tar")
+
+
+def url_of(root: Path, names: list[str]) -> Any:
+    pytest.importorskip("fsspec", reason="fsspec is not installed")
+    return ImageFolder(f"file://{write_folder(root / 'photos', names)}")
+
+
+def table_of(root: Path, names: list[str]) -> Any:
+    write_folder(root, ["x"] * len(names))
     rows = {"image": [f"x/{number}.png" for number in range(len(names))], "label": names}
-    check_source(ImageTable(rows, image="image", label="label", root=root), images=3)
+    return ImageTable(rows, image="image", label="label", root=root)
 
 
-def _composed(name: str) -> str:
-    import unicodedata
+def csv_of(root: Path, names: list[str]) -> Any:
+    write_folder(root, ["x"] * len(names))
+    with (root / "t.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("f", "c"), *((f"x/{number}.png", name) for number, name in enumerate(names))])
+    return ImageTable(root / "t.csv", image="f", label="c")
 
-    return unicodedata.normalize("NFC", name)
+
+def memory_of(_: Path, names: list[str]) -> Any:
+    return InMemory(PICTURES[: len(names)], names)
+
+
+def composed_of(root: Path, names: list[str]) -> Any:
+    both = sources.concat(here=memory_of(root, names), there=table_of(root, names))
+    kept = sources.filter(both, lambda sample: not sample.key.endswith("1.png"))
+    return sources.limit(sources.map_labels(kept, {names[0]: "first"}), per_class=2, seed=0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda root, names: ImageFolder(write_folder(root / "photos", names)), zip_of, tar_of, url_of),
+        *(table_of, csv_of, memory_of, composed_of),
+    ],
+    ids=["folder", "zip", "tar", "url", "frame", "csv", "memory", "composed"],
+)
+@settings(max_examples=10, deadline=None)
+@given(names=st.lists(NAMES, min_size=1, max_size=6))
+def test_sources_of_any_names_keep_the_contract(
+    make: Callable[[Path, list[str]], Any], tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    composed = [unicodedata.normalize("NFC", name) for name in names]
+    source = make(tmp_path_factory.mktemp("photos"), composed)
+    check_source(source, images=3)
+    assert {sample.label for sample in source} <= {*composed, "first"}
 
 
 class Good:
