@@ -32,8 +32,8 @@ def check_source(source: DataSource, *, images: int = 32) -> None:
     The source is listed four times; some of its pictures are read and decoded several times, by one thread and by
     eight. What is checked:
 
-    - It can be iterated again and again, also twice at once, and gives `Sample`s with the same keys, labels, groups,
-      parts in the same order. No key comes twice.
+    - It can be iterated again and again, also twice at once, and gives `Sample` objects with the same keys, labels,
+      groups and parts in the same order. No key comes twice.
     - ``class_names``, if there is one, has every label; ``len()``, if it works, is the number of samples.
     - Listing takes less than a millisecond per sample: it opens no picture.
     - A picture can be read, decoded, read again with the same result, and read by several threads at once.
