@@ -109,4 +109,5 @@ def build(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """The benchmarks: ``nox -s bench -- FOLDER`` with one sub-folder of photographs per class."""
     install(session)
+    session.run("python", "tests/benchmarks/listing.py")
     session.run("python", "tests/benchmarks/tutorial.py", *session.posargs)

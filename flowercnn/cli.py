@@ -73,7 +73,11 @@ def train(
     skip_bad_images: bool,
     **settings: Any,
 ) -> None:
-    """Train a classifier on SOURCE: a folder with one sub-folder per class, or a URI such as tensorbay:Flower17-1."""
+    """Train a classifier on SOURCE.
+
+    SOURCE is a folder with one sub-folder per class, such a folder in a zip or tar archive, a table, a URL, or a name
+    such as tensorbay:Flower17-1; see 'flowercnn sources'.
+    """
     from flowercnn.workflow import train as run_training
 
     bad_images = "skip" if skip_bad_images else "error"

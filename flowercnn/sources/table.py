@@ -108,8 +108,7 @@ class ImageTable:
         labels = _texts(table.columns[self.label])
         groups = self._texts_of(self.group, table)
         parts = self._parts(self._texts_of(self.split, table))
-        for key, image, label, group, part in zip(keys, images, labels, groups, parts, strict=True):
-            yield Sample(key, label, image, group, part)
+        return map(Sample, keys, labels, images, groups, parts)
 
     def _is_file(self) -> bool:
         return isinstance(self.table, (str, os.PathLike))
@@ -134,12 +133,12 @@ class ImageTable:
         images: list[ImageInput] = []
         empty = []
         for number, value in enumerate(values):
-            path = value if isinstance(value, str) or not isinstance(value, os.PathLike) else os.fspath(value)
-            if isinstance(path, str) and (text := path.strip()):
+            text = value.strip() if isinstance(value, str) else _path(value)
+            if text:
                 key, image = places.add(text)
             else:
                 key, image = f"{number:06d}", value
-                if isinstance(path, str) or _is_missing(value):
+                if text is not None or _is_missing(value):
                     empty.append(f"row {number + 1}")
             keys.append(key)
             images.append(image)
@@ -296,6 +295,10 @@ def _files(folder: str) -> frozenset[str]:
             return frozenset(entry.name for entry in entries if entry.is_file())
     except OSError:
         return frozenset()
+
+
+def _path(value: Any) -> str | None:
+    return os.fspath(value) if isinstance(value, os.PathLike) else None
 
 
 def _texts(cells: Sequence[Any]) -> list[str | None]:
