@@ -9,11 +9,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import flowercnn as fc
+from flowercnn.cli import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "write-your-own-source.md"
-RUN = "from flowercnn.cli import main; main()"
 
 
 def block(language: str, text: str) -> str:
@@ -42,33 +43,33 @@ def package(tmp_path: Path) -> Path:
     return folder
 
 
-def python(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process that has the package."""
-    start = f"import sys; sys.path.insert(0, {str(package)!r}); sys.argv = ['x', *{list(arguments[1:])!r}]; "
-    return subprocess.run(
-        [sys.executable, "-c", start + arguments[0]], capture_output=True, text=True, cwd=package.parent, check=False
-    )
-
-
 def test_its_own_tests_pass(package: Path) -> None:
-    done = python(package, "import pytest; sys.exit(pytest.main())", "-p", "no:cacheprovider", str(package))
+    start = (
+        f"import sys, pytest; sys.path.insert(0, {str(package)!r}); sys.exit(pytest.main(['-p', 'no:cacheprovider']))"
+    )
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, cwd=package, check=False)
     assert done.returncode == 0, done.stdout
     assert "2 passed" in done.stdout
 
 
-def test_it_is_listed_on_the_command_line(package: Path) -> None:
-    done = python(package, RUN, "sources")
-    assert re.search(r"^herbarium +herbarium-source$", done.stdout, re.MULTILINE), done.stdout + done.stderr
+def test_it_is_listed_on_the_command_line(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(package)
+    done = CliRunner().invoke(main, ["sources"])
+    assert re.search(r"^herbarium +herbarium-source$", done.output, re.MULTILINE), done.output
 
 
-def test_it_trains_by_name_on_the_command_line(package: Path) -> None:
-    folder = package.parent / "some" / "folder"
+def test_it_trains_by_name_on_the_command_line(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(package)
+    monkeypatch.chdir(tmp_path)
+    folder = Path("some/folder")
     folder.mkdir(parents=True)
     for sample in fc.SyntheticFlowers(per_class=8, num_classes=2):
         assert callable(sample.image)
         (folder / (sample.key.replace("/", "-") + ".png")).write_bytes(sample.image())
     options = ["--model", "article", "--epochs", "1", "--image-size", "24", "24"]
-    done = python(package, RUN, "--quiet", "train", "herbarium:some/folder", *options)
-    assert done.returncode == 0, done.stderr
-    assert "Test accuracy" in done.stdout
-    assert (package.parent / "model.keras").is_file()
+    done = CliRunner().invoke(main, ["--quiet", "train", "herbarium:some/folder", *options])
+    assert done.exit_code == 0, done.output
+    assert "Test accuracy" in done.output
+    assert Path("model.keras").is_file()
