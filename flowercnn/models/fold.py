@@ -14,8 +14,8 @@ __all__ = ["fold_normalization"]
 def fold_normalization(model: Any) -> Any:
     """Return a copy of a functional or sequential model without the batch normalisation that follows a convolution.
 
-    After training, normalisation is a scale and an offset per channel, which a convolution can do itself (Jacob et al.
-    2018, section 3.2). Outputs differ by rounding only. What does not follow a ``Conv2D`` alone is kept.
+    After training, normalisation is a scale and an offset per channel, which a convolution can do itself (Jacob et
+    al. 2018, section 3.2). Outputs differ by rounding only. What does not follow a ``Conv2D`` alone is kept.
 
     Args:
         model: A Keras model; not changed.

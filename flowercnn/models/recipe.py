@@ -19,7 +19,7 @@ from flowercnn.preprocessing.mixing import Mixing
 
 __all__ = ["Recipe"]
 
-Optimizer = Literal["adam", "adamw", "sgd"]
+Optimizer = Literal["adam", "adamw", "sgd", "muon"]
 Schedule = Literal["constant", "cosine"]
 Balance = Literal["auto", "none"]
 
@@ -41,12 +41,13 @@ class Recipe:
         resize: How pictures are brought to that size.
         epochs: How often every training picture is seen.
         batch_size: Pictures per step.
-        optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (with Nesterov momentum 0.9).
+        optimizer: ``"adam"``, ``"adamw"``, ``"sgd"`` (with Nesterov momentum 0.9), or ``"muon"`` (Jordan et al. 2024)
+            for the kernels of convolutions and Adam for the rest.
         learning_rate: The highest rate.
         schedule: ``"constant"``, or ``"cosine"``: rising linearly over ``warmup``, then falling to 0 along a cosine
             (Loshchilov & Hutter 2017).
         warmup: Share of all steps during which the rate rises.
-        weight_decay: Decoupled weight decay of ``adamw`` (Loshchilov & Hutter 2019), on kernels only.
+        weight_decay: Decoupled weight decay of ``adamw`` (Loshchilov & Hutter 2019) and ``muon``, on kernels only.
         label_smoothing: Share of the target given to all classes alike (Szegedy et al. 2016).
         augmentation: Random changes to training pictures, or ``None``.
         mixing: Blending of training pictures with one another, or ``None``.

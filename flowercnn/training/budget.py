@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections import Counter
 from typing import Final
+
+import numpy as np
 
 from flowercnn.errors import ConfigurationError
 from flowercnn.models.recipe import Recipe
+from flowercnn.training.history import History
 
-__all__ = ["fit_epochs", "parse_time"]
+__all__ = ["fit_epochs", "measured", "parse_time"]
 
 _UNITS: Final = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
-_RESERVE: Final = 0.92  # of the budget: epochs are not all equally long
+_RESERVE: Final = 0.95  # of the budget: epochs are not all equally long
+_MOST_EPOCHS: Final = 10_000
 
 
 def parse_time(budget: str | float) -> float:
@@ -44,14 +47,28 @@ def parse_time(budget: str | float) -> float:
     return seconds
 
 
-def fit_epochs(recipe: Recipe, seconds: float, epoch_seconds: dict[tuple[int, int], float]) -> Recipe:
-    """Return the recipe with as many epochs as the time allows, at least one.
+def fit_epochs(recipe: Recipe, seconds: float, seconds_per_area: float, *, done: int = 0) -> Recipe:
+    """Return the recipe with as many epochs as the time allows: at least those done, and one.
 
     Args:
         recipe: How to train.
         seconds: What is left of the budget.
-        epoch_seconds: How long an epoch takes at each (height, width) the recipe trains at.
+        seconds_per_area: How long an epoch takes, by square pixel of the picture it trains at.
+        done: Epochs that are over.
     """
-    shares = Counter(recipe.training_size(epoch) for epoch in range(recipe.epochs))
-    mean = sum(epoch_seconds[size] * count for size, count in shares.items()) / recipe.epochs
-    return dataclasses.replace(recipe, epochs=max(1, int(seconds * _RESERVE / mean)), adapt=False)
+    fitted = dataclasses.replace(recipe, epochs=max(1, done), adapt=False)
+    while fitted.epochs < _MOST_EPOCHS:
+        longer = dataclasses.replace(fitted, epochs=fitted.epochs + 1)
+        areas = [math.prod(longer.training_size(epoch)) for epoch in range(done, longer.epochs)]
+        if sum(areas) * seconds_per_area > seconds * _RESERVE:
+            break
+        fitted = longer
+    return fitted
+
+
+def measured(recipe: Recipe, history: History) -> float:
+    """Return the median seconds of all epochs but the first, by square pixel of the picture they trained at."""
+    times = [
+        epoch["seconds"] / math.prod(recipe.training_size(number)) for number, epoch in enumerate(history.epochs)
+    ]
+    return float(np.median(times[1:]))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from flowercnn.models.twin import make_twin
 from flowercnn.preprocessing.batches import TrainingBatches
 from flowercnn.preprocessing.pixels import Pixels
 from flowercnn.progress import progress_bar
+from flowercnn.training.budget import fit_epochs, measured
 from flowercnn.training.checkpoint import Checkpoint, write_checkpoint
 from flowercnn.training.history import History
 from flowercnn.training.step import TrainStep, make_optimizer
@@ -57,7 +59,7 @@ class Loop:
         import tensorflow as tf
 
         self.model = model
-        self._recipe = recipe
+        self.recipe = recipe
         self._val = val
         with seeded_weights(seed):  # for the random numbers of dropout layers
             self._twin = make_twin(model, precision=precision, any_size=bool(recipe.progressive))
@@ -86,6 +88,7 @@ class Loop:
         callbacks: Sequence[Any] = (),
         progress: bool = False,
         patience: int | None = None,
+        deadline: float | None = None,
         checkpoint_dir: Path | None = None,
         checkpoint: Checkpoint | None = None,
         fingerprint: str = "",
@@ -96,6 +99,7 @@ class Loop:
             callbacks: Keras callbacks.
             progress: Whether to show a bar.
             patience: Stop after so many epochs without a lower ``val_loss`` and keep the best epoch's weights.
+            deadline: Fit the epochs that are left to this time of ``time.perf_counter``.
             checkpoint_dir: Where the state is kept, or ``None``.
             checkpoint: Where to go on, or ``None`` for the beginning.
             fingerprint: A name for everything that decides about the weights.
@@ -107,16 +111,20 @@ class Loop:
         history = History() if checkpoint is None else self._resume(checkpoint)
         self.model.compile(optimizer=self._optimizer, loss="sparse_categorical_crossentropy")
         hooks = import_keras().callbacks.CallbackList(
-            list(callbacks), model=self.model, epochs=self._recipe.epochs, steps=len(self._batches), verbose=0
+            list(callbacks), model=self.model, epochs=self.recipe.epochs, steps=len(self._batches), verbose=0
         )
         self.model.stop_training = False
         hooks.on_train_begin()
         interrupted = False
-        total = (self._recipe.epochs - len(history)) * len(self._batches.labels)
+        total = (self.recipe.epochs - len(history)) * len(self._batches.labels)
         with progress_bar(total=total, description="Training", unit="img", enabled=progress) as bar:
             try:
-                while len(history) < self._recipe.epochs and not self.model.stop_training:
+                while len(history) < self.recipe.epochs and not self.model.stop_training:
                     history = self._epoch(history, hooks, bar)
+                    if deadline is not None and len(history) > 1:  # the first epoch compiles
+                        left, pace = deadline - time.perf_counter(), measured(self.recipe, history)
+                        self.recipe = fit_epochs(self.recipe, left, pace, done=len(history))
+                        bar.total = self.recipe.epochs * len(self._batches.labels)
                     if checkpoint_dir is not None:
                         write_checkpoint(checkpoint_dir, fingerprint, self._state(history))
             except KeyboardInterrupt:
@@ -127,27 +135,36 @@ class Loop:
         hooks.on_train_end()
         return history, interrupted
 
-    def seconds_per_epoch(self, image_size: tuple[int, int], *, steps: int = 4) -> float:
-        """Return how long an epoch at this picture size takes, told from some steps; they change the weights.
+    def seconds_per_epoch(self, *, steps: int = 4) -> float:
+        """Return how long the first epoch would take, told from some steps; they change the weights.
 
         Args:
-            image_size: (height, width) in pixels.
             steps: How many steps to time, after a first one that compiles.
         """
+        size_of_pictures = self.recipe.training_size(0)
         times = []
-        for batch, size in zip(self._batches.epoch(0, output_size=image_size), self._batches.sizes(), strict=True):
+        stream = self._batches.epoch(0, output_size=size_of_pictures)
+        for batch, size in zip(stream, self._batches.sizes(), strict=True):
             started = time.perf_counter()
-            self._step(batch, size, image_size)
+            self._step(batch, size, size_of_pictures)
             times.append((time.perf_counter() - started) / size)
             if len(times) > steps:
                 break
-        seconds = float(np.median(times[1:] or times)) * len(self._batches.labels)
-        if self._val is not None:
-            self._validate(*self._val)
-            started = time.perf_counter()
-            self._validate(*self._val)
-            seconds += time.perf_counter() - started
-        return seconds
+        return float(np.median(times[1:] or times)) * len(self._batches.labels)
+
+    def losses_at(self, rates: Sequence[float]) -> Iterator[float]:
+        """Take a step at each learning rate and yield the loss of its batch, until it is no longer finite."""
+        batches = (
+            (batch, size)
+            for epoch in count()
+            for batch, size in zip(self._batches.epoch(epoch), self._batches.sizes(), strict=True)
+        )
+        for rate, (batch, size) in zip(rates, batches, strict=False):
+            self._optimizer.learning_rate = rate
+            loss, _ = self._step(batch, size, self.recipe.image_size)
+            if not math.isfinite(loss):
+                return
+            yield loss / size
 
     def _epoch(self, history: History, hooks: Any, bar: Any) -> History:
         epoch = len(history)
@@ -164,12 +181,12 @@ class Loop:
         rate = float(np.asarray(self._optimizer.learning_rate))
         record = {**logs, "learning_rate": rate, "seconds": time.perf_counter() - started}
         bar.set_postfix({name: f"{value:.3f}" for name, value in logs.items()})
-        _log.info("Epoch %d of %d: %s", epoch + 1, self._recipe.epochs, record)
+        _log.info("Epoch %d of %d: %s", epoch + 1, self.recipe.epochs, record)
         return History((*history.epochs, record))
 
     def _learn(self, epoch: int, hooks: Any, bar: Any) -> dict[str, float]:
         """Take all steps of an epoch; return the mean loss and accuracy over its pictures."""
-        recipe, batches = self._recipe, self._batches
+        recipe, batches = self.recipe, self._batches
         image_size = recipe.training_size(epoch)
         mix = recipe.mixing is not None and epoch < recipe.mixing.until * recipe.epochs
         losses, hits = 0.0, 0
@@ -205,7 +222,7 @@ class Loop:
         arrays = {name: [np.asarray(variable) for variable in values] for name, values in self._variables().items()}
         if self._stopping is not None:
             arrays["best"] = list(self._stopping.weights)
-        return Checkpoint(arrays, history, self._recipe.epochs)
+        return Checkpoint(arrays, history, self.recipe.epochs)
 
     def _resume(self, checkpoint: Checkpoint) -> History:
         _log.info("Continuing after epoch %d.", len(checkpoint.history))

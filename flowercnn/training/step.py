@@ -13,6 +13,7 @@ from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import apply_augmentation
 from flowercnn.preprocessing.batches import Part
 from flowercnn.preprocessing.mixing import apply_mixing
+from flowercnn.training.muon import make_muon
 
 __all__ = ["TrainStep", "make_optimizer"]
 
@@ -24,6 +25,8 @@ def make_optimizer(recipe: Recipe) -> Any:
         return optimizers.SGD(recipe.learning_rate, momentum=0.9, nesterov=True)
     if recipe.optimizer == "adam":
         return optimizers.Adam(recipe.learning_rate)
+    if recipe.optimizer == "muon":
+        return make_muon(recipe.learning_rate, recipe.weight_decay)
     optimizer = optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer

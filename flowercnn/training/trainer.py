@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -21,9 +22,11 @@ from flowercnn.models.registry import build_model, check_shapes, recipe_of
 from flowercnn.models.twin import Precision, check_precision, choose_precision, copy_model
 from flowercnn.prediction.predictor import Predictor
 from flowercnn.preprocessing.preprocessing import BadImages, Preprocessing
+from flowercnn.progress import tracked
 from flowercnn.seeding import check_seed
 from flowercnn.training.budget import fit_epochs, parse_time
 from flowercnn.training.checkpoint import read_checkpoint
+from flowercnn.training.finder import LearningRates, read_suggestion
 from flowercnn.training.loop import Data, Loop
 from flowercnn.training.run import TrainingRun
 from flowercnn.training.watch import advice
@@ -31,6 +34,9 @@ from flowercnn.training.watch import advice
 __all__ = ["Trainer"]
 
 _log = logging.getLogger(__name__)
+
+_FEWEST_RATES: Final = 20
+_MUCH_WORSE: Final = 4.0
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,9 @@ class Trainer:
         preprocessing: Other preprocessing than the recipe's; for the cache, too.
         model_options: Options of the model's builder.
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``: how activations are held in training.
-        time_budget: Seconds, or a text such as ``"10min"``: take as many epochs as fit, told from the time of some
-            steps. Runs are then not repeatable, as other work on the machine changes the number of epochs.
+        time_budget: Seconds, or a text such as ``"10min"``: take as many epochs as fit, at least one, told from
+            the time of some steps and then of each epoch. Runs are then not repeatable, as other work on the machine
+            changes the number of epochs.
         early_stopping: Stop when ``val_loss`` has not fallen for so many epochs, and keep the best epoch's weights.
             That selects on ``val``; its figures are then flattering.
         bad_images: ``"error"`` or ``"skip"``: what to do about pictures that cannot be decoded.
@@ -177,14 +184,15 @@ class Trainer:
         )
         if checkpoint is not None:
             recipe = recipe.replace(epochs=checkpoint.epochs)
-        elif self.time_budget is not None:
-            left = parse_time(self.time_budget) - (decoded - started)
-            recipe = self._fitted_recipe(recipe, left, train.num_classes, train_data, val_data)
+        deadline = None if self.time_budget is None else started + parse_time(self.time_budget)
+        if deadline is not None and checkpoint is None:
+            recipe = self._fitted_recipe(recipe, deadline, train.num_classes, train_data, val_data)
         loop = self._make_loop(recipe, train.num_classes, train_data, val_data)
         history, interrupted = loop.run(
             callbacks=list(callbacks),
             progress=progress,
             patience=self.early_stopping,
+            deadline=deadline,
             checkpoint_dir=folder,
             checkpoint=checkpoint,
             fingerprint=fingerprint,
@@ -197,7 +205,7 @@ class Trainer:
         return TrainingRun(
             predictor=Predictor(fold_normalization(loop.model), train.class_names, preprocessing, info=info),
             history=history,
-            recipe=recipe,
+            recipe=loop.recipe,
             seed=self.seed,
             precision=choose_precision(self.precision),
             seconds={"decode": decoded - started, "train": finished - decoded, "total": finished - started},
@@ -206,17 +214,52 @@ class Trainer:
             notes=notes,
         )
 
+    def find_learning_rate(
+        self, train: Dataset, *, lowest: float = 1e-5, highest: float = 1.0, steps: int = 100, progress: bool = True
+    ) -> LearningRates:
+        """Train for some steps with a rising learning rate and suggest one (Smith 2017).
+
+        The network trained for this is thrown away. Give the suggestion to a trainer as ``learning_rate``.
+
+        Args:
+            train: The data learned from.
+            lowest: The first rate, over 0.
+            highest: The last rate, over ``lowest``.
+            steps: How many rates to try, evenly spaced on a logarithmic scale; at least 20.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            ConfigurationError: If the rates do not rise or the steps are too few.
+            TrainingError: If the loss falls at none of the rates.
+        """
+        if not 0 < lowest < highest < math.inf or steps < _FEWEST_RATES:
+            raise ConfigurationError(
+                f"Rates must rise from over 0, in at least {_FEWEST_RATES} steps. "
+                f"Received: lowest={lowest!r}, highest={highest!r}, steps={steps!r}"
+            )
+        _check_data(train, None)
+        data, _ = self._load(train, self.resolved_preprocessing(), progress=progress)
+        recipe = self.resolved_recipe().adapted(len(data[1])).replace(batch_size=self.batch_size)
+        loop = self._make_loop(recipe, train.num_classes, data, None)
+        rates = np.geomspace(lowest, highest, steps).tolist()
+        losses: list[float] = []
+        for loss in tracked(loop.losses_at(rates), total=steps, description="Rates", unit="step", enabled=progress):
+            losses.append(loss)
+            if loss > _MUCH_WORSE * min(losses):
+                break
+        return read_suggestion(rates[: len(losses)], losses)
+
     def _fitted_recipe(
-        self, recipe: Recipe, seconds: float, num_classes: int, train: Data, val: Data | None
+        self, recipe: Recipe, deadline: float, num_classes: int, train: Data, val: Data | None
     ) -> Recipe:
         """Return the recipe with as many epochs as the time allows, told from some steps of a trial."""
         started = time.perf_counter()
         trial = self._make_loop(recipe, num_classes, train, val)
-        sizes = {recipe.training_size(epoch) for epoch in range(recipe.epochs)}
-        epoch_seconds = {size: trial.seconds_per_epoch(size) for size in sizes}
-        # Twice what the trial took: the training itself has to compile, too.
-        fitted = fit_epochs(recipe, seconds - 2 * (time.perf_counter() - started), epoch_seconds)
-        _log.info("%d epochs fit into the time budget of %s.", fitted.epochs, self.time_budget)
+        seconds_per_area = trial.seconds_per_epoch() / math.prod(recipe.training_size(0))
+        now = time.perf_counter()
+        # The trial's own time is taken twice: the training itself has to compile, too.
+        fitted = fit_epochs(recipe, deadline - now - (now - started), seconds_per_area)
+        _log.info("About %d epochs fit into the time budget of %s.", fitted.epochs, self.time_budget)
         return fitted
 
     def _make_loop(self, recipe: Recipe, num_classes: int, train: Data, val: Data | None) -> Loop:
