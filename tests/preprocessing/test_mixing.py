@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -30,7 +32,7 @@ def test_what_is_mixed_depends_on_seed_epoch_and_picture_alone() -> None:
     assert not np.array_equal(whole.shares, mixing.draw([3, 7, 9], seed=1, epoch=3).shares)
 
 
-def mix(shares: list[float], patches: list[tuple[float, ...]]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def mix(shares: list[float], patches: list[tuple[float, ...]]) -> tuple[Any, Any]:
     pixels = np.stack([np.full((*SIZE, 3), value, np.float32) for value in (0, 100)])
     draw = MixingDraw(np.array(shares, np.float32), np.array(patches, np.float32))
     mixed, targets = apply_mixing(pixels, np.eye(2, dtype=np.float32), draw, SIZE)

@@ -357,10 +357,10 @@ def test_an_unbalanced_set_does_not_fool_the_network() -> None:
             for i in range(count)
         ]
 
-    dataset = fc.Dataset.from_source([*red_and_grey(180, "grey"), *red_and_grey(20, "red")])  # type: ignore[arg-type]
+    dataset = fc.Dataset.from_source([*red_and_grey(180, "grey"), *red_and_grey(20, "red")])
     recalls = {}
     for balance in ("auto", "none"):
-        recipe = Recipe(image_size=(8, 8), epochs=30, batch_size=20, learning_rate=0.02, balance=balance)  # type: ignore[arg-type]
+        recipe = Recipe(image_size=(8, 8), epochs=30, batch_size=20, learning_rate=0.02, balance=balance)
         keras = import_keras()
         with seeded_weights(0):
             linear = keras.Sequential(
