@@ -43,7 +43,7 @@ def test_mixup_blends_pixels_and_labels_alike() -> None:
     mixed, targets = mix([0.75, 1.0], [(0, 0, 0, 0), (0, 0, 0, 0)])
     assert np.allclose(mixed[0], 25)
     assert np.allclose(mixed[1], 100)
-    assert np.allclose(targets, [[0.75, 0.25], [0, 1]])
+    assert np.allclose(targets, [[0.75, 0.25], [0.0, 1.0]])
 
 
 def test_cutmix_pastes_a_patch_and_its_share_of_the_label() -> None:
