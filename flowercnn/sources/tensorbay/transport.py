@@ -33,6 +33,7 @@ _UNKNOWN_WAIT: Final = 2.0  # where it is not known yet how fast it is
 _CONNECT_WAIT: Final = 3.0  # seconds; a lost packet of a new connection is sent again after one second
 _REPEATABLE: Final = frozenset({408, 425, 429})  # and everything from 500 on
 _SERVER_ERROR: Final = 500
+_AS_IT_IS: Final = {"Accept-Encoding": "identity"}
 _CERTIFICATES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 _LASTING_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "TLSV1_ALERT_UNKNOWN_CA"})
@@ -193,8 +194,8 @@ class Transport:
             response.close()
         raise failure
 
-    def download(self, url: str, write: Callable[[bytes], object], wait: Wait) -> int:
-        """Hand the file behind an address to ``write``, piece by piece, and return its length.
+    def download(self, url: str, write: Callable[[bytes], object], wait: Wait) -> None:
+        """Hand the file behind an address to ``write``, piece by piece.
 
         There are never more downloads at a time than connections, however many threads ask for one.
 
@@ -208,20 +209,13 @@ class Transport:
         try:
             if wait.stop.is_set():
                 raise Stopped
-            return self._download(url, write, wait)
+            with self.send("GET", url, kind="file", wait=wait, headers=_AS_IT_IS) as response:
+                pieces = response.iter_content(_CHUNK)
+                while piece := _next_piece(pieces):
+                    write(piece)
+                check_length(response)
         finally:
             self._files.release()
-
-    def _download(self, url: str, write: Callable[[bytes], object], wait: Wait) -> int:
-        length = 0
-        plain = {"Accept-Encoding": "identity"}
-        with self.send("GET", url, kind="file", wait=wait, headers=plain) as response:
-            pieces = response.iter_content(_CHUNK)
-            while piece := _next_piece(pieces):
-                write(piece)
-                length += len(piece)
-            check_length(response)
-        return length
 
     def persist(
         self,

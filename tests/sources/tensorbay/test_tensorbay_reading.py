@@ -7,14 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flowercnn.dataset import Dataset
-from flowercnn.errors import DataError, SourceError, UnknownNameError
+from flowercnn.errors import DataError, ImageError, SourceError, UnknownNameError
 from flowercnn.preprocessing.decode import decode
+from flowercnn.preprocessing.preprocessing import Preprocessing
 from flowercnn.sources.base import DataSource, Sample
 from flowercnn.sources.plugins import open_source
 from flowercnn.sources.tensorbay import TensorBay
@@ -23,6 +25,7 @@ from flowercnn.testing.tensorbay_server import (
     ServedDataset,
     ServedFile,
     TensorBayServer,
+    _Refused,
     example_dataset,
     example_files,
 )
@@ -125,7 +128,14 @@ def test_a_commit_id_is_read_at_its_own_state(serve: Serve, read: Read) -> None:
     assert len(list(read(serve(dataset), revision=dataset.commit_of("old")))) == 3
 
 
-def test_an_unknown_revision_is_refused(server: TensorBayServer, read: Read) -> None:
+def test_an_unknown_revision_is_refused(server: TensorBayServer, read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SourceError, match="'Flowers' has no branch, tag or commit 'v9'"):
+        list(read(server, revision="v9"))
+
+    def refuse(*_: Any) -> Any:
+        raise _Refused(HTTPStatus.BAD_REQUEST, "InvalidParamsValue", "no commit id")
+
+    monkeypatch.setattr(server, "_commits", refuse)
     with pytest.raises(SourceError, match="'Flowers' has no branch, tag or commit 'v9'"):
         list(read(server, revision="v9"))
 
@@ -273,6 +283,12 @@ def test_pictures_are_decoded_after_the_connection_is_gone(server: TensorBayServ
     sample = next(iter(read(server, segments=["train"])))
     server.knobs.fault_rate = 1.0
     assert decode(content(sample), background=(0, 0, 0), max_pixels=1000).size == (16, 12)
+
+
+def test_a_file_that_is_no_picture_is_found_by_its_key_when_it_is_decoded(serve: Serve, read: Read) -> None:
+    dataset = Dataset.from_source(read(serve(only(*example_files(3), ServedFile("bad.jpg", b"\xff\xd8?", "rose")))))
+    with pytest.raises(ImageError, match="train/bad.jpg"):
+        Preprocessing(image_size=(8, 8)).load(dataset.samples, progress=False)
 
 
 def test_several_threads_may_begin_at_once(serve: Serve, read: Read) -> None:
