@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from flowercnn.errors import DataError, SourceError, few
+from flowercnn.errors import ConfigurationError, DataError, SourceError, few
 from flowercnn.sources.base import Sample, SplitName
 from flowercnn.sources.folder import part_of
 from flowercnn.sources.tensorbay.api import Api, roots_of
 from flowercnn.sources.tensorbay.cache import DiskCache
-from flowercnn.sources.tensorbay.credentials import Secret, find_credentials
+from flowercnn.sources.tensorbay.credentials import Credentials, Secret, find_credentials
 from flowercnn.sources.tensorbay.fetch import prefetch
 from flowercnn.sources.tensorbay.listing import RemoteDataset
 from flowercnn.sources.tensorbay.objects import LocalDataset, RemoteObject, understand
@@ -72,7 +72,7 @@ class TensorBay:
             profile, where the key is from there, else the one the form of the key belongs to.
         profile: Which profile in ``~/.gasconfig``.
         ca_bundle: File or folder of certificates to trust, for a private TensorBay; by default as the environment
-            variable ``REQUESTS_CA_BUNDLE`` says.
+            variables ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE`` or ``SSL_CERT_FILE`` say.
         unlabelled: What to do if files have no class: ``"error"``, ``"skip"`` (leave them out; how many is logged
             as a warning), or ``"keep"`` (their label is ``None``).
         predefined_splits: Whether segments named train, val (valid, validation) and test are the predefined parts:
@@ -212,8 +212,8 @@ class TensorBay:
         """Prepare to read; nothing is asked yet."""
         cache = self._cache()
         if self.offline:
-            key = self.access_key if isinstance(self.access_key, Secret) else None
-            return Offline(cache, roots_of(self.url or "", key), self.dataset, self.revision)
+            credentials = self._credentials_if_any()
+            return Offline(cache, roots_of(self.url or credentials.url, credentials.key), self.dataset, self.revision)
         if isinstance(self.dataset, RemoteObject):
             given = self.dataset
             key = given.key if given.key.reveal() else find_credentials(None, self.profile).key
@@ -225,6 +225,13 @@ class TensorBay:
         check_url(credentials.url or None)
         root = roots_of(self.url or credentials.url, credentials.key)[0]
         return Online(self._api(root, credentials.key), cache, self.dataset, revision=self.revision)
+
+    def _credentials_if_any(self) -> Credentials:
+        """Return where the data set would be read from; offline no key is needed."""
+        try:
+            return find_credentials(self.access_key, self.profile)  # type: ignore[arg-type]  # a Secret by now
+        except ConfigurationError:
+            return Credentials(Secret(None))
 
     def _api(self, root: str, key: Secret) -> Api:
         ca_bundle = None if self.ca_bundle is None else os.fspath(self.ca_bundle)
