@@ -73,8 +73,10 @@ class TensorBay:
         profile: Which profile in ``~/.gasconfig``.
         ca_bundle: File or folder of certificates to trust, for a private TensorBay; by default as the environment
             variables ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE`` or ``SSL_CERT_FILE`` say.
-        unlabelled: What to do if files have no class: ``"error"``, ``"skip"`` (leave them out; how many is logged
-            as a warning), or ``"keep"`` (their label is ``None``).
+        unlabelled: What to do if files have no class. By default their label is ``None``, and `Dataset.from_source`
+            refuses them or leaves them out, as it is told; only if no file has one, that is an error here. Else
+            ``"error"`` (refuse them), ``"skip"`` (leave them out; how many is logged as a
+            warning), or ``"keep"`` (their label is ``None``, even if no file has a class: for prediction).
         predefined_splits: Whether segments named train, val (valid, validation) and test are the predefined parts:
             if at least two are wanted, one is train, and all are named so.
         threads: Files fetched at a time, 1 to 64.
@@ -89,7 +91,7 @@ class TensorBay:
         ConfigurationError: If an argument is wrong, or there is no access key.
         SourceError: If the data set cannot be read (when iterated).
         UnknownNameError: If it has no such segment (when iterated).
-        DataError: If files have no class and ``unlabelled`` is ``"error"``, or none has one (when iterated).
+        DataError: If no file has a class, or some have none and ``unlabelled`` is ``"error"`` (when iterated).
 
     Example:
         >>> source = TensorBay("Flower17-1", "Accesskey-0123456789", segments=["train"])
@@ -105,7 +107,7 @@ class TensorBay:
     url: str | None = None
     profile: str = "default"
     ca_bundle: str | os.PathLike[str] | None = None
-    unlabelled: Literal["error", "skip", "keep"] = "error"
+    unlabelled: Literal["error", "skip", "keep"] | None = None
     predefined_splits: bool = True
     threads: int = 16
     window: int | None = None
@@ -150,7 +152,7 @@ class TensorBay:
         Raises:
             SourceError: If the data set or a file cannot be read, or the cache cannot be written.
             UnknownNameError: If it has no such segment.
-            DataError: If files have no class and ``unlabelled`` is ``"error"``, or none has one.
+            DataError: If no file has a class, or some have none and ``unlabelled`` is ``"error"``.
         """
         if isinstance(self.dataset, LocalDataset):
             return self._local_samples(self.dataset)
@@ -250,20 +252,28 @@ class TensorBay:
 
     def _labelled(self, files: Iterator[File]) -> Iterator[File]:
         """Yield the files that become samples, by the rule for those without a class."""
-        without: list[str] = []
-        count = 0
+        rule, count = self.unlabelled, 0
+        without: list[File] = []
         for file in files:
-            count += 1
-            if file.label is None and self.unlabelled != "keep":
-                without.append(_key_of(file))
-            elif not (without and self.unlabelled == "error"):  # after the first, the rest is only counted
+            if file.label is not None:
+                if rule is None and len(without) == count:
+                    yield from without  # they have waited for the first file with a class
+                if rule != "error" or not without:  # after the first one without, the others are only counted
+                    yield file
+            elif rule == "keep":
                 yield file
-        if without and (self.unlabelled == "error" or len(without) == count):
+            else:
+                if rule is None and len(without) < count:
+                    yield file
+                without.append(file)
+            count += 1
+        if without and (rule == "error" or len(without) == count):
+            keys = few([_key_of(file) for file in without], 3)
             raise DataError(
-                f"{self!r}: {len(without)} of {count} files have no class: {few(without, 3)}. Label them, or leave "
-                "them out with unlabelled='skip'." + (" No other file is left then." if len(without) == count else "")
+                f"{self!r}: {len(without)} of {count} files have no class: {keys}. "
+                "Label them, leave them out with unlabelled='skip', or, to predict them, take them with 'keep'."
             )
-        if without:
+        if rule == "skip" and without:
             _log.warning("%r: left out %d of %d files, which have no class.", self, len(without), count)
 
     def _local_files(self, dataset: LocalDataset) -> Iterator[File]:

@@ -194,9 +194,18 @@ NO_CLASS: dict[str, Any] = {
 
 @pytest.mark.parametrize("label", NO_CLASS.values(), ids=NO_CLASS)
 def test_files_without_a_class_are_an_error_with_their_number(serve: Serve, read: Read, label: Any) -> None:
-    server = serve(only(*example_files(2), ServedFile("a.jpg", b"\xff", label=label), *example_files(1, 2)))
+    server = serve(only(ServedFile("a.jpg", b"\xff", label=label), *example_files(3)))
     with pytest.raises(DataError, match="1 of 4 files have no class: train/a.jpg.*unlabelled='skip'"):
-        list(read(server))
+        list(read(server, unlabelled="error"))
+    assert server.count("file") == 0
+
+
+def test_by_default_the_data_set_says_what_becomes_of_files_without_a_class(serve: Serve, read: Read) -> None:
+    server = serve(only(ServedFile("a.jpg", b"\xff"), ServedFile("b.jpg", b"\xff"), *example_files(2)))
+    assert [sample.label for sample in read(server)] == [None, None, "tulip", "daisy"]
+    with pytest.raises(DataError, match="2 of 4 samples have no label: train/a.jpg"):
+        Dataset.from_source(read(server))
+    assert len(Dataset.from_source(read(server), unlabelled="skip")) == 2
 
 
 def test_files_without_a_class_can_be_left_out_and_are_counted(
@@ -209,15 +218,16 @@ def test_files_without_a_class_can_be_left_out_and_are_counted(
 
 
 def test_files_without_a_class_can_be_kept(serve: Serve, read: Read) -> None:
-    source = read(serve(only(*example_files(1), ServedFile("a.jpg", b"\xff"))), unlabelled="keep")
-    assert [sample.label for sample in source] == ["tulip", None]
+    source = read(serve(only(ServedFile("a.jpg", b"\xff"), ServedFile("b.jpg", b"\xfe"))), unlabelled="keep")
+    assert [sample.label for sample in source] == [None, None]
 
 
-@pytest.mark.parametrize("unlabelled", ["error", "skip"])
+@pytest.mark.parametrize("unlabelled", [None, "error", "skip"])
 def test_a_data_set_without_any_class_is_refused(serve: Serve, read: Read, unlabelled: str) -> None:
     server = serve(only(ServedFile("a.jpg", b"\xff"), ServedFile("b.jpg", b"\xff")))
-    with pytest.raises(DataError, match="2 of 2 files have no class.*No other file is left"):
+    with pytest.raises(DataError, match="2 of 2 files have no class.*unlabelled='skip'"):
         list(read(server, unlabelled=unlabelled))
+    assert server.count("file") == 0
 
 
 def test_segments_named_like_parts_are_the_predefined_split(serve: Serve, read: Read) -> None:
