@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +25,24 @@ def test_the_weights_are_those_of_the_same_pictures_in_folders(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(file.read())
     server = serve(ServedDataset("Flowers", files), fault_rate=0.1, faults=["500", "cut"])
-    runs = [
-        fc.train(_Renamed(source), model="fast", image_size=(32, 32), epochs=1, seed=3, progress=False)
-        for source in (read(server), fc.ImageFolder(tmp_path / "photos"))
-    ]
+    runs = []
+    sources: list[fc.DataSource] = [read(server), fc.ImageFolder(tmp_path / "photos")]
+    for number, source in enumerate(sources):
+        out, checkpoints = tmp_path / f"{number}.keras", tmp_path / f"checkpoints{number}"
+        settings: dict[str, Any] = {
+            "model": "fast",
+            "image_size": (32, 32),
+            "epochs": 1,
+            "seed": 3,
+            "progress": False,
+        }
+        runs.append(fc.train(_Renamed(source), out=out, checkpoint_dir=checkpoints, **settings))
+    evaluation = runs[0].evaluation
+    assert evaluation is not None
+    evaluation.save_report(tmp_path / "report.html")
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"report.html", "0.keras", "checkpoints0"} <= {path.relative_to(tmp_path).parts[0] for path in written}
+    assert not [path for path in written if server.key.encode() in path.read_bytes()]
     ours, theirs = (run.predictor.model.get_weights() for run in runs)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one, other)
