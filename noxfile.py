@@ -9,7 +9,7 @@ import nox
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "imports", "typing", "tests", "minimums", "docs", "build"]
+nox.options.sessions = ["lint", "imports", "typing", "tests", "tensorbay_newest", "minimums", "docs", "build"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ("flowercnn", "tests", "docs", "noxfile.py")
@@ -71,6 +71,14 @@ def tests(session: nox.Session) -> None:
     run_tests(session)
     if not session.posargs:
         session.run("coverage", "report")
+
+
+@nox.session(python="3.11")
+def tensorbay_newest(session: nox.Session) -> None:
+    """The tests of TensorBay with the SDK's newest version, forced in beside a numpy-quaternion that fits NumPy 2."""
+    install(session, "test")
+    session.install("--no-deps", "tensorbay==1.24.2")
+    session.run("pytest", "tests/sources/tensorbay", *session.posargs, env={"PYTHONSAFEPATH": "1"})
 
 
 @nox.session(python=["3.12", "3.13"])

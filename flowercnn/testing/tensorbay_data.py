@@ -120,6 +120,8 @@ class Knobs:
         lost: Files at the end of every listing that are announced but never sent.
         url_lifetime: Seconds the address of a file is good for.
         chunked: Whether files are sent in chunks, without their length.
+        compressed: Whether answers of the API are compressed for who accepts that.
+        store: Address (``https://host:port/``) of another server with the same data sets, which serves the files.
         redirect: Address (``https://host:port``) requests are redirected to.
         script: Faults of the next requests of a kind (see `Asked`), in order, ``""`` for none; before any at random.
             Besides those of `FAULTS`, ``"page"`` (a web page with status 200), ``"nothing"`` (an empty JSON object)
@@ -136,6 +138,8 @@ class Knobs:
     lost: int = 0
     url_lifetime: float = 3600.0
     chunked: bool = False
+    compressed: bool = False
+    store: str | None = None
     redirect: str | None = None
     script: dict[str, list[str]] = field(default_factory=dict)
     seed: int = 0

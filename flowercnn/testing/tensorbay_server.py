@@ -10,6 +10,7 @@ The hosted service could not be compared with; the SDK's source says what it exp
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import hmac
 import json
@@ -140,7 +141,7 @@ class TensorBayServer:
         """Return an address for a file, good for a while."""
         path = "/".join(["files", dataset.id, commit_id, quote(segment, safe=""), str(number)])
         expires = str(time.time() + self.knobs.url_lifetime)
-        return f"{self.url}{path}?Expires={expires}&Signature={self._signature(path, expires)}"
+        return f"{self.knobs.store or self.url}{path}?Expires={expires}&Signature={self._signature(path, expires)}"
 
     def open_signed(self, path: str, query: Mapping[str, str]) -> bytes | None:
         """Return the file behind an address, or ``None`` if that is wrong or has expired."""
@@ -341,7 +342,10 @@ class _Handler(BaseHTTPRequestHandler):
             answer = owner.answer(path.removeprefix(_API), query)
         except _Refused as refused:
             status, answer = refused.status, refused.body
-        self._send(status, json.dumps(answer).encode(), cut=cut)
+        body, headers = json.dumps(answer).encode(), {}
+        if owner.knobs.compressed and "gzip" in self.headers.get("Accept-Encoding", ""):
+            body, headers = gzip.compress(body), {"Content-Encoding": "gzip"}
+        self._send(status, body, headers=headers, cut=cut)
 
     def _send(
         self,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeVar
 from urllib.parse import urljoin
 
-import requests
-
 from flowercnn.errors import MissingDependencyError, SourceError
-from flowercnn.sources.tensorbay.credentials import Secret
+from flowercnn.sources.tensorbay.credentials import Masked, Secret
 from flowercnn.sources.tensorbay.redaction import protect_logs
 from flowercnn.sources.tensorbay.transport import RequestFailed, Transport, Wait, read_body
 
@@ -22,6 +19,7 @@ PAGE: Final = 128
 
 _DEFAULT_HOSTS: Final = {"Accesskey-": "https://gas.graviti.cn/", "ACCESSKEY-": "https://gas.graviti.com/"}
 _OPEN_API: Final = "gatewayv2/tensorbay-open-api/v1/"
+_FORBIDDEN: Final = 403
 
 T = TypeVar("T")
 
@@ -65,13 +63,13 @@ class Api:
     def __init__(self, root: str, key: Secret, transport: Transport) -> None:
         self.root, self.transport, self._key = root, transport, key
         # The SDK's client knows how to ask; it takes https addresses only, so it gets the address afterwards.
-        client = copy.copy(load_sdk().GAS(key.reveal(), "https://localhost/")._client)  # noqa: SLF001
+        client = load_sdk().GAS(Masked(key.reveal()), "https://localhost/")._client  # noqa: SLF001
         client._open_api = root  # noqa: SLF001
         client.do = transport.send  # instead of the SDK's session, which repeats no GET and logs the key
         self._client = client
 
     def ask(
-        self, section: str, dataset_id: str = "", *, query: Mapping[str, Any], what: str, seconds: float = 0
+        self, section: str, dataset_id: str = "", *, query: Mapping[str, Any], what: str, wait: Wait | None = None
     ) -> Any:
         """Return the answer to a GET.
 
@@ -80,7 +78,7 @@ class Api:
             dataset_id: The data set it is about.
             query: Its parameters.
             what: What is asked for, for log and errors.
-            seconds: See `Transport.persist`.
+            wait: Of the attempt it is a part of, if it is one.
 
         Raises:
             GaveUp: If there is none. No frame of its traceback holds the key.
@@ -90,7 +88,7 @@ class Api:
             return self._ask_once(section, dataset_id, dict(query), wait)
 
         asked = f"GET {section or 'datasets'} {what}"
-        return self.transport.persist(attempt, asked, kind="api", seconds=seconds)
+        return self.transport.persist(attempt, asked, kind="api", within=wait)
 
     def pages(
         self, section: str, dataset_id: str, entries: str, *, query: Mapping[str, Any], what: str
@@ -128,7 +126,7 @@ class Api:
         except RequestFailed as error:
             failure = error
             failure.reason = self._key.hide_in(failure.reason)  # in case the server repeats it
-            if failure.status == requests.codes.forbidden and failure.code is None:
+            if failure.status == _FORBIDDEN and failure.code is None:
                 failure.repeat = True  # not TensorBay's word but that of something on the way
         except (ValueError, RecursionError):  # ValueError: no JSON, no UTF-8
             failure = RequestFailed("the answer is not JSON", repeat=True)

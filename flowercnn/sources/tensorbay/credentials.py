@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from flowercnn.errors import ConfigurationError
 
-__all__ = ["KEY_VARIABLES", "Credentials", "Secret", "find_credentials", "key_problem"]
+__all__ = ["KEY_VARIABLES", "Credentials", "Masked", "Secret", "find_credentials", "key_problem"]
 
 KEY_VARIABLES: Final = ("FLOWERCNN_TENSORBAY_KEY", "TENSORBAY_ACCESS_KEY")
 """Environment variables that may hold the key, in the order they are looked at."""
@@ -55,6 +55,15 @@ class Secret:
     def hide_in(self, text: str) -> str:
         """Return ``text`` with every occurrence of the secret replaced by ``***``."""
         return text.replace(self._text, "***") if self._text else text
+
+
+class Masked(str):
+    """A text like any other, but for its repr: a traceback may show the local variables of who sends it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from queue import Empty, Full, Queue
+from queue import Empty, Queue
 from typing import Final, Generic, TypeVar
 
 from flowercnn.sources.tensorbay.cache import DiskCache, NewFile
@@ -21,6 +21,7 @@ _STALL: Final = 0.03  # seconds of waiting for one file after which more than a 
 _FIRST_STALL: Final = 0.5  # for the first one, which has to wait for connections
 _THREADS_PER_DOWNLOAD: Final = 2  # so that some can pause before they repeat a request while as many as wanted fetch
 _REACH: Final = 8  # windows that may be fetched ahead of a file that has to be repeated
+_LAST_WAIT: Final = 1.0  # seconds to wait, when closed, for requests that are under way
 _STALE: Final = frozenset({400, 401, 403, 404, 410})  # what stores of files say of an address that has expired
 _NO_PICTURE: Final = (b"<", b"{")  # how an error page and a JSON answer begin, and no picture does
 _DOUBTS: Final = 2  # times such a file is asked for again before it is believed
@@ -64,7 +65,7 @@ class FileFetch:
         self.listing.forget_url(self.entry)
 
     def _attempt(self, limit: Wait) -> None:
-        url = self.listing.url(self.entry, self._refused, limit.remaining)
+        url = self.listing.url(self.entry, self._refused, limit)
         file = self.cache.new_file(self.name)
         try:
             self._download(url, file, limit)
@@ -135,7 +136,9 @@ def prefetch(
             yield item
     finally:
         stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        under_way = [future for _, future in pending if not future.cancel()]
+        ended = listed.close(_LAST_WAIT) and not wait(under_way, timeout=_LAST_WAIT).not_done
+        pool.shutdown(wait=ended)  # else its threads end when a server that hangs has used up its time
 
 
 class _ReadAhead(Generic[A]):
@@ -151,7 +154,8 @@ class _ReadAhead(Generic[A]):
         self._items, self._stop = items, stop
         self._queue: Queue[tuple[A | None, BaseException | None]] = Queue(count)
         self._over = False
-        threading.Thread(target=self._read, name="flowercnn-tensorbay-listing", daemon=True).start()
+        self._thread = threading.Thread(target=self._read, name="flowercnn-tensorbay-listing", daemon=True)
+        self._thread.start()
 
     def take(self, *, wait: bool) -> A | None:
         """Return the next item; ``None`` at the end, and, unless ``wait``, if it has not been read yet."""
@@ -166,19 +170,21 @@ class _ReadAhead(Generic[A]):
         self._over = item is None
         return item
 
+    def close(self, seconds: float) -> bool:
+        """Wait for the thread, whose ``stop`` is set, and return whether it has ended in time."""
+        with contextlib.suppress(Empty):
+            while True:
+                self._queue.get_nowait()  # it may wait for room, and stops once it has put one item more
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
     def _read(self) -> None:
         try:
             for item in self._items:
-                self._put(item, None)
+                self._queue.put((item, None))
                 if self._stop.is_set():
                     return
         except BaseException as error:  # noqa: BLE001 - raised where the item would have come
-            self._put(None, error)
+            self._queue.put((None, error))
         else:
-            self._put(None, None)
-
-    def _put(self, item: A | None, error: BaseException | None) -> None:
-        while not self._stop.is_set():
-            with contextlib.suppress(Full):
-                self._queue.put((item, error), timeout=0.1)
-                return
+            self._queue.put((None, None))

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from flowercnn.errors import SourceError
 from flowercnn.sources.tensorbay.api import PAGE, Api, field_of
-from flowercnn.sources.tensorbay.transport import GaveUp, RequestFailed
+from flowercnn.sources.tensorbay.transport import GaveUp, RequestFailed, Wait
 
 __all__ = [
     "FUSION",
@@ -27,7 +27,8 @@ FUSION: Final = (
     "is a fusion data set: its frames join the pictures of several sensors, and there is no one picture to classify. "
     "Give a data set that is not."
 )
-_NOT_FOUND: Final = 404
+_NOT_FOUND: Final = (404, "ResourceNotExist")
+_BAD_REQUEST: Final = (400, "InvalidParamsValue")  # what can be no commit id
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def _commit_of(api: Api, name: str, dataset_id: str, revision: str) -> str:
                 section, dataset_id, query={"offset": 0, "limit": PAGE, parameter: revision}, what=repr(revision)
             )
         except GaveUp as error:
-            if error.last.status != _NOT_FOUND:
+            if not (error.last.says(*_NOT_FOUND) or error.last.says(*_BAD_REQUEST)):
                 raise
             continue
         for entry in field_of(answer, section, list, f"revision {revision!r}"):
@@ -148,7 +149,7 @@ def find_categories(api: Api, dataset: RemoteDataset) -> tuple[str, ...] | None:
     try:
         answer = api.ask("labels/catalogs", dataset.dataset_id, query={"commit": dataset.commit_id}, what=what)
     except GaveUp as error:
-        if error.last.status != _NOT_FOUND:
+        if not error.last.says(*_NOT_FOUND):
             raise
         return None
     catalogue = answer.get("catalog") if isinstance(answer, dict) else None
@@ -193,22 +194,28 @@ class SegmentListing:
                 yield Entry(self.name, path, label, page, index)
             number += 1
 
-    def url(self, entry: Entry, used: str | None, seconds: float) -> str:
+    def url(self, entry: Entry, used: str | None, wait: Wait) -> str:
         """Return the address of a file, a new one if ``used`` is the one there is and was refused.
+
+        Args:
+            entry: The file.
+            used: The address that was refused, or ``None``.
+            wait: How long to ask for a new one.
 
         Raises:
             GaveUp: If a new one cannot be had.
+            RequestFailed: If another thread waits for it all the time.
             SourceError: If the listing has changed meanwhile.
         """
         page = entry.page
         url = page.urls[entry.index]
         if url not in ("", used):
             return url
-        if not page.lock.acquire(timeout=seconds):  # another thread is at it, and gets no answer
-            raise GaveUp(RequestFailed("its address could not be renewed in time", repeat=False), 1, seconds)
+        if not page.lock.acquire(timeout=wait.remaining):  # another thread is at it, and gets no answer
+            raise RequestFailed("its address could not be renewed in time", repeat=False)
         try:
             if page.urls[entry.index] in ("", used):
-                page.urls = self._renewed(page, seconds)
+                page.urls = self._renewed(page, wait)
             return page.urls[entry.index]
         finally:
             page.lock.release()
@@ -262,24 +269,30 @@ class SegmentListing:
             if isinstance(entry, dict) and "frame" in entry:
                 raise SourceError(f"TensorBay data set {self._what}: it {FUSION}")
             page.paths.append(field_of(entry, "remotePath", str, self._what))
-            page.urls.append(field_of(entry, "url", str, self._what))
+            page.urls.append(str(entry.get("url") or ""))  # without one it is asked for when it is needed
             page.labels.append(_category_of(entry.get("label")))
         return page
 
-    def _renewed(self, page: Page, seconds: float) -> list[str]:
+    def _renewed(self, page: Page, wait: Wait) -> list[str]:
+        """Return new addresses for a page, however short the pages are in which they come."""
         what = f"{self._what}, addresses from {page.offset}"
-        query = {
-            "segmentName": self.name,
-            "commit": self._dataset.commit_id,
-            "offset": page.offset,
-            "limit": len(page.paths),
-        }
-        answer = self._api.ask("data/urls", self._dataset.dataset_id, query=query, what=what, seconds=seconds)
-        entries = field_of(answer, "urls", list, what)
-        paths = [entry.get("remotePath", path) for entry, path in zip(entries, page.paths, strict=False)]
-        if len(entries) != len(page.paths) or paths != page.paths:
-            raise SourceError(f"TensorBay data set {self._what}: it was changed while it was read. Run it again.")
-        return [field_of(entry, "url", str, what) for entry in entries]
+        query = {"segmentName": self.name, "commit": self._dataset.commit_id}
+        urls: list[str] = []
+        while len(urls) < len(page.paths):
+            rest = {"offset": page.offset + len(urls), "limit": len(page.paths) - len(urls)}
+            answer = self._api.ask(
+                "data/urls", self._dataset.dataset_id, query={**query, **rest}, what=what, wait=wait
+            )
+            entries = field_of(answer, "urls", list, what)[: rest["limit"]]
+            new = [field_of(entry, "url", str, what) for entry in entries]
+            paths = page.paths[len(urls) : len(urls) + len(new)]
+            if (
+                not new
+                or [entry.get("remotePath", path) for entry, path in zip(entries, paths, strict=True)] != paths
+            ):
+                raise SourceError(f"TensorBay data set {self._what}: it was changed while it was read. Run it again.")
+            urls += new
+        return urls
 
 
 def _category_of(label: Any) -> str | None:

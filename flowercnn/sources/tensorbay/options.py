@@ -38,8 +38,8 @@ def check_options(source: TensorBay) -> None:
     if source.ca_bundle is not None:
         path = os.fspath(source.ca_bundle)
         _require("ca_bundle", path, Path(path).exists(), "an existing file or folder of certificates")
-    policies = ("error", "skip", "keep")
-    _require("unlabelled", source.unlabelled, source.unlabelled in policies, "'error', 'skip' or 'keep'")
+    policies = (None, "error", "skip", "keep")
+    _require("unlabelled", source.unlabelled, source.unlabelled in policies, "None, 'error', 'skip' or 'keep'")
     threads = source.threads
     _require("threads", threads, _is_count(threads) and threads <= _MOST_THREADS, f"an int from 1 to {_MOST_THREADS}")
     _require("window", source.window, source.window is None or _is_count(source.window), "an int from 1, or None")

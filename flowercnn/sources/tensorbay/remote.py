@@ -25,7 +25,7 @@ from flowercnn.sources.tensorbay.transport import GaveUp
 
 __all__ = ["File", "Offline", "Online", "choose", "explain", "file_name"]
 
-_UNAUTHORISED: Final = 401
+_UNAUTHORISED: Final = (401, "Unauthorized")
 _FORBIDDEN: Final = 403
 
 _log = logging.getLogger("flowercnn.sources.tensorbay")
@@ -288,17 +288,17 @@ def telling(subject: str) -> Iterator[None]:
 def explain(subject: str, error: GaveUp, more: str = "") -> SourceError:
     """Return the error that tells users why a request failed, and what they can do."""
     last = error.last
-    if last.status == _UNAUTHORISED:
+    if last.says(*_UNAUTHORISED):
         hint = (
             "The access key is not accepted. Copy it anew from TensorBay's developer tools; keys that begin with "
             "'Accesskey-' belong to gas.graviti.cn, those with 'ACCESSKEY-' to gas.graviti.com, others need url=."
         )
     elif last.status == _FORBIDDEN:
-        hint = "The owner of the access key has no right to read this."
+        hint = "The owner of the access key has no right to read this, or something on the way forbids it."
     elif last.reason.startswith("TLS"):
         hint = (
             "The server's certificate is not trusted. If it is a private TensorBay, give its certificate authority "
-            "with ca_bundle='ca.pem' or the environment variable REQUESTS_CA_BUNDLE."
+            "with ca_bundle='ca.pem' or the environment variable REQUESTS_CA_BUNDLE or SSL_CERT_FILE."
         )
     elif last.status is not None and not last.repeat:
         hint = "Check url and the name of the data set."

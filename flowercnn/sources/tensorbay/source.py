@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from flowercnn.errors import DataError, SourceError, few
+from flowercnn.errors import ConfigurationError, DataError, SourceError, few
 from flowercnn.sources.base import Sample, SplitName
 from flowercnn.sources.folder import part_of
 from flowercnn.sources.tensorbay.api import Api, roots_of
 from flowercnn.sources.tensorbay.cache import DiskCache
-from flowercnn.sources.tensorbay.credentials import Secret, find_credentials
+from flowercnn.sources.tensorbay.credentials import Credentials, Secret, find_credentials
 from flowercnn.sources.tensorbay.fetch import prefetch
 from flowercnn.sources.tensorbay.listing import RemoteDataset
 from flowercnn.sources.tensorbay.objects import LocalDataset, RemoteObject, understand
@@ -72,9 +72,11 @@ class TensorBay:
             profile, where the key is from there, else the one the form of the key belongs to.
         profile: Which profile in ``~/.gasconfig``.
         ca_bundle: File or folder of certificates to trust, for a private TensorBay; by default as the environment
-            variable ``REQUESTS_CA_BUNDLE`` says.
-        unlabelled: What to do if files have no class: ``"error"``, ``"skip"`` (leave them out; how many is logged
-            as a warning), or ``"keep"`` (their label is ``None``).
+            variables ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE`` or ``SSL_CERT_FILE`` say.
+        unlabelled: What to do if files have no class. By default their label is ``None``, and `Dataset.from_source`
+            refuses them or leaves them out, as it is told; only if no file has one, that is an error here. Else
+            ``"error"`` (refuse them), ``"skip"`` (leave them out; how many is logged as a
+            warning), or ``"keep"`` (their label is ``None``, even if no file has a class: for prediction).
         predefined_splits: Whether segments named train, val (valid, validation) and test are the predefined parts:
             if at least two are wanted, one is train, and all are named so.
         threads: Files fetched at a time, 1 to 64.
@@ -89,7 +91,7 @@ class TensorBay:
         ConfigurationError: If an argument is wrong, or there is no access key.
         SourceError: If the data set cannot be read (when iterated).
         UnknownNameError: If it has no such segment (when iterated).
-        DataError: If files have no class and ``unlabelled`` is ``"error"``, or none has one (when iterated).
+        DataError: If no file has a class, or some have none and ``unlabelled`` is ``"error"`` (when iterated).
 
     Example:
         >>> source = TensorBay("Flower17-1", "Accesskey-0123456789", segments=["train"])
@@ -105,7 +107,7 @@ class TensorBay:
     url: str | None = None
     profile: str = "default"
     ca_bundle: str | os.PathLike[str] | None = None
-    unlabelled: Literal["error", "skip", "keep"] = "error"
+    unlabelled: Literal["error", "skip", "keep"] | None = None
     predefined_splits: bool = True
     threads: int = 16
     window: int | None = None
@@ -150,7 +152,7 @@ class TensorBay:
         Raises:
             SourceError: If the data set or a file cannot be read, or the cache cannot be written.
             UnknownNameError: If it has no such segment.
-            DataError: If files have no class and ``unlabelled`` is ``"error"``, or none has one.
+            DataError: If no file has a class, or some have none and ``unlabelled`` is ``"error"``.
         """
         if isinstance(self.dataset, LocalDataset):
             return self._local_samples(self.dataset)
@@ -212,8 +214,8 @@ class TensorBay:
         """Prepare to read; nothing is asked yet."""
         cache = self._cache()
         if self.offline:
-            key = self.access_key if isinstance(self.access_key, Secret) else None
-            return Offline(cache, roots_of(self.url or "", key), self.dataset, self.revision)
+            credentials = self._credentials_if_any()
+            return Offline(cache, roots_of(self.url or credentials.url, credentials.key), self.dataset, self.revision)
         if isinstance(self.dataset, RemoteObject):
             given = self.dataset
             key = given.key if given.key.reveal() else find_credentials(None, self.profile).key
@@ -225,6 +227,13 @@ class TensorBay:
         check_url(credentials.url or None)
         root = roots_of(self.url or credentials.url, credentials.key)[0]
         return Online(self._api(root, credentials.key), cache, self.dataset, revision=self.revision)
+
+    def _credentials_if_any(self) -> Credentials:
+        """Return where the data set would be read from; offline no key is needed."""
+        try:
+            return find_credentials(self.access_key, self.profile)  # type: ignore[arg-type]  # a Secret by now
+        except ConfigurationError:
+            return Credentials(Secret(None))
 
     def _api(self, root: str, key: Secret) -> Api:
         ca_bundle = None if self.ca_bundle is None else os.fspath(self.ca_bundle)
@@ -243,20 +252,28 @@ class TensorBay:
 
     def _labelled(self, files: Iterator[File]) -> Iterator[File]:
         """Yield the files that become samples, by the rule for those without a class."""
-        without: list[str] = []
-        count = 0
+        rule, count = self.unlabelled, 0
+        without: list[File] = []
         for file in files:
-            count += 1
-            if file.label is None and self.unlabelled != "keep":
-                without.append(_key_of(file))
-            elif not (without and self.unlabelled == "error"):  # after the first, the rest is only counted
+            if file.label is not None:
+                if rule is None and len(without) == count:
+                    yield from without  # they have waited for the first file with a class
+                if rule != "error" or not without:  # after the first one without, the others are only counted
+                    yield file
+            elif rule == "keep":
                 yield file
-        if without and (self.unlabelled == "error" or len(without) == count):
+            else:
+                if rule is None and len(without) < count:
+                    yield file
+                without.append(file)
+            count += 1
+        if without and (rule == "error" or len(without) == count):
+            keys = few([_key_of(file) for file in without], 3)
             raise DataError(
-                f"{self!r}: {len(without)} of {count} files have no class: {few(without, 3)}. Label them, or leave "
-                "them out with unlabelled='skip'." + (" No other file is left then." if len(without) == count else "")
+                f"{self!r}: {len(without)} of {count} files have no class: {keys}. "
+                "Label them, leave them out with unlabelled='skip', or, to predict them, take them with 'keep'."
             )
-        if without:
+        if rule == "skip" and without:
             _log.warning("%r: left out %d of %d files, which have no class.", self, len(without), count)
 
     def _local_files(self, dataset: LocalDataset) -> Iterator[File]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,7 +17,10 @@ from typing import Any, Final, TypeVar
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.util.ssl_ import create_urllib3_context
 
+from flowercnn.errors import ConfigurationError
 from flowercnn.sources.tensorbay.redaction import hide_queries
 
 __all__ = ["GaveUp", "RequestFailed", "Stopped", "Transport", "Wait", "read_body"]
@@ -28,6 +33,8 @@ _UNKNOWN_WAIT: Final = 2.0  # where it is not known yet how fast it is
 _CONNECT_WAIT: Final = 3.0  # seconds; a lost packet of a new connection is sent again after one second
 _REPEATABLE: Final = frozenset({408, 425, 429})  # and everything from 500 on
 _SERVER_ERROR: Final = 500
+_AS_IT_IS: Final = {"Accept-Encoding": "identity"}
+_CERTIFICATES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 _LASTING_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "TLSV1_ALERT_UNKNOWN_CA"})
 _UNUSABLE: Final = (
@@ -67,6 +74,10 @@ class RequestFailed(Exception):  # noqa: N818 - never seen by users
         self.reason, self.repeat, self.status, self.retry_after, self.code = reason, repeat, status, retry_after, code
         self.at_once = False  # whether asking again needs no pause
 
+    def says(self, status: int, code: str) -> bool:
+        """Return whether TensorBay says so by the status or, as the SDK understands it, by the code."""
+        return self.status == status or self.code == code
+
 
 class GaveUp(Exception):  # noqa: N818 - never seen by users
     """A request failed for good; `last` is its last failure."""
@@ -82,22 +93,52 @@ class Stopped(Exception):  # noqa: N818 - never seen by users
 
 
 class _Session(requests.Session):
-    """A session that sends neither the key nor anything from ``~/.netrc`` to hosts that were not meant."""
+    """A session that sends the key to no host that was not meant."""
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         before, now = str(response.request.url), str(prepared_request.url)
-        if self.should_strip_auth(before, now):  # type: ignore[no-untyped-call]  # the stubs know no types
+        if self.should_strip_auth(before, now):
             prepared_request.headers.pop("Authorization", None)
             prepared_request.headers.pop("X-Token", None)
 
 
+class _Adapter(HTTPAdapter):
+    """Connections that share one TLS context; requests would read the certificates anew for each of them."""
+
+    def __init__(self, context: ssl.SSLContext, **options: Any) -> None:
+        self._context = context
+        super().__init__(**options)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._context, **options)
+
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        return super().proxy_manager_for(*args, ssl_context=self._context, **options)
+
+    def cert_verify(self, conn: Any, *_: Any) -> None:
+        conn.cert_reqs = "CERT_REQUIRED"  # by the certificates of the context
+
+
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Seconds one attempt may take to connect, and to wait for each piece of the answer, and those left for all."""
+    """How long one attempt may take.
+
+    Args:
+        connect: Seconds to connect.
+        read: Seconds to wait for each piece of the answer.
+        deadline: When nobody waits any more, by `time.monotonic`.
+        stop: Set when nobody wants the answer any more.
+    """
 
     connect: float
     read: float
-    remaining: float
+    deadline: float
+    stop: threading.Event
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left until the deadline; a twentieth at least, so that one may ask once."""
+        return max(self.deadline - time.monotonic(), 0.05)
 
 
 class Transport:
@@ -107,6 +148,9 @@ class Transport:
         connections: Connections per host; as many as there are threads.
         patience: Seconds after which a request is not repeated any more.
         ca_bundle: File or folder of certificates to trust instead of the usual ones.
+
+    Raises:
+        ConfigurationError: If there are no certificates in it.
     """
 
     def __init__(self, connections: int, patience: float, ca_bundle: str | None = None) -> None:
@@ -114,10 +158,10 @@ class Transport:
         self._session = _Session()
         self._session.auth = _unchanged  # else requests looks into ~/.netrc
         self._session.max_redirects = 5
-        adapter = HTTPAdapter(pool_connections=16, pool_maxsize=4 * connections, max_retries=0)
+        context = _tls_context(ca_bundle)
+        adapter = _Adapter(context, pool_connections=16, pool_maxsize=4 * connections, max_retries=0)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
-        self._verify = ca_bundle  # None: as REQUESTS_CA_BUNDLE or the certificates of requests say
         self._files = threading.BoundedSemaphore(connections)
         self._random = random.Random()  # its own: the user's sequence of random numbers stays as it is
         self._usual: dict[str, float] = {}  # seconds until an answer begins, smoothed, by kind of request
@@ -137,10 +181,9 @@ class Transport:
         """
         started = time.perf_counter()
         try:
+            timeout = (min(wait.connect, wait.remaining), min(wait.read, wait.remaining))
             with hide_queries():
-                response = self._session.request(
-                    method, url, stream=True, timeout=(wait.connect, wait.read), verify=self._verify, **options
-                )
+                response = self._session.request(method, url, stream=True, timeout=timeout, **options)
         except (requests.RequestException, OSError, ValueError) as error:
             failure = _failure_of(error)
         else:
@@ -151,24 +194,28 @@ class Transport:
             response.close()
         raise failure
 
-    def download(self, url: str, write: Callable[[bytes], object], wait: Wait) -> int:
-        """Hand the file behind an address to ``write``, piece by piece, and return its length.
+    def download(self, url: str, write: Callable[[bytes], object], wait: Wait) -> None:
+        """Hand the file behind an address to ``write``, piece by piece.
 
         There are never more downloads at a time than connections, however many threads ask for one.
 
         Raises:
             RequestFailed: If it cannot be had, or not all of it.
+            Stopped: If it is not wanted any more when it could begin.
             OSError: What ``write`` raises.
         """
-        length = 0
-        plain = {"Accept-Encoding": "identity"}
-        with self._files, self.send("GET", url, kind="file", wait=wait, headers=plain) as response:
-            pieces = response.iter_content(_CHUNK)
-            while piece := _next_piece(pieces):
-                write(piece)
-                length += len(piece)
-            check_length(response)
-        return length
+        if not self._files.acquire(timeout=wait.remaining):
+            raise RequestFailed("all connections wait for answers", repeat=True)
+        try:
+            if wait.stop.is_set():
+                raise Stopped
+            with self.send("GET", url, kind="file", wait=wait, headers=_AS_IT_IS) as response:
+                pieces = response.iter_content(_CHUNK)
+                while piece := _next_piece(pieces):
+                    write(piece)
+                check_length(response)
+        finally:
+            self._files.release()
 
     def persist(
         self,
@@ -177,7 +224,7 @@ class Transport:
         *,
         kind: str,
         stop: threading.Event | None = None,
-        seconds: float = 0,
+        within: Wait | None = None,
     ) -> T:
         """Call ``attempt`` until it succeeds, with growing pauses, and return what it returns.
 
@@ -186,21 +233,22 @@ class Transport:
             what: What is asked, for the log.
             kind: As for `send`.
             stop: Ends the pauses and the repetitions when it is set.
-            seconds: After which nothing is asked any more; 0 for the transport's patience.
+            within: The attempt this is a part of: it ends with it.
 
         Raises:
             GaveUp: If it did not succeed in time, or asking again is pointless.
             Stopped: If ``stop`` was set.
         """
-        stop = stop or threading.Event()
         began = time.monotonic()
-        deadline = began + (seconds or self.patience)
+        deadline, stop = began + self.patience, stop or threading.Event()
+        if within is not None:
+            deadline, stop = within.deadline, within.stop
         longer, tries = 1.0, 0
         while not stop.is_set():
             tries += 1
             started = time.perf_counter()
             try:
-                answer = attempt(self._wait(kind, longer, deadline - time.monotonic()))
+                answer = attempt(Wait(_CONNECT_WAIT, self._usual_wait(kind) * longer, deadline, stop))
             except RequestFailed as error:
                 failure = error
             else:
@@ -210,17 +258,15 @@ class Transport:
             pause = self._pause(tries, failure)
             if not failure.repeat or time.monotonic() + pause > deadline:
                 raise GaveUp(failure, tries, time.monotonic() - began)
-            longer = longer if tries == 1 else 2 * longer
+            longer = longer if tries == 1 else 2 * longer  # from the second repetition on it is given more time
             stop.wait(pause)
         raise Stopped
 
-    def _wait(self, kind: str, longer: float, remaining: float) -> Wait:
-        """Wait a few times as long as this usually takes; longer from the second repetition on."""
+    def _usual_wait(self, kind: str) -> float:
+        """Return a few times as long as an answer of this kind usually takes to begin."""
         shortest = _SHORTEST_WAIT[kind] if kind in self._usual else _SHORTEST_WAIT["api"]
         usual = self._usual.get(kind) or self._usual.get("api")  # the first files are about as fast as the listing
-        base = _UNKNOWN_WAIT if usual is None else min(max(6 * usual, shortest), self.patience / 2)
-        remaining = max(remaining, 0.1)
-        return Wait(connect=min(_CONNECT_WAIT, remaining), read=min(base * longer, remaining), remaining=remaining)
+        return _UNKNOWN_WAIT if usual is None else min(max(6 * usual, shortest), self.patience / 2)
 
     def _learn(self, kind: str, seconds: float) -> None:
         self._usual[kind] = 0.9 * self._usual.get(kind, seconds) + 0.1 * seconds
@@ -230,6 +276,20 @@ class Transport:
             return 0.0
         pause = min(_FIRST_PAUSE * 2 ** (tries - 1), _LONGEST_PAUSE) * self._random.uniform(0.5, 1.5)
         return float(max(pause, failure.retry_after or 0.0))
+
+
+def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """Return what checks servers: by the certificates given, those of the environment, or those of requests."""
+    named = {"ca_bundle": ca_bundle, **{name: os.environ.get(name) for name in _CERTIFICATES}}
+    name, path = next(((name, path) for name, path in named.items() if path), ("certifi", DEFAULT_CA_BUNDLE_PATH))
+    context = create_urllib3_context()
+    try:
+        context.load_verify_locations(**{"capath" if os.path.isdir(path) else "cafile": path})  # noqa: PTH112
+    except OSError as error:
+        raise ConfigurationError(
+            f"{name} must be a file or folder of certificates (PEM). Received: {path} ({error.strerror or error})"
+        ) from None
+    return context
 
 
 def check_length(response: requests.Response) -> None:
@@ -277,13 +337,12 @@ def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
 def _refusal_of(response: requests.Response) -> RequestFailed:
     """Describe an answer with another status, in TensorBay's words where it has any."""
     status = response.status_code
-    code = message = ""
     try:
-        answer = response.json() if "json" in response.headers.get("Content-Type", "") else None
-    except (requests.RequestException, OSError, ValueError):
+        answer = json.loads(read_body(response))
+    except (RequestFailed, ValueError, RecursionError):  # no JSON, or not all of it
         answer = None
-    if isinstance(answer, Mapping):
-        code, message = str(answer.get("code") or ""), str(answer.get("message") or "")
+    said = answer if isinstance(answer, dict) else {}
+    code, message = str(said.get("code") or ""), str(said.get("message") or "")
     words = ": ".join(word for word in (f"HTTP {status}", code, message[:200]) if word)
     return RequestFailed(
         words,

@@ -206,6 +206,16 @@ def test_offline_the_region_is_found_without_a_key(server: TensorBayServer, read
         list(source)
 
 
+def test_offline_the_address_of_the_profile_is_the_one_that_was_read_from(
+    server: TensorBayServer, read: Read
+) -> None:
+    path = Path("~/.gasconfig").expanduser()
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"[profiles]\ndefault = \n\t{server.key}\n\t{server.url}\n")
+    options = {"access_key": None, "url": None}
+    assert len(list(read(server, **options))) == len(list(read(server, offline=True, **options))) == 18
+
+
 def test_offline_what_was_not_read_before_is_refused(server: TensorBayServer, read: Read, tmp_path: Path) -> None:
     list(read(server, segments=["train"]))
     with pytest.raises(SourceError, match="the list of the segment 'test' is not"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from flowercnn.errors import ConfigurationError, FlowerCNNError, MissingDependencyError, SourceError
 from flowercnn.sources.tensorbay import TensorBay, api, cache
-from flowercnn.testing.tensorbay_server import ServedDataset, ServedFile, TensorBayServer, example_files
+from flowercnn.testing.tensorbay_server import ServedDataset, ServedFile, TensorBayServer, _Refused, example_files
 
 Serve = Callable[..., TensorBayServer]
 Read = Callable[..., TensorBay]
@@ -38,14 +39,22 @@ def test_a_wrong_key_is_refused_with_where_to_find_the_right_one(server: TensorB
 
 def test_a_key_without_the_right_is_told_so(server: TensorBayServer, read: Read, monkeypatch: Any) -> None:
     def refuse(*_: Any) -> Any:
-        from http import HTTPStatus
-
-        from flowercnn.testing.tensorbay_server import _Refused
-
         raise _Refused(HTTPStatus.FORBIDDEN, "AccessDenied", "no permission")
 
     monkeypatch.setattr(server, "answer", refuse)
     with pytest.raises(SourceError, match="HTTP 403: AccessDenied: no permission; tried once. The owner of the"):
+        list(read(server))
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_the_code_of_an_answer_counts_as_it_does_for_the_sdk(
+    server: TensorBayServer, read: Read, monkeypatch: Any, status: int
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise _Refused(HTTPStatus(status), "Unauthorized", "who is that?")
+
+    monkeypatch.setattr(server, "answer", refuse)
+    with pytest.raises(SourceError, match=f"HTTP {status}: Unauthorized: who .* tried once. The access key is not"):
         list(read(server))
 
 

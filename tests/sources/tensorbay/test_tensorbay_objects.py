@@ -185,8 +185,9 @@ def test_a_remote_path_of_its_own_is_the_key_of_a_local_file(local: Any) -> None
 def test_local_files_without_a_class_follow_the_same_rule(local: Any, tmp_path: Path) -> None:
     local["a"].append(sdk.Data(str(tmp_path / "0.jpg"), target_remote_path="x.jpg"))
     with pytest.raises(DataError, match="1 of 5 files have no class: a/x.jpg"):
-        keys(TensorBay(local))
+        keys(TensorBay(local, unlabelled="error"))
     assert len(keys(TensorBay(local, unlabelled="skip"))) == 4
+    assert [sample.label for sample in TensorBay(local)].count(None) == 1
 
 
 def test_a_local_segment_without_files_is_refused(local: Any) -> None:

@@ -7,14 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flowercnn.dataset import Dataset
-from flowercnn.errors import DataError, SourceError, UnknownNameError
+from flowercnn.errors import DataError, ImageError, SourceError, UnknownNameError
 from flowercnn.preprocessing.decode import decode
+from flowercnn.preprocessing.preprocessing import Preprocessing
 from flowercnn.sources.base import DataSource, Sample
 from flowercnn.sources.plugins import open_source
 from flowercnn.sources.tensorbay import TensorBay
@@ -23,6 +25,7 @@ from flowercnn.testing.tensorbay_server import (
     ServedDataset,
     ServedFile,
     TensorBayServer,
+    _Refused,
     example_dataset,
     example_files,
 )
@@ -125,7 +128,14 @@ def test_a_commit_id_is_read_at_its_own_state(serve: Serve, read: Read) -> None:
     assert len(list(read(serve(dataset), revision=dataset.commit_of("old")))) == 3
 
 
-def test_an_unknown_revision_is_refused(server: TensorBayServer, read: Read) -> None:
+def test_an_unknown_revision_is_refused(server: TensorBayServer, read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SourceError, match="'Flowers' has no branch, tag or commit 'v9'"):
+        list(read(server, revision="v9"))
+
+    def refuse(*_: Any) -> Any:
+        raise _Refused(HTTPStatus.BAD_REQUEST, "InvalidParamsValue", "no commit id")
+
+    monkeypatch.setattr(server, "_commits", refuse)
     with pytest.raises(SourceError, match="'Flowers' has no branch, tag or commit 'v9'"):
         list(read(server, revision="v9"))
 
@@ -184,9 +194,18 @@ NO_CLASS: dict[str, Any] = {
 
 @pytest.mark.parametrize("label", NO_CLASS.values(), ids=NO_CLASS)
 def test_files_without_a_class_are_an_error_with_their_number(serve: Serve, read: Read, label: Any) -> None:
-    server = serve(only(*example_files(2), ServedFile("a.jpg", b"\xff", label=label), *example_files(1, 2)))
+    server = serve(only(ServedFile("a.jpg", b"\xff", label=label), *example_files(3)))
     with pytest.raises(DataError, match="1 of 4 files have no class: train/a.jpg.*unlabelled='skip'"):
-        list(read(server))
+        list(read(server, unlabelled="error"))
+    assert server.count("file") == 0
+
+
+def test_by_default_the_data_set_says_what_becomes_of_files_without_a_class(serve: Serve, read: Read) -> None:
+    server = serve(only(ServedFile("a.jpg", b"\xff"), ServedFile("b.jpg", b"\xff"), *example_files(2)))
+    assert [sample.label for sample in read(server)] == [None, None, "tulip", "daisy"]
+    with pytest.raises(DataError, match="2 of 4 samples have no label: train/a.jpg"):
+        Dataset.from_source(read(server))
+    assert len(Dataset.from_source(read(server), unlabelled="skip")) == 2
 
 
 def test_files_without_a_class_can_be_left_out_and_are_counted(
@@ -199,15 +218,16 @@ def test_files_without_a_class_can_be_left_out_and_are_counted(
 
 
 def test_files_without_a_class_can_be_kept(serve: Serve, read: Read) -> None:
-    source = read(serve(only(*example_files(1), ServedFile("a.jpg", b"\xff"))), unlabelled="keep")
-    assert [sample.label for sample in source] == ["tulip", None]
+    source = read(serve(only(ServedFile("a.jpg", b"\xff"), ServedFile("b.jpg", b"\xfe"))), unlabelled="keep")
+    assert [sample.label for sample in source] == [None, None]
 
 
-@pytest.mark.parametrize("unlabelled", ["error", "skip"])
+@pytest.mark.parametrize("unlabelled", [None, "error", "skip"])
 def test_a_data_set_without_any_class_is_refused(serve: Serve, read: Read, unlabelled: str) -> None:
     server = serve(only(ServedFile("a.jpg", b"\xff"), ServedFile("b.jpg", b"\xff")))
-    with pytest.raises(DataError, match="2 of 2 files have no class.*No other file is left"):
+    with pytest.raises(DataError, match="2 of 2 files have no class.*unlabelled='skip'"):
         list(read(server, unlabelled=unlabelled))
+    assert server.count("file") == 0
 
 
 def test_segments_named_like_parts_are_the_predefined_split(serve: Serve, read: Read) -> None:
@@ -273,6 +293,12 @@ def test_pictures_are_decoded_after_the_connection_is_gone(server: TensorBayServ
     sample = next(iter(read(server, segments=["train"])))
     server.knobs.fault_rate = 1.0
     assert decode(content(sample), background=(0, 0, 0), max_pixels=1000).size == (16, 12)
+
+
+def test_a_file_that_is_no_picture_is_found_by_its_key_when_it_is_decoded(serve: Serve, read: Read) -> None:
+    dataset = Dataset.from_source(read(serve(only(*example_files(3), ServedFile("bad.jpg", b"\xff\xd8?", "rose")))))
+    with pytest.raises(ImageError, match="train/bad.jpg"):
+        Preprocessing(image_size=(8, 8)).load(dataset.samples, progress=False)
 
 
 def test_several_threads_may_begin_at_once(serve: Serve, read: Read) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import http.client
 import logging
 import os
 import pickle
@@ -57,6 +58,7 @@ list(source)  # the last one ends the process with a traceback
 FAULTY: list[dict[str, Any]] = [
     {},
     {"fault_rate": 0.1, "faults": ["429", "500", "reset", "cut", "expired"]},
+    {},  # the key is refused
     {"lost": 3},
     *({"fault_rate": 1.0, "faults": [fault]} for fault in FAULTS),
 ]
@@ -65,20 +67,31 @@ FAULTY: list[dict[str, Any]] = [
 @pytest.mark.parametrize("mode", ["quiet", "debug"])
 def test_the_key_is_in_nothing_that_runs_leave_behind(serve: Serve, tmp_path: Path, mode: str) -> None:
     servers = [serve(**knobs) for knobs in FAULTY]
-    files, output = _run(servers, servers[0].key, tmp_path, mode)
+    servers[2].key, key = "ACCESSKEY-of-someone-else", servers[0].key
+    files, output = _run(servers, key, tmp_path, mode)
     assert output.count("18 samples, 3 classes") == 2
-    assert output.count("SourceError: TensorBay") == 1 + len(FAULTS) + 1  # lost, each fault, the one at the end
+    assert output.count("SourceError: TensorBay") == 2 + len(FAULTS) + 1  # refused, lost, each fault, at the end
+    assert "HTTP 401" in output
     assert len({path.name for path in files} & {"dataset.pickle", "error.pickle", "frames.txt"}) == 3
-    _assert_without(servers[0].key, files, output)
+    _assert_without(key, files, output)
     assert "Signature=" not in output
 
 
-@pytest.mark.parametrize("mode", ["quiet", "debug"])
-def test_a_key_that_is_refused_is_not_shown_either(server: TensorBayServer, tmp_path: Path, mode: str) -> None:
-    wrong = "ACCESSKEY-ffffeeeeddddccccbbbbaaaa99998888"
-    files, output = _run([server], wrong, tmp_path, mode)
-    assert "HTTP 401" in output
-    _assert_without(wrong, files, output)
+def test_an_interrupt_while_tensorbay_is_asked_shows_no_key(
+    server: TensorBayServer, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("TENSORBAY_ACCESS_KEY", server.key)
+    source = read(server, access_key=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(http.client.HTTPConnection, "getresponse", interrupt)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            list(source)
+    report = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    assert "X-Token" in report
+    assert server.key not in report
 
 
 def test_a_server_that_repeats_the_key_does_not_bring_it_into_the_error(
