@@ -9,7 +9,7 @@ import nox
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "imports", "typing", "tests", "minimums", "docs", "build"]
+nox.options.sessions = ["lint", "imports", "typing", "tests", "tensorbay_newest", "minimums", "docs", "build"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ("flowercnn", "tests", "docs", "noxfile.py")
@@ -73,6 +73,14 @@ def tests(session: nox.Session) -> None:
         session.run("coverage", "report")
 
 
+@nox.session(python="3.11")
+def tensorbay_newest(session: nox.Session) -> None:
+    """The tests of TensorBay with the SDK's newest version, forced in beside a numpy-quaternion that fits NumPy 2."""
+    install(session, "test")
+    session.install("--no-deps", "tensorbay==1.24.2")
+    session.run("pytest", "tests/sources/tensorbay", *session.posargs, env={"PYTHONSAFEPATH": "1"})
+
+
 @nox.session(python=["3.12", "3.13"])
 def newer(session: nox.Session) -> None:
     """The tests on the newer Pythons, where they are installed."""
@@ -84,9 +92,12 @@ def newer(session: nox.Session) -> None:
 def minimums(session: nox.Session) -> None:
     """The tests with the oldest versions the package says it works with."""
     wheel = build_wheel(session)
-    session.install("--resolution", "lowest-direct", str(wheel))
-    session.install(*groups("test"))
-    session.run("pytest", "-m", "not slow", *session.posargs, env={"PYTHONSAFEPATH": "1"})
+    # The dependencies are named by themselves: of a wheel, only the wheel would be the lowest.
+    lowest = ("--resolution", "lowest-direct", "--all-extras", "--group", "test")
+    session.install(*lowest, "-r", "pyproject.toml")
+    session.install("--no-deps", str(wheel))
+    old = ("-W", "ignore::DeprecationWarning")  # what old packages call in new ones is not ours to change
+    session.run("pytest", "-m", "not slow", *old, *session.posargs, env={"PYTHONSAFEPATH": "1"})
 
 
 @nox.session(python="3.11")
@@ -106,4 +117,5 @@ def build(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """The benchmarks: ``nox -s bench -- FOLDER`` with one sub-folder of photographs per class."""
     install(session)
+    session.run("python", "tests/benchmarks/listing.py")
     session.run("python", "tests/benchmarks/tutorial.py", *session.posargs)

@@ -73,7 +73,11 @@ def train(
     skip_bad_images: bool,
     **settings: Any,
 ) -> None:
-    """Train a classifier on SOURCE: a folder with one sub-folder per class, or a URI such as tensorbay:Flower17-1."""
+    """Train a classifier on SOURCE.
+
+    SOURCE is a folder with one sub-folder per class, such a folder in a zip or tar archive, a table, a URL, or a name
+    such as tensorbay:Flower17-1; see 'flowercnn sources'.
+    """
     from flowercnn.workflow import train as run_training
 
     bad_images = "skip" if skip_bad_images else "error"
@@ -180,6 +184,15 @@ def models() -> None:
         recipe = recipe_of(name)
         height, width = recipe.image_size
         click.echo(f"{name:12} {height} x {width}, {recipe.epochs} epochs, batch {recipe.batch_size}")
+
+
+@main.command()
+def sources() -> None:
+    """List the schemes that name a source, such as folder:photos, and the packages that add them."""
+    from flowercnn.sources.plugins import registered_sources
+
+    for each in registered_sources():
+        click.echo(f"{each.scheme:12} {each.problem or each.package}")
 
 
 @main.command()

@@ -6,11 +6,20 @@ import doctest
 import importlib
 import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import flowercnn as fc
+from flowercnn.sources.tensorbay.credentials import KEY_VARIABLES
+from flowercnn.testing.tensorbay_server import (
+    EXAMPLE_CLASSES,
+    ServedDataset,
+    TensorBayServer,
+    example_files,
+    loopback_certificate,
+)
 
 ROOT = Path(__file__).parents[1]
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if "_build" not in path.parts]
@@ -26,9 +35,30 @@ def examples(page: Path) -> list[str]:
     return blocks(page, "python")
 
 
+@pytest.fixture(scope="module")
+def tensorbay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TensorBayServer, TensorBayServer, Path]]:
+    """A TensorBay on this machine, another one that speaks TLS, and the authority to trust."""
+    files = {"train": example_files(60), "test": example_files(30, 60)}
+    flowers = ServedDataset("Flower17-1", files, EXAMPLE_CLASSES, tags={"v1.0": files})
+    context, authority = loopback_certificate(tmp_path_factory.mktemp("certificate"))
+    with TensorBayServer([flowers]) as server, TensorBayServer([flowers], tls=context) as secured:
+        yield server, secured, authority
+
+
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with ``photos/``: three species of drawn flowers."""
+def workplace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensorbay: tuple[TensorBayServer, TensorBayServer, Path]
+) -> None:
+    """A folder with ``photos/``, three species of drawn flowers, and a home whose profile leads to a TensorBay."""
+    server, secured, authority = tensorbay
+    (tmp_path / ".gasconfig").write_text(
+        f"[profiles]\ndefault = \n\t{server.key}\n\t{server.url}\nwork = \n\t{server.key}\n"
+    )
+    (tmp_path / "our-authority.pem").write_bytes(authority.read_bytes())
+    for name, value in {"HOME": tmp_path, "XDG_CACHE_HOME": tmp_path / "cache", "OUR_TENSORBAY": secured.url}.items():
+        monkeypatch.setenv(name, str(value))
+    for name in KEY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     for sample in fc.SyntheticFlowers(per_class=10, num_classes=3):
         path = tmp_path / "photos" / f"{sample.key}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

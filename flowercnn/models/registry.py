@@ -14,6 +14,7 @@ from flowercnn.models.fast import build_fast
 from flowercnn.models.keras3 import seeded_weights
 from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import Augmentation
+from flowercnn.preprocessing.mixing import Mixing
 from flowercnn.preprocessing.preprocessing import Preprocessing
 
 __all__ = ["Builder", "build_model", "list_models", "recipe_of", "register_model"]
@@ -37,16 +38,20 @@ _REGISTRY: dict[str, _Entry] = {
     "fast": _Entry(
         build_fast,
         Recipe(
-            image_size=(112, 112),
-            epochs=40,
+            image_size=(128, 128),
+            epochs=45,
             batch_size=32,
-            optimizer="adamw",
-            learning_rate=3e-3,
+            optimizer="muon",
+            learning_rate=0.02,
             schedule="cosine",
             warmup=0.15,
             weight_decay=0.05,
             label_smoothing=0.1,
-            augmentation=Augmentation(),
+            augmentation=Augmentation(min_area=0.25),
+            mixing=Mixing(mixup=0.2),
+            average=0.995,
+            progressive=((0, 0.75),),
+            adapt=True,
         ),
     ),
 }

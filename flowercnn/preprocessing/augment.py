@@ -80,7 +80,15 @@ class Augmentation:
             if not 0 <= value <= limit:
                 raise ConfigurationError(f"{name} must be from 0 to {limit}. Received: {name}={value!r}")
 
-    def draw(self, indices: npt.ArrayLike, *, image_size: tuple[int, int], seed: int, epoch: int) -> AugmentationDraw:
+    def draw(
+        self,
+        indices: npt.ArrayLike,
+        *,
+        image_size: tuple[int, int],
+        seed: int,
+        epoch: int,
+        output_size: tuple[int, int] | None = None,
+    ) -> AugmentationDraw:
         """Return what is done in this epoch to the pictures at ``indices`` of the training data.
 
         Args:
@@ -88,13 +96,14 @@ class Augmentation:
             image_size: (height, width) of the pictures.
             seed: The user's seed.
             epoch: From 0.
+            output_size: (height, width) of the changed pictures; by default that of the pictures.
         """
         uniform = np.stack(
             [generator(seed, "augment", epoch, int(index)).random(10) for index in np.asarray(indices)]
         )
         signed = 2 * uniform - 1
         return AugmentationDraw(
-            self._transforms(uniform, signed, image_size).astype(np.float32),
+            _rescaled(self._transforms(uniform, signed, image_size), image_size, output_size or image_size),
             *self._colours(signed),
         )
 
@@ -127,6 +136,19 @@ class Augmentation:
         colours = hue @ (saturation * identity + (1 - saturation) * grey) * contrast * brightness
         offsets = np.broadcast_to((1 - contrast) * brightness * _MIDDLE_GREY, (len(signed), 1, 3))[:, None]
         return colours.astype(np.float32), offsets.astype(np.float32)
+
+
+def _rescaled(
+    transforms: npt.NDArray[np.float64], image_size: tuple[int, int], output_size: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """Let transforms start from pixels of another size: the centre of output pixel x lies at (x + 1/2) s - 1/2."""
+    y_scale, x_scale = (size / output for size, output in zip(image_size, output_size, strict=True))
+    a0, a1, a2, b0, b1, b2, *rest = transforms.T
+    a2 = a2 + a0 * (x_scale - 1) / 2 + a1 * (y_scale - 1) / 2
+    b2 = b2 + b0 * (x_scale - 1) / 2 + b1 * (y_scale - 1) / 2
+    return np.stack([a0 * x_scale, a1 * y_scale, a2, b0 * x_scale, b1 * y_scale, b2, *rest], axis=1).astype(
+        np.float32
+    )
 
 
 def _hue_rotations(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

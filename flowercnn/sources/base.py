@@ -54,17 +54,20 @@ class Sample:
         """Refuse wrong fields here, where the author of a source sees which sample is meant."""
         if not isinstance(self.key, str) or not self.key:
             raise ConfigurationError(f"Sample key must be a non-empty str. Received: key={self.key!r}")
-        for name in ("label", "group"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise ConfigurationError(
-                    f"Sample {name} must be a non-empty str or None. Received: {name}={value!r} (key={self.key!r})"
-                )
+        if self.label is not None and not (isinstance(self.label, str) and self.label):
+            raise self._no_text("label", self.label)
+        if self.group is not None and not (isinstance(self.group, str) and self.group):
+            raise self._no_text("group", self.group)
         if self.split is not None and self.split not in _SPLIT_NAMES:
             raise ConfigurationError(
                 f"Sample split must be 'train', 'val', 'test' or None. Received: split={self.split!r} "
                 f"(key={self.key!r})"
             )
+
+    def _no_text(self, name: str, value: object) -> ConfigurationError:
+        return ConfigurationError(
+            f"Sample {name} must be a non-empty str or None. Received: {name}={value!r} (key={self.key!r})"
+        )
 
 
 @runtime_checkable

@@ -8,197 +8,274 @@ from __future__ import annotations
 
 import os
 import re
-import tarfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-import numpy as np
 import platformdirs
-from numpy.typing import NDArray
 
-from flowercnn.atomic import replace_file
-from flowercnn.errors import ConfigurationError, SourceError
+from flowercnn.errors import ConfigurationError, SourceError, closest, few
 from flowercnn.sources.base import Sample, SplitName
+from flowercnn.sources.download import Download, unpack_photographs
+from flowercnn.sources.folder import find_pictures
 
 __all__ = ["Flower17", "Flower102"]
 
-_SERVER = "https://www.robots.ox.ac.uk/~vgg/data/flowers/"
-_NUMBER = re.compile(r"image_(\d+)\.jpg", re.IGNORECASE)
-_CLASSES_17 = (
+_SERVER: Final = "https://www.robots.ox.ac.uk/~vgg/data/flowers/"
+_PHOTOGRAPH: Final = re.compile(r"image_(\d{4,5})\.jpe?g", re.IGNORECASE)
+
+# SHA-256 as published by others who use the official files (TensorFlow Datasets lists those of the 102 categories);
+# of datasplits.mat only the MD5 is published.
+_CHECKSUMS_17: Final = {
+    "17flowers.tgz": "sha256:fe38a60f8b4a95e657551247d3e7d799a3fafcdbc595be504b12839967823d70",
+    "datasplits.mat": "md5:4828cddfd0d803c5abbdebcb1e148a1e",
+}
+_CHECKSUMS_102: Final = {
+    "102flowers.tgz": "sha256:2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
+    "imagelabels.mat": "sha256:4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
+    "setid.mat": "sha256:46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd",
+}
+
+_EXTRAS_102: Final = ("imagelabels.mat", "setid.mat")
+
+_PER_CLASS_17: Final = 80
+_CLASSES_17: Final = (
     *("Daffodil", "Snowdrop", "Lily Valley", "Bluebell", "Crocus", "Iris", "Tigerlily", "Tulip", "Fritillary"),
     *("Sunflower", "Daisy", "Colts' Foot", "Dandelion", "Cowslip", "Buttercup", "Windflower", "Pansy"),
 )
-_PER_CLASS_17 = 80
-_SPLITS_17 = (1, 2, 3)
+_OTHER_SPELLINGS: Final = {"dandelalion": "dandelion", "dandelallion": "dandelion", "lillyvalley": "lilyvalley"}
 
-# Published checksums of the official files; those of Flower17 are not published anywhere we could verify.
-_MD5_102 = {
-    "102flowers.tgz": "52808999861908f626f3c1f4e79d11fa",
-    "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
-    "imagelabels.mat": "e0620be6f572b9609742df49c70aed4d",
-}
+_CLASSES_102: Final = (
+    *("pink primrose", "hard-leaved pocket orchid", "canterbury bells", "sweet pea", "english marigold"),
+    *("tiger lily", "moon orchid", "bird of paradise", "monkshood", "globe thistle", "snapdragon", "colt's foot"),
+    *("king protea", "spear thistle", "yellow iris", "globe-flower", "purple coneflower", "peruvian lily"),
+    *("balloon flower", "giant white arum lily", "fire lily", "pincushion flower", "fritillary", "red ginger"),
+    *("grape hyacinth", "corn poppy", "prince of wales feathers", "stemless gentian", "artichoke", "sweet william"),
+    *("carnation", "garden phlox", "love in the mist", "mexican aster", "alpine sea holly", "ruby-lipped cattleya"),
+    *("cape flower", "great masterwort", "siam tulip", "lenten rose", "barbeton daisy", "daffodil", "sword lily"),
+    *("poinsettia", "bolero deep blue", "wallflower", "marigold", "buttercup", "oxeye daisy", "common dandelion"),
+    *("petunia", "wild pansy", "primula", "sunflower", "pelargonium", "bishop of llandaff", "gaura", "geranium"),
+    *("orange dahlia", "pink-yellow dahlia", "cautleya spicata", "japanese anemone", "black-eyed susan"),
+    *("silverbush", "californian poppy", "osteospermum", "spring crocus", "bearded iris", "windflower"),
+    *("tree poppy", "gazania", "azalea", "water lily", "rose", "thorn apple", "morning glory", "passion flower"),
+    *("lotus", "toad lily", "anthurium", "frangipani", "clematis", "hibiscus", "columbine", "desert-rose"),
+    *("tree mallow", "magnolia", "cyclamen", "watercress", "canna lily", "hippeastrum", "bee balm", "ball moss"),
+    *("foxglove", "bougainvillea", "camellia", "mallow", "mexican petunia", "bromelia", "blanket flower"),
+    *("trumpet creeper", "blackberry lily"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Flower17:
     """17 species, 80 photographs each, with three official splits into 680, 340 and 340.
 
+    The photographs are recognised by their official names, ``image_0001.jpg`` to ``image_1360.jpg``, wherever below
+    ``root`` they are: all in one folder as in the official archive, or in a folder per class, complete or in part.
+    The number decides about the class; a folder named like another species is an error. Where there are none, they
+    come from ``17flowers.tgz`` and the parts from ``datasplits.mat``, which are downloaded (60 MB) unless they are
+    there. Keys are the official names.
+
     Args:
-        root: A folder with the photographs ``image_NNNN.jpg`` anywhere below it, complete or in part, and
-            ``datasplits.mat`` if the official parts are wanted. By default a folder of the user's cache.
-        download: Whether files that are missing from the default folder, or from ``root``, are fetched.
+        root: The folder; by default one in the user's cache. A folder with photographs is never changed, and the
+            official parts are then only known if ``datasplits.mat`` is in it.
+        download: Whether to download what is missing.
         split: Which official split the samples carry, 1 to 3.
-        url: Where to download from: a mirror with the official file names.
+        url: Where to download from: the official server, or a mirror with the same files.
+        checksums: Of other files than the official ones: ``{"17flowers.tgz": "sha256:..."}``.
+        progress: Whether to show progress bars.
 
     Raises:
-        ConfigurationError: If ``split`` is not 1, 2 or 3.
-        SourceError: If photographs are missing and cannot be fetched (when iterated).
+        ConfigurationError: If an argument has a value it cannot have.
+        SourceError: If photographs are missing and cannot be downloaded (when iterated).
+
+    Example:
+        >>> Flower17.class_names[:3], len(Flower17.class_names)
+        (('Daffodil', 'Snowdrop', 'Lily Valley'), 17)
     """
 
     root: str | os.PathLike[str] | None = None
     download: bool = field(default=True, kw_only=True)
     split: int = field(default=1, kw_only=True)
-    url: str = field(default=f"{_SERVER}17/", kw_only=True)
+    url: str = field(default=f"{_SERVER}17/", kw_only=True, repr=False)
+    checksums: Mapping[str, str] | None = field(default=None, kw_only=True, repr=False, hash=False)
+    progress: bool = field(default=True, kw_only=True)
+
+    class_names = _CLASSES_17
 
     def __post_init__(self) -> None:
-        if self.split not in _SPLITS_17:
+        if self.split not in (1, 2, 3):
             raise ConfigurationError(f"split must be 1, 2 or 3. Received: split={self.split!r}")
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The species in their official order."""
-        return _CLASSES_17
+        self._download(_CHECKSUMS_17)
 
     def __iter__(self) -> Iterator[Sample]:
-        """Yield the photographs by number."""
+        """Yield the photographs by number; what is missing is downloaded first."""
         folder = _folder(self.root, "flower17")
-        photographs = _photographs(folder, self.url, "17flowers.tgz", None, download=self.download)
-        parts: dict[int, SplitName] = {}
-        matrix = _matrix(folder, self.url, "datasplits.mat", None, download=self.download)
-        if matrix is not None:
-            names: tuple[tuple[str, SplitName], ...] = (("trn", "train"), ("val", "val"), ("tst", "test"))
-            for code, name in names:
-                parts |= dict.fromkeys(map(int, matrix[f"{code}{self.split}"].ravel()), name)
-        for number, path in sorted(photographs.items()):
+        photographs = _photographs(folder)
+        if not photographs:
+            download = self._download(_CHECKSUMS_17)
+            download.fetch("datasplits.mat", folder)
+            photographs = _fetched_photographs(download, "17flowers.tgz", folder)
+        _check_numbers(photographs, _PER_CLASS_17 * len(_CLASSES_17), folder)
+        _check_class_folders(photographs)
+        numbers = [f"trn{self.split}", f"val{self.split}", f"tst{self.split}"]
+        splits = folder / "datasplits.mat"
+        parts = _parts(_read_matrices(splits, numbers)) if splits.is_file() else {}
+        for number, path in photographs.items():
             label = _CLASSES_17[(number - 1) // _PER_CLASS_17]
             yield Sample(f"image_{number:04d}.jpg", label, path, split=parts.get(number))
+
+    def _download(self, wanted: Iterable[str]) -> Download:
+        checksums = _checksums(_CHECKSUMS_17, self.checksums or {}, wanted)
+        return Download(self.url, checksums, allowed=self.download, progress=self.progress)
 
 
 @dataclass(frozen=True, slots=True)
 class Flower102:
-    """102 species, 40 to 258 photographs each, with the official split into 1020, 1020 and 6149.
+    """102 species, 40 to 258 photographs each, with the official split into 1,020, 1,020 and 6,149.
 
-    The classes are named by their official numbers, ``"001"`` to ``"102"``: the official files have no names.
+    The photographs are recognised by their official names, ``image_00001.jpg`` to ``image_08189.jpg``, wherever below
+    ``root`` they are, complete or in part. Where there are none, the archive ``102flowers.tgz`` is taken, which is
+    downloaded (345 MB) unless it is there. Keys are the official names. The official files number the species; the
+    names are those everybody uses.
 
     Args:
-        root: A folder with the photographs ``image_NNNNN.jpg`` anywhere below it, ``imagelabels.mat`` and
-            ``setid.mat``. By default a folder of the user's cache.
-        download: Whether files that are missing are fetched.
-        url: Where to download from: a mirror with the official file names.
+        root: The folder; by default one in the user's cache. A folder with photographs is never changed: where
+            ``imagelabels.mat`` and ``setid.mat`` are not in it, they are taken from the cache.
+        download: Whether to download what is missing.
+        url: Where to download from: the official server, or a mirror with the same files.
+        checksums: Of other files than the official ones: ``{"102flowers.tgz": "sha256:..."}``.
+        progress: Whether to show progress bars.
 
     Raises:
-        SourceError: If photographs or labels are missing and cannot be fetched (when iterated).
+        ConfigurationError: If an argument has a value it cannot have.
+        SourceError: If photographs or labels are missing and cannot be downloaded (when iterated).
+
+    Example:
+        >>> Flower102.class_names[:3], len(Flower102.class_names)
+        (('pink primrose', 'hard-leaved pocket orchid', 'canterbury bells'), 102)
     """
 
     root: str | os.PathLike[str] | None = None
     download: bool = field(default=True, kw_only=True)
-    url: str = field(default=f"{_SERVER}102/", kw_only=True)
+    url: str = field(default=f"{_SERVER}102/", kw_only=True, repr=False)
+    checksums: Mapping[str, str] | None = field(default=None, kw_only=True, repr=False, hash=False)
+    progress: bool = field(default=True, kw_only=True)
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The species by number, in order."""
-        return tuple(f"{number:03d}" for number in range(1, 103))
+    class_names = _CLASSES_102
+
+    def __post_init__(self) -> None:
+        self._download(_CHECKSUMS_102)
 
     def __iter__(self) -> Iterator[Sample]:
-        """Yield the photographs by number."""
+        """Yield the photographs by number; what is missing is downloaded first."""
         folder = _folder(self.root, "flower102")
-        archive = "102flowers.tgz"
-        photographs = _photographs(folder, self.url, archive, _MD5_102[archive], download=self.download)
-        labels = _matrix(folder, self.url, "imagelabels.mat", _MD5_102["imagelabels.mat"], download=self.download)
-        if labels is None:
-            raise SourceError(f"{folder}: imagelabels.mat is missing. Download it from {self.url} into that folder.")
-        parts: dict[int, SplitName] = {}
-        matrix = _matrix(folder, self.url, "setid.mat", _MD5_102["setid.mat"], download=self.download)
-        if matrix is not None:
-            names: tuple[tuple[str, SplitName], ...] = (("trnid", "train"), ("valid", "val"), ("tstid", "test"))
-            for code, name in names:
-                parts |= dict.fromkeys(map(int, matrix[code].ravel()), name)
-        numbers: NDArray[np.int64] = labels["labels"].ravel().astype(np.int64)
-        for number, path in sorted(photographs.items()):
-            yield Sample(f"image_{number:05d}.jpg", f"{numbers[number - 1]:03d}", path, split=parts.get(number))
+        photographs = _photographs(folder)
+        extras = _folder(None, "flower102") if photographs else folder
+        download = self._download(_EXTRAS_102 if photographs else _CHECKSUMS_102)
+        labels, splits = (
+            folder / name if (folder / name).is_file() else download.fetch(name, extras) for name in _EXTRAS_102
+        )
+        if not photographs:
+            photographs = _fetched_photographs(download, "102flowers.tgz", folder)
+        numbers = _read_matrices(labels, ["labels"])[0]
+        _check_numbers(photographs, len(numbers), folder)
+        parts = _parts(_read_matrices(splits, ["trnid", "valid", "tstid"]))
+        for number, path in photographs.items():
+            label = _CLASSES_102[numbers[number - 1] - 1]
+            yield Sample(f"image_{number:05d}.jpg", label, path, split=parts.get(number))
+
+    def _download(self, wanted: Iterable[str]) -> Download:
+        checksums = _checksums(_CHECKSUMS_102, self.checksums or {}, wanted)
+        return Download(self.url, checksums, allowed=self.download, progress=self.progress)
+
+
+def _checksums(official: Mapping[str, str], others: Mapping[str, str], wanted: Iterable[str]) -> dict[str, str]:
+    for name in others:
+        if name not in official:
+            raise ConfigurationError(
+                f"checksums may name {few(list(official))}.{closest(name, official)} Received: {name!r}"
+            )
+    return {name: others.get(name, official[name]) for name in wanted}
 
 
 def _folder(root: str | os.PathLike[str] | None, name: str) -> Path:
     return Path(root).expanduser() if root is not None else platformdirs.user_cache_path("flowercnn") / name
 
 
-def _photographs(folder: Path, url: str, archive: str, md5: str | None, *, download: bool) -> dict[int, str]:
-    """Path of each photograph by its number; the archive is fetched and unpacked if there are none."""
-    found = _find(folder)
-    if not found and (download or (folder / archive).is_file()):
-        _unpack(_fetch(folder, url, archive, md5), folder)
-        found = _find(folder)
-    if not found:
-        raise SourceError(
-            f"{folder}: no photographs named image_NNNN.jpg. Allow download=True, or put {archive} from {url} there."
-        )
-    return found
+def _photographs(folder: Path) -> dict[int, str]:
+    """Path of each photograph by its number, in order; none if the folder is not there.
 
-
-def _find(folder: Path) -> dict[int, str]:
+    Raises:
+        SourceError: If a number is there twice.
+    """
     if not folder.is_dir():
         return {}
-    paths = {path for path in folder.rglob("image_*") if path.is_file()}
-    return {int(match[1]): str(path) for path in paths if (match := _NUMBER.fullmatch(path.name))}
+    found: dict[int, str] = {}
+    for path in find_pictures(str(folder)):
+        match = _PHOTOGRAPH.fullmatch(os.path.basename(path))  # noqa: PTH119 - thousands of them
+        if match is None:
+            continue
+        number = int(match[1])
+        if number in found:
+            raise SourceError(f"A photograph is there twice: {found[number]} and {path}. Remove one of them.")
+        found[number] = path
+    return dict(sorted(found.items()))
 
 
-def _matrix(folder: Path, url: str, name: str, md5: str | None, *, download: bool) -> Any:
-    """The arrays of a MATLAB file, or ``None`` if it is not there and not to be fetched."""
+def _fetched_photographs(download: Download, archive: str, folder: Path) -> dict[int, str]:
+    unpack_photographs(download, archive, folder, _PHOTOGRAPH)
+    return _photographs(folder)
+
+
+def _check_numbers(photographs: Mapping[int, str], count: int, folder: Path) -> None:
+    strange = [number for number in photographs if not 1 <= number <= count]
+    if strange or not photographs:
+        raise SourceError(
+            f"{folder}: the photographs must be numbered 1 to {count}. Received: {few(strange) or 'no photographs'}. "
+            "Give other pictures as flowercnn.ImageFolder."
+        )
+
+
+def _check_class_folders(photographs: Mapping[int, str]) -> None:
+    """Refuse a folder named like another species than its photographs are."""
+    species = {_plain(name): name for name in _CLASSES_17}
+    for number, path in photographs.items():
+        named = species.get(_plain(os.path.basename(os.path.dirname(path))))  # noqa: PTH119, PTH120 - thousands
+        official = _CLASSES_17[(number - 1) // _PER_CLASS_17]
+        if named is not None and named != official:
+            raise SourceError(
+                f"{path}: the folder says {named!r}, but photograph {number} is {official!r} officially. If the "
+                "folder is right, give it as flowercnn.ImageFolder."
+            )
+
+
+def _plain(name: str) -> str:
+    letters = "".join(letter for letter in name.casefold() if letter.isalpha())
+    return _OTHER_SPELLINGS.get(letters, letters)
+
+
+def _parts(numbers: Sequence[Sequence[int]]) -> dict[int, SplitName]:
+    """Part of each photograph by its number."""
+    train, val, test = numbers
+    parts: dict[int, SplitName] = dict.fromkeys(train, "train")
+    parts |= dict.fromkeys(val, "val")
+    parts |= dict.fromkeys(test, "test")
+    return parts
+
+
+def _read_matrices(path: Path, names: Sequence[str]) -> list[list[int]]:
+    """Return the numbers of each named matrix of a MATLAB file.
+
+    Raises:
+        SourceError: If it is no such file.
+    """
     from scipy.io import loadmat
 
-    path = folder / name
-    if not path.is_file():
-        if not download:
-            return None
-        _fetch(folder, url, name, md5)
     try:
-        return loadmat(path)
-    except Exception as error:
-        raise SourceError(f"{path}: not a MATLAB file ({error}). Remove it to fetch it anew.") from error
-
-
-def _fetch(folder: Path, url: str, name: str, md5: str | None) -> Path:
-    """Download with pooch: checked, to a temporary name, moved. What is there already is only checked."""
-    import pooch
-
-    check = None if md5 is None else f"md5:{md5}"
-    try:
-        return Path(pooch.retrieve(url + name, known_hash=check, fname=name, path=folder))
-    except Exception as error:
+        matrices: dict[str, Any] = loadmat(path, variable_names=list(names))
+        return [[int(number) for number in matrices[name].ravel()] for name in names]
+    except Exception as error:  # SciPy raises anything on damaged files
         raise SourceError(
-            f"{url}{name} cannot be downloaded ({error}). Without a network, put {name} into {folder} by hand."
+            f"{path}: not the official file with {few(names)} ({type(error).__name__}). Remove it to fetch it anew."
         ) from error
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """Write the photographs of an archive into one folder by their own names, and nothing else.
-
-    So no name or link in the archive can lead anywhere.
-    """
-    try:
-        with tarfile.open(archive) as members:
-            for member in members:
-                name = PurePosixPath(member.name).name
-                content = members.extractfile(member) if member.isreg() and _NUMBER.fullmatch(name) else None
-                if content is not None:
-                    replace_file(folder / "jpg" / name, partial(_write, content.read()))
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise SourceError(f"{archive}: the archive is damaged ({error}). Remove it to fetch it anew.") from error
-
-
-def _write(content: bytes, path: Path) -> None:
-    path.write_bytes(content)

@@ -1,30 +1,24 @@
-"""A folder of pictures with one sub-folder per class."""
+"""A folder of pictures with one sub-folder per class: on this computer, in an archive, behind a URL."""
 
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import PurePath
+from typing import Any, Final, Literal
 
 from flowercnn.errors import ConfigurationError, SourceError, few
-from flowercnn.sources.base import Sample, SplitName
+from flowercnn.sources.base import ImageInput, Sample, SplitName
+from flowercnn.sources.tree import IMAGE_SUFFIXES, LocalTree, Tree, is_picture
+from flowercnn.sources.url import StorageOptions, shown
 
-__all__ = ["IMAGE_SUFFIXES", "ImageFolder"]
+__all__ = ["IMAGE_SUFFIXES", "ImageFolder", "find_pictures", "part_of"]
 
-IMAGE_SUFFIXES = frozenset(
-    [
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".avif", ".tif", ".tiff"),
-        *(".ppm", ".pgm", ".pbm", ".pnm"),
-    ]
-)
-"""Which files of a folder are pictures: those with one of these suffixes, in upper or lower case."""
-
-_SPLIT_FOLDERS: dict[str, SplitName] = {
+_NAME: Final = itemgetter(0)
+_PARTS: Final[dict[str, SplitName]] = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -35,9 +29,9 @@ _SPLIT_FOLDERS: dict[str, SplitName] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ImageFolder:
-    """Pictures in a local folder: the name of each sub-folder is the class of the pictures in it.
+    """Pictures in a folder: the name of each sub-folder is the class of the pictures in it.
 
     The rules, for trees as they are found in the wild:
 
@@ -47,21 +41,33 @@ class ImageFolder:
     - Files and folders whose name begins with a dot, and ``__MACOSX``, are passed over.
     - A link to a file is read like a file; a broken link is passed over. A link to a folder is passed over unless
       ``follow_links`` is set, and a folder is never entered twice on one way down.
-    - Names are brought to Unicode form NFC, so that keys and classes are the same on every system.
+    - Names are brought to Unicode form NFC, so that keys and classes are the same on every system. Two names that are
+      the same then are an error. Names that differ in upper and lower case are different names.
     - If every sub-folder is named train, val or test (or training, valid, validation, testing), those are the
       predefined parts and the classes are the folders in them.
 
-    Keys are paths relative to ``root`` with ``/``. Samples come in the sorted order of class and key. The folder is
+    A zip or tar archive is read in place and nothing of it is written anywhere; only a compressed tar is unpacked
+    into one plain tar in the cache. These rules come on top:
+
+    - If all is in one folder that holds nothing but folders, that folder is the root.
+    - Links and archives within the archive are passed over. Names that would lead out of a folder (absolute ones,
+      ``..``) are an error, and so are pictures that unpack to more than 1 GiB, or to more than 64 MiB and 200 times
+      their size, and encrypted ones.
+
+    Keys are paths relative to the root with ``/``. Samples come in the sorted order of class and key. The folder is
     listed anew at each iteration and nothing in it is ever changed.
 
     Args:
-        root: The folder.
+        root: A folder, an archive (.zip, .tar, .tar.gz, .tgz, .tar.bz2, .tar.xz), or the URL of one of these:
+            ``s3://``, ``gs://``, ``https://`` and whatever else fsspec knows (``pip install flowercnn[remote]``).
         follow_links: Whether to enter links to folders.
         layout: ``"classes"``, ``"splits"`` (train/val/test on top), or ``"auto"``: look which it is.
+        storage_options: What fsspec needs for the URL, such as ``{"anon": True}`` for public data on S3.
 
     Raises:
         ConfigurationError: If an argument has a wrong type or value.
-        SourceError: If ``root`` is not a readable folder with a picture in a sub-folder (when iterated).
+        MissingDependencyError: If ``root`` is a URL and fsspec is not installed (when iterated).
+        SourceError: If ``root`` is nothing readable with a picture in a sub-folder (when iterated).
 
     Example:
         >>> import tempfile, pathlib
@@ -76,14 +82,19 @@ class ImageFolder:
     root: str | os.PathLike[str]
     follow_links: bool = False
     layout: Literal["auto", "classes", "splits"] = "auto"
+    storage_options: Mapping[str, Any] | None = field(default=None, kw_only=True, hash=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "storage_options", StorageOptions(self.storage_options or {}))
         if not isinstance(self.root, (str, os.PathLike)) or not os.fspath(self.root):
-            raise ConfigurationError(f"root must be the path of a folder. Received: root={self.root!r}")
+            raise ConfigurationError(f"root must be the path or URL of a folder. Received: root={self.root!r}")
         if self.layout not in ("auto", "classes", "splits"):
             raise ConfigurationError(
                 f"layout must be 'auto', 'classes' or 'splits'. Received: layout={self.layout!r}"
             )
+
+    def __repr__(self) -> str:
+        return f"ImageFolder({self._shown()!r}, follow_links={self.follow_links!r}, layout={self.layout!r})"
 
     def __iter__(self) -> Iterator[Sample]:
         """List the folder.
@@ -91,94 +102,63 @@ class ImageFolder:
         Raises:
             SourceError: If it cannot be listed or has no picture in a sub-folder.
         """
-        root = os.fspath(Path(self.root).expanduser())
+        tree = self._tree()
         passed_over: Counter[str] = Counter()
         found = False
-        for class_name, folder, prefix, split in self._class_folders(root):
-            seen = {os.path.realpath(folder)} if self.follow_links else set()
-            pictures = self._pictures(folder, prefix, passed_over, seen)
-            for key, path in _without_collisions(sorted(pictures)):
+        for class_name, folder, prefix, split in self._class_folders(tree):
+            pictures = _pictures(tree, folder, prefix, passed_over)
+            for key, image in sorted(pictures, key=_NAME):
                 found = True
-                yield Sample(key=key, label=class_name, image=path, split=split)
+                yield Sample(key, class_name, image, None, split)
         if not found:
             ignored = [f"{n} {suffix or 'without suffix'}" for suffix, n in passed_over.most_common()]
             raise SourceError(
-                f"{root}: no pictures found. There must be one sub-folder per class with pictures in it "
+                f"{self._shown()}: no pictures found. There must be one sub-folder per class with pictures in it "
                 f"({', '.join(sorted(IMAGE_SUFFIXES))}). Passed over: {few(ignored) or 'nothing'}."
             )
 
-    def _class_folders(self, root: str) -> list[tuple[str, str, str, SplitName | None]]:
-        """Class name, path, key prefix and predefined part of each class folder, sorted."""
-        folders = self._subfolders(root)
-        named_like_splits = bool(folders) and all(name.casefold() in _SPLIT_FOLDERS for name in folders)
+    def _shown(self) -> str:
+        return shown(os.fspath(self.root))
+
+    def _tree(self) -> Tree:
+        root = os.fspath(self.root)
+        if "://" in root:
+            from flowercnn.sources.remote import open_remote_tree
+
+            return open_remote_tree(root, StorageOptions(self.storage_options or {}))
+        from flowercnn.sources.archive import is_archive, open_archive
+
+        root = os.path.expanduser(root)  # noqa: PTH111 - a Path would drop the bytes of names that are no UTF-8
+        if is_archive(root) and not os.path.isdir(root):  # noqa: PTH112
+            return open_archive(root)
+        return LocalTree(root, follow_links=self.follow_links)
+
+    def _class_folders(self, tree: Tree) -> list[tuple[str, Any, str, SplitName | None]]:
+        """Class name, folder, key prefix and predefined part of each class folder, sorted."""
+        folders = _subfolders(tree, tree.root)
+        named_like_splits = bool(folders) and all(part_of(name) is not None for name in folders)
         if self.layout == "splits" and not named_like_splits:
             raise SourceError(
-                f"{root}: layout='splits' wants sub-folders named train, val and test only. "
+                f"{self._shown()}: layout='splits' wants sub-folders named train, val and test only. "
                 f"Received: {few(sorted(folders)) or 'none'}"
             )
         if self.layout == "classes" or not named_like_splits:
-            return [(name, path, f"{name}/", None) for name, path in folders.items()]
+            return [(name, folder, f"{name}/", None) for name, folder in folders.items()]
         return [
-            (class_name, path, f"{part}/{class_name}/", _SPLIT_FOLDERS[part.casefold()])
-            for part, part_path in folders.items()
-            for class_name, path in self._subfolders(part_path).items()
+            (class_name, folder, f"{part}/{class_name}/", part_of(part))
+            for part, part_folder in folders.items()
+            for class_name, folder in _subfolders(tree, part_folder).items()
         ]
 
-    def _subfolders(self, folder: str) -> dict[str, str]:
-        """Path of each visible sub-folder by its NFC name, sorted by name."""
-        entries = [entry for entry in _entries(folder) if entry.is_dir(follow_symlinks=self.follow_links)]
-        pairs = sorted((_readable(entry.name), entry.path) for entry in entries)
-        return dict(_without_collisions(pairs))
 
-    def _pictures(
-        self, folder: str, prefix: str, passed_over: Counter[str], seen: set[str]
-    ) -> Iterator[tuple[str, str]]:
-        """Yield key and path of each picture below a folder, unsorted."""
-        for entry in _entries(folder):
-            name = _readable(entry.name)
-            if entry.is_dir(follow_symlinks=self.follow_links):
-                real = os.path.realpath(entry.path) if self.follow_links else entry.path
-                if real not in seen:
-                    yield from self._pictures(entry.path, f"{prefix}{name}/", passed_over, {*seen, real})
-                continue
-            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path per file would double the time
-            if suffix in IMAGE_SUFFIXES and entry.is_file():
-                yield prefix + name, entry.path
-            else:
-                passed_over[suffix] += 1
+def part_of(name: str) -> SplitName | None:
+    """Return which part of a data set goes by this name, in any case; ``None`` if it is no such name.
 
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """Return the visible entries of a folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if entry.name[0] != "." and entry.name != "__MACOSX"]
-    except OSError as error:
-        raise SourceError(
-            f"{folder}: not a folder that can be listed ({error.strerror}). Give the folder that holds one "
-            "sub-folder per class."
-        ) from error
-
-
-def _readable(name: str) -> str:
-    """Bring a file name to Unicode form NFC; bytes that are no UTF-8 become backslash escapes."""
-    if name.isascii():
-        return name
-    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
-
-
-def _without_collisions(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return sorted (name, path) pairs as they are.
-
-    Raises:
-        SourceError: If two paths have the same name in Unicode form NFC.
+    Example:
+        >>> part_of("Validation"), part_of("daisy")
+        ('val', None)
     """
-    for (name, path), (next_name, next_path) in pairwise(pairs):
-        if name == next_name:
-            raise SourceError(
-                f"Two names differ only in their Unicode form: {path!a} and {next_path!a}. Rename one of them."
-            )
-    return pairs
+    return _PARTS.get(name.casefold())
 
 
 def find_pictures(folder: str) -> list[str]:
@@ -187,4 +167,31 @@ def find_pictures(folder: str) -> list[str]:
     Raises:
         SourceError: If the folder cannot be listed.
     """
-    return sorted(path for _, path in ImageFolder(folder)._pictures(folder, "", Counter(), set()))  # noqa: SLF001
+    tree = LocalTree(folder)
+    return sorted(str(path) for _, path in _pictures(tree, folder, "", Counter()))
+
+
+def _subfolders(tree: Tree, folder: Any) -> dict[str, Any]:
+    """Handle of each sub-folder by its name, sorted by name."""
+    return {name: handle for name, kind, handle in sorted(tree.entries(folder), key=_NAME) if kind == "folder"}
+
+
+def _pictures(
+    tree: Tree, folder: Any, prefix: str, passed_over: Counter[str], above: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, ImageInput]]:
+    """Yield key and image of each picture in a folder and below it, unsorted."""
+    real = tree.real(folder)
+    if real is not None:
+        if real in above:
+            return
+        above |= {real}
+    deeper = []
+    for name, kind, handle in tree.entries(folder):
+        if kind == "file" and is_picture(name):
+            yield prefix + name, handle
+        elif kind == "folder":
+            deeper.append((name, handle))
+        else:
+            passed_over[PurePath(name).suffix.lower()] += 1
+    for name, handle in deeper:
+        yield from _pictures(tree, handle, f"{prefix}{name}/", passed_over, above)

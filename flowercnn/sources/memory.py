@@ -68,7 +68,7 @@ class InMemory:
 def _check_image(index: int, image: object) -> None:
     """Refuse arrays that are no uint8 pictures while it is clear which one is meant."""
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,), (4,)):
             raise ConfigurationError(
                 f"images[{index}] must be a uint8 array of shape (height, width, 3) with values 0-255. "
                 f"Received: dtype {image.dtype}, shape {image.shape}. Convert 0-1 floats with "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,14 +23,14 @@ class Checkpoint(NamedTuple):
     """The state at the end of an epoch.
 
     Args:
-        model: The variables of the network, in Keras's order.
-        optimizer: The variables of the optimizer.
+        arrays: Lists of arrays by name: the variables of the network, of the optimizer, ...
         history: The epochs so far; the next epoch's number is their count.
+        epochs: How many epochs the training has in all.
     """
 
-    model: Sequence[Any]
-    optimizer: Sequence[Any]
+    arrays: Mapping[str, Sequence[Any]]
     history: History
+    epochs: int
 
 
 def write_checkpoint(folder: Path, fingerprint: str, checkpoint: Checkpoint) -> None:
@@ -39,9 +39,13 @@ def write_checkpoint(folder: Path, fingerprint: str, checkpoint: Checkpoint) -> 
     Raises:
         TrainingError: If it cannot be written.
     """
-    about = json.dumps({"fingerprint": fingerprint, "history": list(map(dict, checkpoint.history.epochs))})
-    arrays = {f"model{number:04d}": value for number, value in enumerate(checkpoint.model)}
-    arrays |= {f"optimizer{number:04d}": value for number, value in enumerate(checkpoint.optimizer)}
+    history = list(map(dict, checkpoint.history.epochs))
+    about = json.dumps({"fingerprint": fingerprint, "history": history, "epochs": checkpoint.epochs})
+    arrays = {
+        f"{name}:{number:04d}": value
+        for name, values in checkpoint.arrays.items()
+        for number, value in enumerate(values)
+    }
     try:
         replace_file(folder / _NAME, lambda temporary: np.savez(temporary, about=np.array(about), **arrays))
     except OSError as error:
@@ -57,17 +61,19 @@ def read_checkpoint(folder: Path, fingerprint: str) -> Checkpoint | None:
     path = folder / _NAME
     if not path.exists():
         return None
+    arrays: dict[str, list[Any]] = {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            about = json.loads(str(arrays["about"]))
-            names = sorted(set(arrays.files) - {"about"})
-            model = [arrays[name] for name in names if name.startswith("model")]
-            optimizer = [arrays[name] for name in names if name.startswith("optimizer")]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        with np.load(path, allow_pickle=False) as stored:
+            about = json.loads(str(stored["about"]))
+            for name in sorted(set(stored.files) - {"about"}):
+                arrays.setdefault(name.partition(":")[0], []).append(stored[name])
+        history, epochs = History(tuple(about["history"])), int(about["epochs"])
+        belongs = about["fingerprint"] == fingerprint
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise TrainingError(f"{path}: the checkpoint is damaged. Remove it to start anew.") from error
-    if about["fingerprint"] != fingerprint:
+    if not belongs:
         raise TrainingError(
             f"{path}: the checkpoint belongs to another training (other data, model, seed or settings). "
             "Give another checkpoint_dir, or remove it to start anew."
         )
-    return Checkpoint(model, optimizer, History(tuple(about["history"])))
+    return Checkpoint(arrays, history, epochs)

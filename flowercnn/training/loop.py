@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +21,13 @@ from flowercnn.models.twin import make_twin
 from flowercnn.preprocessing.batches import TrainingBatches
 from flowercnn.preprocessing.pixels import Pixels
 from flowercnn.progress import progress_bar
-from flowercnn.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from flowercnn.training.budget import fit_epochs, measured
+from flowercnn.training.checkpoint import Checkpoint, write_checkpoint
 from flowercnn.training.history import History
 from flowercnn.training.step import TrainStep, make_optimizer
+from flowercnn.training.watch import BestEpoch
 
-__all__ = ["Loop"]
+__all__ = ["Data", "Loop"]
 
 Data = tuple[Pixels, npt.NDArray[np.int64]]
 
@@ -37,105 +40,172 @@ class Loop:
     Args:
         model: The Keras model; it has the trained weights in the end.
         recipe: How to train.
+        train: What to learn from.
+        val: What to watch, or ``None``.
         seed: Of order and augmentation.
         precision: Of the activations in training.
-        checkpoint_dir: Where the state is kept, or ``None``.
-        fingerprint: A name for everything that decides about the weights.
     """
 
     def __init__(
         self,
         model: Any,
         recipe: Recipe,
+        train: Data,
+        val: Data | None = None,
         *,
         seed: int,
         precision: Literal["float32", "bfloat16"],
-        checkpoint_dir: Path | None,
-        fingerprint: str,
     ) -> None:
         import tensorflow as tf
 
         self.model = model
-        self._recipe = recipe
-        self._seed = seed
-        self._checkpoint_dir = checkpoint_dir
-        self._fingerprint = fingerprint
+        self.recipe = recipe
+        self._val = val
         with seeded_weights(seed):  # for the random numbers of dropout layers
-            self._twin = make_twin(model, precision=precision)
+            self._twin = make_twin(model, precision=precision, any_size=bool(recipe.progressive))
         self._optimizer = make_optimizer(recipe)
-        self._step = TrainStep(self._twin, self._optimizer, recipe)
+        counts = np.bincount(train[1], minlength=model.output_shape[1])
+        self._step = TrainStep(self._twin, self._optimizer, recipe, recipe.class_weights(counts))
         self._infer = tf.function(
-            lambda pixels: self._twin(tf.cast(pixels, tf.float32), training=False), reduce_retracing=True
+            lambda pixels: self.model(tf.cast(pixels, tf.float32), training=False), reduce_retracing=True
         )
-        itemsize = 2 if precision == "bfloat16" else 4
-        self._part = pictures_at_once(model, most=recipe.batch_size, itemsize=itemsize)
-        self._whole_batches = couples_pictures(model)
+        self._part = pictures_at_once(model, most=recipe.batch_size, itemsize=2 if precision == "bfloat16" else 4)
+        whole = couples_pictures(model) or recipe.mixing is not None
+        self._batches = TrainingBatches(
+            *train,
+            image_size=recipe.image_size,
+            batch_size=recipe.batch_size,
+            part_size=recipe.batch_size + 1 if whole else self._part,
+            augmentation=recipe.augmentation,
+            seed=seed,
+            mixing=recipe.mixing,
+        )
+        self._stopping: BestEpoch | None = None
 
-    def run(self, train: Data, val: Data | None, *, callbacks: Sequence[Any], progress: bool) -> tuple[History, bool]:
+    def run(
+        self,
+        *,
+        callbacks: Sequence[Any] = (),
+        progress: bool = False,
+        patience: int | None = None,
+        deadline: float | None = None,
+        checkpoint_dir: Path | None = None,
+        checkpoint: Checkpoint | None = None,
+        fingerprint: str = "",
+    ) -> tuple[History, bool]:
         """Train all epochs that are left; return the history and whether Ctrl-C ended it early.
 
+        Args:
+            callbacks: Keras callbacks.
+            progress: Whether to show a bar.
+            patience: Stop after so many epochs without a lower ``val_loss`` and keep the best epoch's weights.
+            deadline: Fit the epochs that are left to this time of ``time.perf_counter``.
+            checkpoint_dir: Where the state is kept, or ``None``.
+            checkpoint: Where to go on, or ``None`` for the beginning.
+            fingerprint: A name for everything that decides about the weights.
+
         Raises:
-            TrainingError: If the loss is no longer finite, or a checkpoint cannot be used.
+            TrainingError: If the loss is no longer finite, or a checkpoint cannot be written.
         """
-        batches = TrainingBatches(
-            *train,
-            image_size=self._recipe.image_size,
-            batch_size=self._recipe.batch_size,
-            part_size=self._recipe.batch_size + 1 if self._whole_batches else self._part,
-            augmentation=self._recipe.augmentation,
-            seed=self._seed,
-        )
-        history = self._resume()
+        self._stopping = None if patience is None else BestEpoch(patience)
+        history = History() if checkpoint is None else self._resume(checkpoint)
         self.model.compile(optimizer=self._optimizer, loss="sparse_categorical_crossentropy")
         hooks = import_keras().callbacks.CallbackList(
-            list(callbacks), model=self.model, epochs=self._recipe.epochs, steps=len(batches), verbose=0
+            list(callbacks), model=self.model, epochs=self.recipe.epochs, steps=len(self._batches), verbose=0
         )
         self.model.stop_training = False
         hooks.on_train_begin()
         interrupted = False
-        total = (self._recipe.epochs - len(history)) * len(batches.labels)
+        total = (self.recipe.epochs - len(history)) * len(self._batches.labels)
         with progress_bar(total=total, description="Training", unit="img", enabled=progress) as bar:
             try:
-                while len(history) < self._recipe.epochs and not self.model.stop_training:
-                    history = self._epoch(history, batches, val, hooks, bar)
+                while len(history) < self.recipe.epochs and not self.model.stop_training:
+                    history = self._epoch(history, hooks, bar)
+                    if deadline is not None and len(history) > 1:  # the first epoch compiles
+                        left, pace = deadline - time.perf_counter(), measured(self.recipe, history)
+                        self.recipe = fit_epochs(self.recipe, left, pace, done=len(history))
+                        bar.total = self.recipe.epochs * len(self._batches.labels)
+                    if checkpoint_dir is not None:
+                        write_checkpoint(checkpoint_dir, fingerprint, self._state(history))
             except KeyboardInterrupt:
                 _log.warning("Stopped by Ctrl-C in epoch %d; what was learned is kept.", len(history) + 1)
                 interrupted = True
-        self._hand_over()
+        best = self._stopping.weights if self._stopping is not None else ()
+        self.model.set_weights(best or self._step.weights())
         hooks.on_train_end()
         return history, interrupted
 
-    def _epoch(self, history: History, batches: TrainingBatches, val: Data | None, hooks: Any, bar: Any) -> History:
+    def seconds_per_epoch(self, *, steps: int = 4) -> float:
+        """Return how long the first epoch would take, told from some steps; they change the weights.
+
+        Args:
+            steps: How many steps to time, after a first one that compiles.
+        """
+        size_of_pictures = self.recipe.training_size(0)
+        times = []
+        stream = self._batches.epoch(0, output_size=size_of_pictures)
+        for batch, size in zip(stream, self._batches.sizes(), strict=True):
+            started = time.perf_counter()
+            self._step(batch, size, size_of_pictures)
+            times.append((time.perf_counter() - started) / size)
+            if len(times) > steps:
+                break
+        return float(np.median(times[1:] or times)) * len(self._batches.labels)
+
+    def losses_at(self, rates: Sequence[float]) -> Iterator[float]:
+        """Take a step at each learning rate and yield the loss of its batch, until it is no longer finite."""
+        batches = (
+            (batch, size)
+            for epoch in count()
+            for batch, size in zip(self._batches.epoch(epoch), self._batches.sizes(), strict=True)
+        )
+        for rate, (batch, size) in zip(rates, batches, strict=False):
+            self._optimizer.learning_rate = rate
+            loss, _ = self._step(batch, size, self.recipe.image_size)
+            if not math.isfinite(loss):
+                return
+            yield loss / size
+
+    def _epoch(self, history: History, hooks: Any, bar: Any) -> History:
         epoch = len(history)
         started = time.perf_counter()
         hooks.on_epoch_begin(epoch)
-        losses, hits, seen = 0.0, 0, 0
-        for number, (batch, size) in enumerate(zip(batches.epoch(epoch), batches.sizes(), strict=True)):
-            hooks.on_train_batch_begin(number)
-            if self._recipe.schedule != "constant":
-                step, steps = epoch * len(batches) + number, self._recipe.epochs * len(batches)
-                self._optimizer.learning_rate = self._recipe.learning_rate_at(step, steps)
-            loss, correct = self._step(batch, size)
-            losses, hits, seen = losses + loss, hits + correct, seen + size
-            hooks.on_train_batch_end(number, {"loss": loss / size, "accuracy": correct / size})
-            bar.update(size)
-        if not math.isfinite(losses):
-            raise TrainingError(
-                f"The training diverged: the loss of epoch {epoch + 1} is {losses}. Use a lower learning_rate "
-                f"(it was {self._recipe.learning_rate:g})."
-            )
-        logs = {"loss": losses / seen, "accuracy": hits / seen}
-        if val is not None:
-            logs |= self._validate(*val)
-        self._hand_over()
+        logs = self._learn(epoch, hooks, bar)
+        self.model.set_weights(self._step.weights())
+        if self._val is not None:
+            logs |= self._validate(*self._val)
         hooks.on_epoch_end(epoch, logs)
+        if self._stopping is not None and self._stopping.see(logs, self._step.weights()):
+            _log.info("val_loss has not fallen for long: stopped after epoch %d.", epoch + 1)
+            self.model.stop_training = True
         rate = float(np.asarray(self._optimizer.learning_rate))
         record = {**logs, "learning_rate": rate, "seconds": time.perf_counter() - started}
-        history = History((*history.epochs, record))
         bar.set_postfix({name: f"{value:.3f}" for name, value in logs.items()})
-        _log.info("Epoch %d of %d: %s", epoch + 1, self._recipe.epochs, record)
-        self._keep(history)
-        return history
+        _log.info("Epoch %d of %d: %s", epoch + 1, self.recipe.epochs, record)
+        return History((*history.epochs, record))
+
+    def _learn(self, epoch: int, hooks: Any, bar: Any) -> dict[str, float]:
+        """Take all steps of an epoch; return the mean loss and accuracy over its pictures."""
+        recipe, batches = self.recipe, self._batches
+        image_size = recipe.training_size(epoch)
+        mix = recipe.mixing is not None and epoch < recipe.mixing.until * recipe.epochs
+        losses, hits = 0.0, 0
+        stream = batches.epoch(epoch, output_size=image_size, mix=mix)
+        for number, (batch, size) in enumerate(zip(stream, batches.sizes(), strict=True)):
+            hooks.on_train_batch_begin(number)
+            if recipe.schedule != "constant":
+                step, steps = epoch * len(batches) + number, recipe.epochs * len(batches)
+                self._optimizer.learning_rate = recipe.learning_rate_at(step, steps)
+            loss, correct = self._step(batch, size, image_size)
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"The training diverged: the loss in epoch {epoch + 1} is {loss}. Use a lower learning_rate "
+                    f"(it was {recipe.learning_rate:g})."
+                )
+            losses, hits = losses + loss, hits + correct
+            hooks.on_train_batch_end(number, {"loss": loss / size, "accuracy": correct / size})
+            bar.update(size)
+        return {"loss": losses / len(batches.labels), "accuracy": hits / len(batches.labels)}
 
     def _validate(self, pixels: Pixels, labels: npt.NDArray[np.int64]) -> dict[str, float]:
         """Loss and accuracy on val, computed from predictions (not diluted as batch-wise metrics are)."""
@@ -147,25 +217,26 @@ class Loop:
             "val_accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
         }
 
-    def _hand_over(self) -> None:
-        """Give the twin's weights to the model that callbacks see and that is kept."""
-        self.model.set_weights(self._twin.get_weights())
+    def _state(self, history: History) -> Checkpoint:
+        # All variables, not the weights alone: dropout layers keep the state of their random numbers.
+        arrays = {name: [np.asarray(variable) for variable in values] for name, values in self._variables().items()}
+        if self._stopping is not None:
+            arrays["best"] = list(self._stopping.weights)
+        return Checkpoint(arrays, history, self.recipe.epochs)
 
-    def _keep(self, history: History) -> None:
-        if self._checkpoint_dir is not None:
-            # All variables, not the weights alone: dropout layers keep the state of their random numbers.
-            model, optimizer = ([np.asarray(v) for v in owner.variables] for owner in (self._twin, self._optimizer))
-            checkpoint = Checkpoint(model, optimizer, history)
-            write_checkpoint(self._checkpoint_dir, self._fingerprint, checkpoint)
-
-    def _resume(self) -> History:
-        if self._checkpoint_dir is None:
-            return History()
-        checkpoint = read_checkpoint(self._checkpoint_dir, self._fingerprint)
-        if checkpoint is None:
-            return History()
-        _log.info("Continuing after epoch %d from %s", len(checkpoint.history), self._checkpoint_dir)
-        for owner, values in ((self._twin, checkpoint.model), (self._optimizer, checkpoint.optimizer)):
-            for variable, value in zip(owner.variables, values, strict=True):
+    def _resume(self, checkpoint: Checkpoint) -> History:
+        _log.info("Continuing after epoch %d.", len(checkpoint.history))
+        for name, variables in self._variables().items():
+            for variable, value in zip(variables, checkpoint.arrays[name], strict=True):
                 variable.assign(value)
+        if self._stopping is not None:
+            self._stopping.resume(checkpoint.history, checkpoint.arrays["best"])
         return checkpoint.history
+
+    def _variables(self) -> dict[str, Sequence[Any]]:
+        """Everything that changes during a training."""
+        return {
+            "model": self._twin.variables,
+            "optimizer": self._optimizer.variables,
+            "average": [*self._step.average, self._step.steps],
+        }

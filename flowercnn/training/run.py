@@ -38,6 +38,7 @@ class TrainingRun:
         seconds: Wall-clock seconds by step: ``"decode"``, ``"train"``, ``"total"``.
         interrupted: Whether Ctrl-C ended the training early. What was learned until then is in ``predictor``.
         skipped: Keys of training and validation pictures that could not be decoded and were left out.
+        notes: What a user should know about how the training went, in sentences; usually nothing.
         splits: Who learned from what, if `train` split the data.
         evaluation: The figures on ``test``, if `train` measured them.
     """
@@ -50,6 +51,7 @@ class TrainingRun:
     seconds: Mapping[str, float]
     interrupted: bool = False
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     splits: Splits | None = None
     evaluation: Evaluation | None = None
 

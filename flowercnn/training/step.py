@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from flowercnn.models.keras3 import import_keras
 from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import apply_augmentation
 from flowercnn.preprocessing.batches import Part
+from flowercnn.preprocessing.mixing import apply_mixing
+from flowercnn.training.muon import make_muon
 
 __all__ = ["TrainStep", "make_optimizer"]
 
@@ -22,36 +25,54 @@ def make_optimizer(recipe: Recipe) -> Any:
         return optimizers.SGD(recipe.learning_rate, momentum=0.9, nesterov=True)
     if recipe.optimizer == "adam":
         return optimizers.Adam(recipe.learning_rate)
+    if recipe.optimizer == "muon":
+        return make_muon(recipe.learning_rate, recipe.weight_decay)
     optimizer = optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
 
 
 class TrainStep:
-    """Gradients of a model, compiled once, and their application.
+    """Gradients of a model, compiled once per picture size, and their application.
 
     Args:
         model: The Keras model to train, in place.
         optimizer: A Keras optimizer.
-        recipe: For label smoothing and the picture size.
+        recipe: For label smoothing and the moving average.
+        class_weights: Shape (num_classes,), float32: the weight of each class in the loss; ``None`` for equal ones.
     """
 
-    def __init__(self, model: Any, optimizer: Any, recipe: Recipe) -> None:
+    def __init__(
+        self, model: Any, optimizer: Any, recipe: Recipe, class_weights: npt.NDArray[np.float32] | None = None
+    ) -> None:
         import tensorflow as tf
 
         self._model = model
         self._recipe = recipe
+        self._class_weights = class_weights
         self._gradients = tf.function(self._compute_gradients, reduce_retracing=True)
+        self.average = [tf.Variable(weight.value) for weight in model.weights] if recipe.average else []
+        self.steps = tf.Variable(0, dtype=tf.int64)
         optimizer.build(model.trainable_variables)
 
         @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow is untyped
         def update(gradients: list[Any]) -> None:
             optimizer.apply(gradients, model.trainable_variables)
+            # The average forgets the first weights fast: after k steps it reaches back at most k of them.
+            steps = tf.cast(self.steps.assign_add(1), tf.float32)
+            decay = tf.minimum(recipe.average, steps / (steps + 9.0))
+            for average, weight in zip(self.average, model.weights, strict=bool(self.average)):
+                average.assign(decay * average + (1 - decay) * weight)
 
         self._update = update
 
-    def __call__(self, parts: Iterable[Part], batch_size: int) -> tuple[float, int]:
+    def __call__(self, parts: Iterable[Part], batch_size: int, image_size: tuple[int, int]) -> tuple[float, int]:
         """Change the weights once by the mean gradient of ``batch_size`` pictures given in parts.
+
+        Args:
+            parts: The batch.
+            batch_size: How many pictures it has.
+            image_size: (height, width) to augment or shrink them to.
 
         Returns:
             The sum of the pictures' losses, and how many were classified correctly before the change.
@@ -59,30 +80,49 @@ class TrainStep:
         total: list[Any] | None = None
         losses, hits = 0.0, 0
         for part in parts:
-            augmented = [] if part.draw is None else list(part.draw)
-            loss, correct, gradients = self._gradients(part.pixels, part.labels, np.float32(batch_size), *augmented)
+            loss, correct, gradients = self._gradients(part, np.float32(batch_size), image_size)
             total = gradients if total is None else [a + b for a, b in zip(total, gradients, strict=True)]
             losses, hits = losses + float(loss), hits + int(correct)
         if total is not None:
             self._update(total)
         return losses, hits
 
-    def _compute_gradients(self, pixels: Any, labels: Any, batch_size: Any, *draw: Any) -> tuple[Any, Any, Any]:
+    def weights(self) -> list[npt.NDArray[np.float32]]:
+        """Return the weights to keep: their moving average where the recipe wants it."""
+        return [np.asarray(weight) for weight in (self.average or self._model.weights)]
+
+    def _compute_gradients(self, part: Part, batch_size: Any, image_size: tuple[int, int]) -> tuple[Any, Any, Any]:
         import tensorflow as tf
 
-        size = self._recipe.image_size
-        pixels = apply_augmentation(pixels, draw, size) if draw else tf.cast(pixels, tf.float32)
+        pixels = self._pixels(part, image_size)
+        num_classes = self._model.output_shape[1]
+        smoothing = self._recipe.label_smoothing
+        targets = tf.one_hot(part.labels, num_classes) * (1 - smoothing) + smoothing / num_classes
+        if self._class_weights is not None:
+            targets *= tf.gather(tf.constant(self._class_weights), part.labels)[:, None]
+        if part.mixing is not None:
+            pixels, targets = apply_mixing(pixels, targets, part.mixing, image_size)
+        weights = tf.reduce_sum(targets, axis=1, keepdims=True)
         with tf.GradientTape() as tape:
             probabilities = self._model(pixels, training=True)
-            num_classes = probabilities.shape[1]
-            smoothing = self._recipe.label_smoothing
-            targets = tf.one_hot(labels, num_classes) * (1 - smoothing) + smoothing / num_classes
-            logs = tf.math.log(tf.maximum(probabilities, 1e-7))
-            loss = -tf.reduce_sum(targets * logs)
+            # Keras computes this from the logits where the model ends in a softmax: exact for any probability.
+            losses = import_keras().ops.categorical_crossentropy(targets / weights, probabilities)
+            loss = tf.reduce_sum(losses * weights[:, 0])
             # A penalty on weights counts once per picture here, so that the parts of a batch add up to one of it.
             penalty = sum(self._model.losses) * tf.cast(tf.shape(pixels)[0], tf.float32)
             objective = (loss + penalty) / batch_size
         variables = [variable.value for variable in self._model.trainable_variables]
         gradients = tape.gradient(objective, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(probabilities, axis=1), labels), tf.int64))
+        correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(probabilities, axis=1), part.labels), tf.int64))
         return loss, correct, gradients
+
+    @staticmethod
+    def _pixels(part: Part, image_size: tuple[int, int]) -> Any:
+        """Return the pictures as the network sees them in training: float32, 0-255."""
+        import tensorflow as tf
+
+        if part.draw is not None:
+            return apply_augmentation(part.pixels, part.draw, image_size)
+        if tuple(part.pixels.shape[1:3]) != image_size:
+            return tf.image.resize(part.pixels, image_size, antialias=True)
+        return tf.cast(part.pixels, tf.float32)

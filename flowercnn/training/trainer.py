@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, DataError, SplitError, few
+from flowercnn.models.fold import fold_normalization
 from flowercnn.models.recipe import Recipe
 from flowercnn.models.registry import build_model, check_shapes, recipe_of
-from flowercnn.models.twin import Precision, choose_precision, copy_model
+from flowercnn.models.twin import Precision, check_precision, choose_precision, copy_model
 from flowercnn.prediction.predictor import Predictor
-from flowercnn.preprocessing.pixels import Pixels
 from flowercnn.preprocessing.preprocessing import BadImages, Preprocessing
+from flowercnn.progress import tracked
 from flowercnn.seeding import check_seed
-from flowercnn.training.loop import Loop
+from flowercnn.training.budget import fit_epochs, parse_time
+from flowercnn.training.checkpoint import read_checkpoint
+from flowercnn.training.finder import LearningRates, read_suggestion
+from flowercnn.training.loop import Data, Loop
 from flowercnn.training.run import TrainingRun
+from flowercnn.training.watch import advice
 
 __all__ = ["Trainer"]
 
 _log = logging.getLogger(__name__)
+
+_FEWEST_RATES: Final = 20
+_MUCH_WORSE: Final = 4.0
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,8 @@ class Trainer:
     Args:
         model: A registered name (see `list_models`), or a Keras model of your own from pixels 0-255 to probabilities,
             which is copied and not changed.
-        epochs: How often every training picture is seen.
-        batch_size: Pictures per step.
+        epochs: How often every training picture is seen; where the recipe adapts, by their number (`Recipe.adapted`).
+        batch_size: Pictures per step; likewise.
         image_size: (height, width) in pixels.
         learning_rate: The highest learning rate.
         seed: Of first weights, order and augmentation. Same seed, data and machine: same weights.
@@ -47,6 +55,11 @@ class Trainer:
         preprocessing: Other preprocessing than the recipe's; for the cache, too.
         model_options: Options of the model's builder.
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``: how activations are held in training.
+        time_budget: Seconds, or a text such as ``"10min"``: take as many epochs as fit, at least one, told from
+            the time of some steps and then of each epoch. Runs are then not repeatable, as other work on the machine
+            changes the number of epochs.
+        early_stopping: Stop when ``val_loss`` has not fallen for so many epochs, and keep the best epoch's weights.
+            That selects on ``val``; its figures are then flattering.
         bad_images: ``"error"`` or ``"skip"``: what to do about pictures that cannot be decoded.
 
     Raises:
@@ -71,11 +84,22 @@ class Trainer:
     preprocessing: Preprocessing | None = field(default=None, kw_only=True)
     model_options: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     precision: Precision = field(default="auto", kw_only=True)
+    time_budget: str | float | None = field(default=None, kw_only=True)
+    early_stopping: int | None = field(default=None, kw_only=True)
     bad_images: BadImages = field(default="error", kw_only=True)
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        choose_precision(self.precision)
+        check_precision(self.precision)
+        if self.time_budget is not None:
+            parse_time(self.time_budget)
+            if self.epochs is not None:
+                raise ConfigurationError("epochs and time_budget exclude each other. Give one of them.")
+        patience = self.early_stopping
+        if patience is not None and (isinstance(patience, bool) or not isinstance(patience, int) or patience < 1):
+            raise ConfigurationError(
+                f"early_stopping must be a number of epochs of at least 1. Received: early_stopping={patience!r}"
+            )
         self.resolved_preprocessing()
 
     def resolved_recipe(self) -> Recipe:
@@ -145,36 +169,107 @@ class Trainer:
         """
         started = time.perf_counter()
         _check_data(train, val)
-        recipe, preprocessing = self.resolved_recipe(), self.resolved_preprocessing()
+        if self.early_stopping is not None and not val:
+            raise DataError("early_stopping needs val: give fit a second data set.")
+        preprocessing = self.resolved_preprocessing()
         train_data, skipped = self._load(train, preprocessing, progress=progress)
         val_data, val_skipped = (None, ()) if not val else self._load(val, preprocessing, progress=progress)
         decoded = time.perf_counter()
-        precision = choose_precision(self.precision)
-        loop = Loop(
-            model=self._make_model(preprocessing.image_size, train.num_classes),
-            recipe=recipe,
-            seed=self.seed,
-            precision=precision,
-            checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
-            fingerprint=self._fingerprint(recipe, preprocessing, precision, train),
+        folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+        fingerprint = self._fingerprint(preprocessing, train)
+        checkpoint = None if folder is None else read_checkpoint(folder, fingerprint)
+        # What this trainer was told about epochs and batches stays as it was told.
+        recipe = (
+            self.resolved_recipe().adapted(len(train_data[1])).replace(epochs=self.epochs, batch_size=self.batch_size)
         )
-        history, interrupted = loop.run(train_data, val_data, callbacks=list(callbacks), progress=progress)
+        if checkpoint is not None:
+            recipe = recipe.replace(epochs=checkpoint.epochs)
+        deadline = None if self.time_budget is None else started + parse_time(self.time_budget)
+        if deadline is not None and checkpoint is None:
+            recipe = self._fitted_recipe(recipe, deadline, train.num_classes, train_data, val_data)
+        loop = self._make_loop(recipe, train.num_classes, train_data, val_data)
+        history, interrupted = loop.run(
+            callbacks=list(callbacks),
+            progress=progress,
+            patience=self.early_stopping,
+            deadline=deadline,
+            checkpoint_dir=folder,
+            checkpoint=checkpoint,
+            fingerprint=fingerprint,
+        )
         finished = time.perf_counter()
+        notes = advice(history, train.num_classes)
+        for note in notes:
+            _log.warning(note)
         info = {"model": self._model_name(), "seed": self.seed, "epochs": len(history), "train_samples": len(train)}
         return TrainingRun(
-            predictor=Predictor(copy_model(loop.model), train.class_names, preprocessing, info=info),
+            predictor=Predictor(fold_normalization(loop.model), train.class_names, preprocessing, info=info),
             history=history,
-            recipe=recipe,
+            recipe=loop.recipe,
             seed=self.seed,
-            precision=precision,
+            precision=choose_precision(self.precision),
             seconds={"decode": decoded - started, "train": finished - decoded, "total": finished - started},
             interrupted=interrupted,
             skipped=(*skipped, *val_skipped),
+            notes=notes,
         )
+
+    def find_learning_rate(
+        self, train: Dataset, *, lowest: float = 1e-5, highest: float = 1.0, steps: int = 100, progress: bool = True
+    ) -> LearningRates:
+        """Train for some steps with a rising learning rate and suggest one (Smith 2017).
+
+        The network trained for this is thrown away. Give the suggestion to a trainer as ``learning_rate``.
+
+        Args:
+            train: The data learned from.
+            lowest: The first rate, over 0.
+            highest: The last rate, over ``lowest``.
+            steps: How many rates to try, evenly spaced on a logarithmic scale; at least 20.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            ConfigurationError: If the rates do not rise or the steps are too few.
+            TrainingError: If the loss falls at none of the rates.
+        """
+        if not 0 < lowest < highest < math.inf or steps < _FEWEST_RATES:
+            raise ConfigurationError(
+                f"Rates must rise from over 0, in at least {_FEWEST_RATES} steps. "
+                f"Received: lowest={lowest!r}, highest={highest!r}, steps={steps!r}"
+            )
+        _check_data(train, None)
+        data, _ = self._load(train, self.resolved_preprocessing(), progress=progress)
+        recipe = self.resolved_recipe().adapted(len(data[1])).replace(batch_size=self.batch_size)
+        loop = self._make_loop(recipe, train.num_classes, data, None)
+        rates = np.geomspace(lowest, highest, steps).tolist()
+        losses: list[float] = []
+        for loss in tracked(loop.losses_at(rates), total=steps, description="Rates", unit="step", enabled=progress):
+            losses.append(loss)
+            if loss > _MUCH_WORSE * min(losses):
+                break
+        return read_suggestion(rates[: len(losses)], losses)
+
+    def _fitted_recipe(
+        self, recipe: Recipe, deadline: float, num_classes: int, train: Data, val: Data | None
+    ) -> Recipe:
+        """Return the recipe with as many epochs as the time allows, told from some steps of a trial."""
+        started = time.perf_counter()
+        trial = self._make_loop(recipe, num_classes, train, val)
+        seconds_per_area = trial.seconds_per_epoch() / math.prod(recipe.training_size(0))
+        now = time.perf_counter()
+        # The trial's own time is taken twice: the training itself has to compile, too.
+        fitted = fit_epochs(recipe, deadline - now - (now - started), seconds_per_area)
+        _log.info("About %d epochs fit into the time budget of %s.", fitted.epochs, self.time_budget)
+        return fitted
+
+    def _make_loop(self, recipe: Recipe, num_classes: int, train: Data, val: Data | None) -> Loop:
+        model = self._make_model(recipe.image_size, num_classes)
+        precision = choose_precision(self.precision)
+        return Loop(model, recipe, train, val, seed=self.seed, precision=precision)
 
     def _load(
         self, dataset: Dataset, preprocessing: Preprocessing, *, progress: bool
-    ) -> tuple[tuple[Pixels, npt.NDArray[np.int64]], tuple[str, ...]]:
+    ) -> tuple[Data, tuple[str, ...]]:
         pixels, kept = preprocessing.load(dataset.samples, bad_images=self.bad_images, progress=progress)
         left_out = sorted(set(range(len(dataset))) - set(kept.tolist()))
         skipped = tuple(dataset.samples[index].key for index in left_out)
@@ -193,14 +288,16 @@ class Trainer:
     def _model_name(self) -> str:
         return self.model if isinstance(self.model, str) else str(self.model.name)
 
-    def _fingerprint(self, recipe: Recipe, preprocessing: Preprocessing, precision: str, train: Dataset) -> str:
+    def _fingerprint(self, preprocessing: Preprocessing, train: Dataset) -> str:
         """Return a name for everything that decides about the weights."""
         parts: Sequence[object] = (
             self._model_name(),
             dict(self.model_options),
-            recipe,
+            self.resolved_recipe(),
+            self.time_budget,
+            self.early_stopping,
             preprocessing.to_dict(),
-            precision,
+            choose_precision(self.precision),
             self.seed,
             train.fingerprint(),
             train.keys,

@@ -148,7 +148,7 @@ def test_malformed_registrations_are_refused() -> None:
         {"epochs": 0},
         {"epochs": 1.5},
         {"batch_size": -1},
-        {"optimizer": "muon"},
+        {"optimizer": "moun"},
         {"schedule": "step"},
         {"learning_rate": 0},
         {"learning_rate": -1.0},
@@ -156,6 +156,11 @@ def test_malformed_registrations_are_refused() -> None:
         {"warmup": 1},
         {"label_smoothing": 1.0},
         {"weight_decay": "0"},
+        {"average": 1},
+        {"balance": "always"},
+        {"progressive": ((0.5, 1.0),)},
+        {"progressive": ((0, 0.5), (0, 1.0))},
+        {"progressive": ((0, 0.0),)},
     ],
 )
 def test_a_wrong_setting_of_a_recipe_is_named(setting: dict[str, Any]) -> None:

@@ -16,8 +16,10 @@ def pictures(count: int = 6) -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).integers(0, 256, (count, *SIZE, 3), dtype=np.uint8)
 
 
-def augmented(augmentation: Augmentation, pixels: np.ndarray[Any, Any], **where: int) -> np.ndarray[Any, Any]:
-    draw = augmentation.draw(range(len(pixels)), image_size=SIZE, **({"seed": 0, "epoch": 0} | where))
+def augmented(
+    augmentation: Augmentation, pixels: np.ndarray[Any, Any], *, seed: int = 0, epoch: int = 0
+) -> np.ndarray[Any, Any]:
+    draw = augmentation.draw(range(len(pixels)), image_size=SIZE, seed=seed, epoch=epoch)
     return np.asarray(apply_augmentation(pixels, draw, SIZE))
 
 
@@ -97,3 +99,12 @@ def _settings(augmentation: Augmentation) -> dict[str, Any]:
     import dataclasses
 
     return dataclasses.asdict(augmentation)
+
+
+def test_pictures_shrunk_on_the_way_show_the_same() -> None:
+    ramp = np.broadcast_to(np.linspace(0, 255, 32)[None, None, :, None], (1, 24, 32, 3)).astype(np.uint8)
+    draw = NOTHING.draw([0], image_size=SIZE, seed=0, epoch=0, output_size=(12, 16))
+    shrunk = np.asarray(apply_augmentation(ramp, draw, (12, 16)))
+    assert shrunk.shape == (1, 12, 16, 3)
+    # The middle of an output pixel is the border of two input pixels.
+    assert np.allclose(shrunk[0, 5, :, 0], (ramp[0, 0, ::2, 0].astype(float) + ramp[0, 0, 1::2, 0]) / 2, atol=0.01)

@@ -92,7 +92,8 @@ def test_palettes_become_rgb_with_or_without_transparency() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "CMYK", "YCbCr"])
 def test_every_usual_mode_becomes_rgb(mode: str) -> None:
-    pixels = decoded(encoded(gradient().convert(mode), "TIFF"))
+    # Pillow before 13 writes TIFF files of YCbCr that it cannot read.
+    pixels = decoded(encoded(gradient().convert(mode), "JPEG" if mode == "YCbCr" else "TIFF"))
     assert pixels.shape == (30, 40, 3)
 
 

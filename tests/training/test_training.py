@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.keras3 import import_keras, seeded_weights
 from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import Augmentation
+from flowercnn.preprocessing.mixing import Mixing
 from flowercnn.training import loop
+from flowercnn.training.finder import read_suggestion
 from flowercnn.training.history import History
+from flowercnn.training.watch import advice
 
 SIZE = (32, 32)
 
@@ -184,7 +187,7 @@ def test_a_model_of_ones_own_is_trained_as_a_copy(coloured: fc.Dataset) -> None:
     assert not all(np.array_equal(a, b) for a, b in zip(before, weights(run), strict=True))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "muon"])
 def test_every_optimizer_trains(coloured: fc.Dataset, optimizer: Any) -> None:
     recipe = Recipe(
         image_size=SIZE, batch_size=10, epochs=2, optimizer=optimizer, weight_decay=0.01, augmentation=Augmentation()
@@ -241,3 +244,144 @@ def test_bad_pictures_are_named_or_left_out(coloured: fc.Dataset) -> None:
 def test_wrong_settings_are_found_before_anything_is_read(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(fc.ConfigurationError, match=reason):
         fc.Trainer(**settings)
+
+
+def test_a_training_with_everything_on_goes_on_to_the_same_result(coloured: fc.Dataset, tmp_path: Path) -> None:
+    recipe = Recipe(
+        epochs=4,
+        optimizer="muon",
+        learning_rate=0.02,
+        augmentation=Augmentation(),
+        mixing=Mixing(mixup=0.2, cutmix=1.0, until=0.5),
+        average=0.9,
+        progressive=((0, 0.5), (0.5, 1.0)),
+    )
+    settings = {"recipe": recipe, "early_stopping": 3}
+    whole = fit(coloured, epochs=4, settings=settings)
+    fit(coloured, epochs=4, checkpoint_dir=tmp_path, callbacks=[interrupt_in_epoch(2)], settings=settings)
+    rest = fit(coloured, epochs=4, checkpoint_dir=tmp_path, settings=settings)
+    assert same(whole, rest)
+    assert without_seconds(rest.history) == without_seconds(whole.history)
+
+
+def test_the_average_of_the_weights_is_kept_in_place_of_the_last(coloured: fc.Dataset) -> None:
+    recipe = Recipe(optimizer="sgd", learning_rate=0.01, average=0.99)
+    averaged = fit(coloured, model="article", settings={"recipe": recipe})
+    last = fit(coloured, model="article", settings={"recipe": recipe.replace(average=0.0)})
+    start = fc.build_model("article", image_size=SIZE, num_classes=3).get_weights()
+    for a, b, c in zip(weights(averaged), weights(last), start, strict=True):
+        assert np.abs(a - c).max() < np.abs(b - c).max() or not np.abs(b - c).max()
+
+
+def test_a_network_of_one_size_cannot_be_trained_at_others(coloured: fc.Dataset) -> None:
+    recipe = Recipe(progressive=((0, 0.5),))
+    with pytest.raises(fc.ConfigurationError, match="one size only"):
+        fit(coloured, model="article", settings={"recipe": recipe})
+
+
+def test_early_stopping_keeps_the_best_epoch(coloured: fc.Dataset) -> None:
+    recipe = Recipe(optimizer="sgd", learning_rate=0.05)
+    stopped = fit(coloured, epochs=40, model="article", settings={"recipe": recipe, "early_stopping": 2})
+    losses = stopped.history.to_dict()["val_loss"]
+    best = int(np.argmin(losses))
+    assert len(losses) == 40 or len(losses) == best + 3
+    one = fit(coloured, epochs=best + 1, model="article", settings={"recipe": recipe})
+    assert same(stopped, one)
+
+
+def test_early_stopping_needs_val(coloured: fc.Dataset) -> None:
+    with pytest.raises(fc.DataError, match="needs val"):
+        fc.Trainer(early_stopping=3).fit(coloured)
+
+
+@pytest.mark.parametrize("patience", [0, -1, 2.5, True])
+def test_patience_is_a_number_of_epochs(patience: Any) -> None:
+    with pytest.raises(fc.ConfigurationError, match="early_stopping must be"):
+        fc.Trainer(early_stopping=patience)
+
+
+def epochs_of(*figures: tuple[float, float, float]) -> History:
+    names = ("loss", "accuracy", "val_accuracy")
+    return History(tuple({**dict(zip(names, each, strict=True)), "learning_rate": 0.1} for each in figures))
+
+
+def test_a_user_is_told_what_went_wrong() -> None:
+    good = epochs_of(*[(0.5, 0.9, 0.85)] * 5)
+    assert advice(good, 10) == ()
+    by_heart = epochs_of(*[(0.01, 1.0, 0.6)] * 5)
+    assert "by heart" in advice(by_heart, 10)[0]
+    diverged = epochs_of(*[(9.0, 0.1, 0.1)] * 5)
+    assert "lower learning_rate (it rose to 0.1)" in advice(diverged, 10)[0]
+    assert advice(epochs_of((9.0, 0.1, 0.1)), 10) == ()
+
+
+def test_a_learning_rate_is_found_and_plotted(coloured: fc.Dataset, tmp_path: Path) -> None:
+    trainer = fc.Trainer("article", image_size=SIZE, batch_size=8)
+    found = trainer.find_learning_rate(coloured, steps=60, progress=False)
+    assert 1e-5 < found.suggestion < 0.1
+    assert len(found.rates) == len(found.losses)
+    assert found.plot(tmp_path / "rates.png").stat().st_size > 5000
+    assert found == trainer.find_learning_rate(coloured, steps=60, progress=False)
+
+
+def test_a_loss_that_never_falls_suggests_nothing() -> None:
+    with pytest.raises(fc.TrainingError, match="did not fall"):
+        read_suggestion(np.geomspace(1e-4, 1, 30).tolist(), np.linspace(1, 9, 30).tolist())
+
+
+@pytest.mark.parametrize("settings", [{"lowest": 0}, {"lowest": 2}, {"steps": 5}, {"highest": float("inf")}])
+def test_rates_to_try_must_rise(coloured: fc.Dataset, settings: dict[str, Any]) -> None:
+    with pytest.raises(fc.ConfigurationError, match="Rates must rise"):
+        fc.Trainer().find_learning_rate(coloured, **settings)
+
+
+def test_rare_classes_count_more() -> None:
+    recipe = Recipe()
+    assert recipe.class_weights([10, 15, 19]) is None
+    weights = recipe.class_weights([100, 10, 0])
+    assert weights is not None
+    assert weights[1] == pytest.approx(10 * weights[0])
+    assert weights[2] == 0
+    assert (weights * [100, 10, 0]).sum() == pytest.approx(110)
+    assert recipe.replace(balance="none").class_weights([100, 10]) is None
+
+
+def test_an_unbalanced_set_does_not_fool_the_network() -> None:
+    def red_and_grey(count: int, label: str) -> list[fc.Sample]:
+        random = np.random.default_rng(count)
+        shade = {"red": 118, "grey": 110}[label]  # hard to tell: the noise is larger than the difference
+        return [
+            fc.Sample(
+                f"{label}{i}", label, np.clip(random.normal([shade, 110, 110], 40, (8, 8, 3)), 0, 255).astype("uint8")
+            )
+            for i in range(count)
+        ]
+
+    dataset = fc.Dataset.from_source([*red_and_grey(180, "grey"), *red_and_grey(20, "red")])
+    recalls = {}
+    for balance in ("auto", "none"):
+        recipe = Recipe(image_size=(8, 8), epochs=30, batch_size=20, learning_rate=0.02, balance=balance)
+        keras = import_keras()
+        with seeded_weights(0):
+            linear = keras.Sequential(
+                [
+                    keras.Input((8, 8, 3)),
+                    keras.layers.Rescaling(1 / 40, -110 / 40),
+                    keras.layers.GlobalAveragePooling2D(),
+                    keras.layers.Dense(2, activation="softmax"),
+                ]
+            )
+        run = fc.Trainer(linear, recipe=recipe, precision="float32").fit(dataset, progress=False)
+        recalls[balance] = {c.class_name: c.recall for c in fc.evaluate(run.predictor, dataset).per_class}["red"]
+    assert recalls["auto"] > recalls["none"] + 0.1
+
+
+def test_a_recipe_adapts_to_the_number_of_pictures() -> None:
+    recipe = Recipe(epochs=40, batch_size=32, adapt=True)
+    assert (recipe.adapted(1000).epochs, recipe.adapted(1000).batch_size) == (40, 32)
+    few, many = recipe.adapted(50), recipe.adapted(50_000)
+    assert few.epochs > 100
+    assert few.batch_size == 8
+    assert 4 <= many.epochs < 10
+    assert many.batch_size == 32
+    assert Recipe(epochs=40).adapted(50).epochs == 40

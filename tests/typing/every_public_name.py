@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 import flowercnn as fc
+from flowercnn import sources as fcs
+from flowercnn.testing import check_source
 
 
 class MySource:
@@ -34,6 +36,17 @@ def sources(table: object, dataset: object) -> list[fc.DataSource]:
         fc.open_source("folder:photos"),
         fc.Dataset.from_source(MySource()),
     ]
+
+
+def composed(source: fc.DataSource, frame: object) -> fc.DataSource:
+    both = fcs.concat(source, field=fc.ImageFolder("s3://bucket", storage_options={"anon": True}))
+    kept = fcs.filter(both, lambda sample: sample.label != "weed")
+    renamed = fcs.map_labels(kept, {"daisy (young)": "daisy", "unknown": None})
+    arrays = fcs.from_arrays(np.zeros((2, 8, 8)), [0, 1], class_names=["a", "b"], value_range=(0, 1))
+    other = fcs.concat(arrays, fcs.from_huggingface(frame), fcs.from_tensorflow(frame), fcs.as_source("photos.csv"))
+    check_source(other)
+    names: list[str] = fcs.list_sources()
+    return fcs.limit(renamed, per_class=len(names), seed=0)
 
 
 def workflow(source: fc.DataSource) -> str:

@@ -1,0 +1,365 @@
+"""Sources made of what other libraries hold: NumPy arrays, tf.data datasets, Hugging Face datasets."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from flowercnn.errors import ConfigurationError, ImageError, SourceError, closest, few
+from flowercnn.sources.base import DataSource, ImageInput, Sample
+from flowercnn.sources.folder import part_of
+from flowercnn.sources.memory import InMemory
+
+__all__ = ["from_arrays", "from_huggingface", "from_tensorflow"]
+
+_BATCHED_PIXELS: Final = 4  # dimensions of (batch, height, width, channels)
+
+
+def from_arrays(
+    images: npt.NDArray[Any],
+    labels: npt.NDArray[Any] | Sequence[Any],
+    *,
+    class_names: Sequence[str] | None = None,
+    value_range: tuple[float, float] = (0, 255),
+) -> DataSource:
+    """Return a source of arrays as other libraries have them: numbered classes, pixels of any range.
+
+    Args:
+        images: Shape (n, height, width), or (n, height, width, 1, 3 or 4): uint8, or floats in ``value_range``.
+        labels: Shape (n,) or (n, 1): integers from 0, or names; or shape (n, num_classes), one-hot.
+        class_names: The name of each number; by default the number itself.
+        value_range: The values of black and white, for floats.
+
+    Raises:
+        ConfigurationError: If shapes, values or labels do not fit.
+
+    Example:
+        >>> source = from_arrays(np.zeros((2, 8, 8, 1)), np.array([[1], [0]]), class_names=["daisy", "rose"])
+        >>> [sample.label for sample in source]
+        ['rose', 'daisy']
+    """
+    pictures = _as_uint8(np.asarray(images), value_range)
+    if pictures is not images:
+        _refuse_other_range(float(np.max(images, initial=0)), value_range)
+    if pictures.ndim == _BATCHED_PIXELS and pictures.shape[-1] == 1:
+        pictures = pictures[..., 0]
+    names = None if class_names is None else tuple(class_names)
+    given = np.asarray(labels)
+    if given.ndim == 2 and given.shape[1] > 1:  # noqa: PLR2004 - one-hot
+        given = given.argmax(axis=1)
+    elif given.ndim == 2:  # noqa: PLR2004 - a column
+        given = given[:, 0]
+    text = [_class_name(label, names) for label in given.tolist()]
+    if names is None and np.issubdtype(given.dtype, np.integer):
+        names = tuple(map(str, range(int(given.max()) + 1))) if given.size else None
+    return InMemory(pictures, text, class_names=names)
+
+
+def from_tensorflow(
+    dataset: Any,
+    *,
+    class_names: Sequence[str] | None = None,
+    value_range: tuple[float, float] = (0, 255),
+) -> DataSource:
+    """Return a source of a ``tf.data.Dataset``, such as ``keras.utils.image_dataset_from_directory`` makes.
+
+    The dataset is run once, at the first iteration. Its pictures go to a temporary file, without loss, which is
+    removed with the last sample; memory holds one batch. So the order stays even if the dataset shuffles. Keys are
+    numbers.
+
+    Args:
+        dataset: Elements (image, label), in batches or not. An image is uint8 or float of shape (height, width, 1, 3
+            or 4), or a string with an encoded picture; a label an integer, a string, or one-hot.
+        class_names: The name of each number; by default ``dataset.class_names``, else the number itself.
+        value_range: The values of black and white, for floats.
+
+    Raises:
+        ConfigurationError: If ``dataset`` is no such dataset, or its values do not fit.
+    """
+    shape = getattr(dataset, "element_spec", None)
+    if not isinstance(shape, tuple) or len(shape) != 2:  # noqa: PLR2004 - (image, label)
+        raise ConfigurationError(
+            f"dataset must be a tf.data.Dataset with elements (image, label). Received: {shape or type(dataset)!r}"
+        )
+    names = class_names if class_names is not None else getattr(dataset, "class_names", None)
+    return _TensorFlow(dataset, None if names is None else tuple(names), value_range)
+
+
+def from_huggingface(
+    dataset: Any,
+    *,
+    image: str = "image",
+    label: str = "label",
+    group: str | None = None,
+) -> DataSource:
+    """Return a source of a Hugging Face ``Dataset`` or ``DatasetDict``.
+
+    Pictures stay where they are, in Arrow files that are mapped into memory, and are read when they are decoded. If
+    every split of a ``DatasetDict`` is named train, validation or test, those are the predefined parts. Keys are the
+    name of the split and the number of the row. Needs ``pip install flowercnn[huggingface]``.
+
+    Args:
+        dataset: Not a streaming one.
+        image: Name of the column with the pictures.
+        label: Name of the column with the classes; the names are those of its ``ClassLabel``, if it is one.
+        group: Name of the column with groups, if there is one.
+
+    Raises:
+        ConfigurationError: If ``dataset`` is nothing of this kind, or has no such column.
+    """
+    parts = dict(dataset.items()) if isinstance(dataset, Mapping) else {"": dataset}
+    for part in parts.values():
+        if not hasattr(part, "features") or not hasattr(part, "select_columns") or not hasattr(part, "__len__"):
+            raise ConfigurationError(
+                "dataset must be a datasets.Dataset or DatasetDict, loaded without streaming=True. "
+                f"Received: {type(part).__module__}.{type(part).__name__}"
+            )
+        for name in (image, label, *([group] if group else [])):
+            if name not in part.features:
+                raise ConfigurationError(
+                    f"dataset has the columns {few(list(part.features))}.{closest(name, part.features)} "
+                    f"Received: {name!r}"
+                )
+    return _HuggingFace(parts, image, label, group)
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class _HuggingFace:
+    parts: Mapping[str, Any]
+    image: str
+    label: str
+    group: str | None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts.values()))
+
+    def __repr__(self) -> str:
+        return f"from_huggingface({few([name or 'rows' for name in self.parts])}: {len(self)} images)"
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        names = [getattr(part.features[self.label], "names", None) for part in self.parts.values()]
+        return tuple(dict.fromkeys(name for each in names for name in each or ())) if all(names) else None
+
+    def __iter__(self) -> Iterator[Sample]:
+        all_parts = all(part_of(name) is not None for name in self.parts)
+        for name, part in self.parts.items():
+            pictures = _undecoded(part, self.image)
+            names = getattr(part.features[self.label], "names", None)
+            split = part_of(name) if all_parts else None
+            for row, (label, group) in enumerate(self._labels(part)):
+                yield Sample(
+                    key=f"{name}/{row:06d}" if name else f"{row:06d}",
+                    label=_class_name(label, names),
+                    image=_ArrowPicture(pictures, row, self.image),
+                    group=None if group is None else str(group),
+                    split=split,
+                )
+
+    def _labels(self, part: Any) -> Iterator[tuple[Any, Any]]:
+        wanted = [self.label, *([self.group] if self.group else [])]
+        for batch in part.with_format(None).select_columns(wanted).iter(batch_size=10_000):
+            groups = batch[self.group] if self.group else [None] * len(batch[self.label])
+            yield from zip(batch[self.label], groups, strict=True)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _ArrowPicture:
+    """A picture in an Arrow table, read when it is called; Arrow's tables can be read by several threads."""
+
+    rows: Any
+    row: int
+    column: str
+
+    def __call__(self) -> bytes:
+        cell = self.rows[self.row][self.column]
+        content = cell.get("bytes") if isinstance(cell, Mapping) else cell
+        path = cell.get("path") if isinstance(cell, Mapping) else cell
+        if isinstance(content, bytes):
+            return content
+        if not isinstance(path, str):
+            raise ImageError(f"row {self.row} has no picture.")
+        if "://" in path:
+            from flowercnn.sources.remote import RemotePicture
+
+            return RemotePicture(path)()
+        return Path(path).read_bytes()
+
+
+def _undecoded(part: Any, column: str) -> Any:
+    """Return the column of pictures as encoded bytes and paths, decoded by nobody."""
+    if type(part.features[column]).__name__ == "Image":
+        import datasets
+
+        part = part.cast_column(column, datasets.Image(decode=False))
+    return part.with_format(None).select_columns([column])
+
+
+class _TensorFlow:
+    """The elements of a ``tf.data.Dataset``, written to a temporary file at the first iteration."""
+
+    def __init__(self, dataset: Any, names: tuple[str, ...] | None, value_range: tuple[float, float]) -> None:
+        self._dataset = dataset
+        self._value_range = value_range
+        self._samples: list[Sample] | None = None
+        self._lock = threading.Lock()
+        self.class_names = names
+
+    def __repr__(self) -> str:
+        return f"from_tensorflow({self._dataset!r})"
+
+    def __iter__(self) -> Iterator[Sample]:
+        with self._lock:
+            if self._samples is None:
+                with _Spool() as spool:
+                    self._samples = list(self._run(spool))
+        return iter(self._samples)
+
+    def _run(self, spool: _Spool) -> Iterator[Sample]:
+        number, highest = 0, 0.0
+        for pictures, labels in self._batches():
+            if np.issubdtype(pictures.dtype, np.floating):
+                highest = max(highest, float(pictures.max(initial=0)))
+            for picture, label in zip(pictures, labels, strict=True):
+                content = picture if isinstance(picture, bytes) else _as_file(picture, self._value_range)
+                yield Sample(f"{number:06d}", _class_name(_plain_label(label), self.class_names), spool.add(content))
+                number += 1
+        _refuse_other_range(highest, self._value_range)
+
+    def _batches(self) -> Iterator[tuple[Any, Any]]:
+        elements = self._dataset.as_numpy_iterator()
+        while True:
+            try:
+                pictures, labels = next(elements)
+            except StopIteration:
+                return
+            except Exception as error:  # whatever the dataset's own functions raise
+                raise SourceError(f"The tf.data.Dataset failed ({type(error).__name__}: {error}).") from error
+            if isinstance(pictures, bytes) or np.ndim(pictures) == _BATCHED_PIXELS - 1:
+                pictures, labels = [pictures], [labels]
+            yield np.asarray(pictures), labels
+
+
+class _Spool:
+    """A temporary file of pictures, removed with the last of them."""
+
+    def __init__(self) -> None:
+        folder = mkdtemp(prefix="flowercnn-")
+        self.path = str(Path(folder) / "pictures")
+        self._file = Path(self.path).open("wb")  # noqa: SIM115 - closed when the last picture is in it
+        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+
+    def add(self, content: bytes) -> ImageInput:
+        """Write a picture and return what reads it."""
+        start = self._file.tell()
+        self._file.write(content)
+        return _SpooledPicture(self, self.path, start, len(content))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End writing; reading begins then."""
+        self._file.close()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _SpooledPicture:
+    spool: _Spool | None  # keeps the file as long as there is a picture
+    path: str
+    start: int
+    size: int
+
+    def __call__(self) -> bytes:
+        with open(self.path, "rb") as file:  # noqa: PTH123 - called for every picture
+            file.seek(self.start)
+            return file.read(self.size)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the place, not the file: it is there as long as this process has the pictures."""
+        return _SpooledPicture, (None, self.path, self.start, self.size)
+
+
+def _as_file(picture: npt.NDArray[Any], value_range: tuple[float, float]) -> bytes:
+    """Return an array as the bytes of a file, without loss."""
+    pixels = _as_uint8(picture, value_range)
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:  # noqa: PLR2004 - (height, width, channels)
+        pixels = pixels[..., 0]
+    buffer = io.BytesIO()
+    try:
+        image = Image.fromarray(pixels)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"A picture must be of shape (height, width, 1, 3 or 4). Received: {picture.shape}"
+        ) from error
+    image.save(buffer, format="PNG" if image.mode == "RGBA" else "PPM")
+    return buffer.getvalue()
+
+
+def _as_uint8(values: npt.NDArray[Any], value_range: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    """Return pixels 0-255.
+
+    Raises:
+        ConfigurationError: If they are of another type, or beyond the range.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if not np.issubdtype(values.dtype, np.floating):
+        raise ConfigurationError(
+            f"Pixels must be uint8 or floats. Received: dtype {values.dtype}. Convert integers 0-255 with "
+            ".astype('uint8')."
+        )
+    low, high = value_range
+    if not (values.min(initial=low) >= low and values.max(initial=high) <= high):
+        raise ConfigurationError(
+            f"Pixels must be from {low} to {high}; value_range says so. Received: {values.min()} to {values.max()}"
+        )
+    pixels = np.empty(values.shape, np.uint8)
+    for part, out in zip(values, pixels, strict=True):  # one after the other: floats are large
+        np.rint((part - low) * (255 / (high - low)), out=out, casting="unsafe")
+    return pixels
+
+
+def _refuse_other_range(highest: float, value_range: tuple[float, float]) -> None:
+    if value_range[1] > 1 and 0 < highest <= 1:
+        raise ConfigurationError(
+            f"The pictures are black: value_range={value_range!r}, but no value is above {highest}. "
+            "Give value_range=(0, 1)."
+        )
+
+
+def _plain_label(label: Any) -> Any:
+    """Return a label as a number or text, whatever its shape."""
+    array = np.asarray(label)
+    if array.size > 1:
+        return int(array.argmax())
+    value = array.item()
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _class_name(label: Any, names: Sequence[str] | None) -> str | None:
+    """Return the name of a class given by name or number; ``None`` for none, which some libraries number -1."""
+    if label is None or label == -1:
+        return None
+    if isinstance(label, str):
+        return label or None
+    if not float(label).is_integer() or label < 0:
+        raise ConfigurationError(f"A label must be a name or a number from 0. Received: {label!r}")
+    if names is None:
+        return str(int(label))
+    if label >= len(names):
+        raise ConfigurationError(
+            f"class_names must have a name for every label. Received: {len(names)} names, label {label!r}"
+        )
+    return str(names[int(label)])

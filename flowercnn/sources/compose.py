@@ -1,0 +1,222 @@
+"""Sources made of sources. Nothing is listed or read before the result is iterated."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flowercnn.errors import ConfigurationError, DataError, UnknownNameError, closest
+from flowercnn.seeding import check_seed, stable_hash
+from flowercnn.sources.base import DataSource, Sample, declared_class_names
+
+__all__ = ["concat", "filter", "limit", "map_labels"]
+
+
+def concat(*sources: DataSource, **named: DataSource) -> DataSource:
+    """Return one source with the samples of several, one source after the other.
+
+    The declared classes are those of all in order, if all declare theirs. Groups of the same name are one group.
+
+    Args:
+        *sources: Sources whose keys are taken as they are.
+        **named: Sources whose keys get the name and a ``/`` in front, so that two folders with the same file names go
+            together.
+
+    Raises:
+        ConfigurationError: If there is no source, or one is none.
+        DataError: If two samples have the same key (when iterated).
+
+    Example:
+        >>> from flowercnn import SyntheticFlowers
+        >>> both = concat(first=SyntheticFlowers(1, 2), second=SyntheticFlowers(1, 2, seed=1))
+        >>> [sample.key for sample in both]
+        ['first/daisy/0000', 'first/tulip/0000', 'second/daisy/0000', 'second/tulip/0000']
+    """
+    parts = [*(("", source) for source in sources), *((f"{name}/", source) for name, source in named.items())]
+    if not parts:
+        raise ConfigurationError("concat needs at least one source. Received: none")
+    return _Concat(tuple((prefix, _checked(source)) for prefix, source in parts))
+
+
+def filter(source: DataSource, keep: Callable[[Sample], bool]) -> DataSource:  # noqa: A001 - sources.filter is clear
+    """Return a source with the samples for which ``keep`` is true; declared classes stay as they are.
+
+    Args:
+        source: What to choose from.
+        keep: A function of a `Sample`.
+
+    Raises:
+        ConfigurationError: If an argument is of the wrong kind.
+
+    Example:
+        >>> from flowercnn import SyntheticFlowers
+        >>> [sample.key for sample in filter(SyntheticFlowers(2, 2), lambda sample: sample.label == "tulip")]
+        ['tulip/0000', 'tulip/0001']
+    """
+    if not callable(keep):
+        raise ConfigurationError(f"keep must be a function of a Sample. Received: keep={keep!r}")
+    return _Filter(_checked(source), keep)
+
+
+def map_labels(source: DataSource, mapping: Mapping[str, str | None] | Callable[[str], str | None]) -> DataSource:
+    """Return a source with other class names: renamed, or several merged into one.
+
+    Args:
+        source: Where the samples come from. Those without a label stay without.
+        mapping: The new name for old ones, where those that are not in it stay; or a function of the old name.
+            ``None`` as the new name takes the label away, and ``Dataset.from_source(..., unlabelled="skip")`` the
+            sample.
+
+    Raises:
+        ConfigurationError: If an argument is of the wrong kind.
+        UnknownNameError: If the mapping has a name that no sample has (when iterated to the end).
+
+    Example:
+        >>> from flowercnn import SyntheticFlowers
+        >>> flowers = map_labels(SyntheticFlowers(1, 3), {"tulip": "other", "sunflower": "other"})
+        >>> flowers.class_names, [sample.label for sample in flowers]
+        (('daisy', 'other'), ['daisy', 'other', 'other'])
+    """
+    if not isinstance(mapping, Mapping) and not callable(mapping):
+        raise ConfigurationError(f"mapping must be a mapping or a function of a name. Received: mapping={mapping!r}")
+    return _MapLabels(_checked(source), mapping)
+
+
+def limit(source: DataSource, *, per_class: int, seed: int | None = None) -> DataSource:
+    """Return a source with at most ``per_class`` samples of each class; those without a label count as a class.
+
+    Args:
+        source: What to choose from.
+        per_class: How many, at least 1.
+        seed: Which of the possible choices, the same for the same keys; ``None`` takes the first of each class.
+
+    Raises:
+        ConfigurationError: If an argument has a type or value it cannot have.
+
+    Example:
+        >>> from flowercnn import SyntheticFlowers
+        >>> [sample.key for sample in limit(SyntheticFlowers(5, 2), per_class=1)]
+        ['daisy/0000', 'tulip/0000']
+    """
+    if not isinstance(per_class, int) or isinstance(per_class, bool) or per_class < 1:
+        raise ConfigurationError(f"per_class must be an int of at least 1. Received: per_class={per_class!r}")
+    return _Limit(_checked(source), per_class, None if seed is None else check_seed(seed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Concat:
+    parts: tuple[tuple[str, DataSource], ...]
+
+    def __iter__(self) -> Iterator[Sample]:
+        seen: set[str] = set()
+        for prefix, source in self.parts:
+            for sample in source:
+                new = _changed(sample, key=prefix + sample.key) if prefix else sample
+                if new.key in seen:
+                    raise DataError(
+                        f"Two samples have the key {new.key!r}. Name the sources, such as concat(garden=..., "
+                        "field=...), to put the names in front of the keys."
+                    )
+                seen.add(new.key)
+                yield new
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        declared = [declared_class_names(source) for _, source in self.parts]
+        return tuple(dict.fromkeys(name for names in declared for name in names or ())) if all(declared) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    source: DataSource
+    keep: Callable[[Sample], bool]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (sample for sample in self.source if self.keep(sample))
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return declared_class_names(self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class _MapLabels:
+    source: DataSource
+    mapping: Mapping[str, str | None] | Callable[[str], str | None]
+
+    def __iter__(self) -> Iterator[Sample]:
+        seen = set(declared_class_names(self.source) or ())
+        for sample in self.source:
+            if sample.label is None:
+                yield sample
+                continue
+            seen.add(sample.label)
+            new = self._new(sample.label)
+            yield sample if new == sample.label else _changed(sample, label=new)
+        for name in self.mapping if isinstance(self.mapping, Mapping) else ():
+            if name not in seen:
+                raise UnknownNameError(
+                    f"No sample has a label that mapping wants to change.{closest(name, seen)} Received: {name!r}"
+                )
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        declared = declared_class_names(self.source)
+        if declared is None:
+            return None
+        new = map(self._new, declared)
+        return tuple(dict.fromkeys(name for name in new if name is not None))
+
+    def _new(self, name: str) -> str | None:
+        return self.mapping.get(name, name) if isinstance(self.mapping, Mapping) else self.mapping(name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    source: DataSource
+    per_class: int
+    seed: int | None
+
+    def __iter__(self) -> Iterator[Sample]:
+        if self.seed is not None:
+            yield from self._drawn(self.seed)
+            return
+        counts: defaultdict[str | None, int] = defaultdict(int)
+        for sample in self.source:
+            counts[sample.label] += 1
+            if counts[sample.label] <= self.per_class:
+                yield sample
+
+    def _drawn(self, seed: int) -> Iterator[Sample]:
+        """Yield the samples with the lowest hashes of each class, in the order of the source."""
+        chosen: defaultdict[str | None, list[tuple[int, int, Sample]]] = defaultdict(list)
+        for place, sample in enumerate(self.source):
+            heap = chosen[sample.label]
+            item = (-stable_hash(seed, "limit", sample.key), place, sample)
+            if len(heap) < self.per_class:
+                heapq.heappush(heap, item)
+            else:
+                heapq.heappushpop(heap, item)
+        for _, _, sample in sorted((item for heap in chosen.values() for item in heap), key=lambda item: item[1]):
+            yield sample
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return declared_class_names(self.source)
+
+
+def _checked(source: DataSource) -> DataSource:
+    if isinstance(source, (str, bytes)) or not isinstance(source, DataSource):
+        raise ConfigurationError(
+            "Every source must be an object that yields samples, such as flowercnn.ImageFolder('photos'). "
+            f"Received: {type(source).__name__} {source!r}"
+        )
+    return source
+
+
+def _changed(sample: Sample, **changes: Any) -> Sample:
+    values = {"key": sample.key, "label": sample.label, "image": sample.image, "group": sample.group}
+    return Sample(**{**values, "split": sample.split, **changes})

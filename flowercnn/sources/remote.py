@@ -1,0 +1,262 @@
+"""Pictures behind URLs: whatever fsspec can open, such as s3://, gs://, https:// and memory://."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+from urllib.parse import unquote
+
+from flowercnn.errors import (
+    FlowerCNNError,
+    ImageError,
+    MissingDependencyError,
+    SourceError,
+    UnknownNameError,
+    closest,
+)
+from flowercnn.sources.archive import (
+    DEEPEST,
+    is_archive,
+    is_compressed_tar,
+    list_archive,
+    list_unpacked_tar,
+    unpacked_tar,
+)
+from flowercnn.sources.tree import ListedTree
+from flowercnn.sources.url import StorageOptions, shown
+
+__all__ = ["RemoteFile", "RemotePicture", "open_remote_tree", "read_remote"]
+
+_LARGEST_FILE: Final = 2**30
+_ATTEMPTS: Final = 3
+_FIRST_PAUSE: Final = 0.2  # seconds; each pause is four times the one before
+_FINAL: Final = (IsADirectoryError, PermissionError, ValueError, TypeError, NotImplementedError)
+_BAD_REQUEST, _SERVER_ERROR, _PASSING = 400, 500, (408, 429)  # statuses of HTTP
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RemotePicture:
+    """A picture behind a URL, read when it is called; safe in several threads and cheap to pickle.
+
+    Args:
+        url: As fsspec wants it.
+        options: What else fsspec needs.
+    """
+
+    url: str
+    options: StorageOptions = field(default_factory=StorageOptions, hash=False)
+
+    def __repr__(self) -> str:
+        return f"<{shown(self.url)}>"
+
+    def __call__(self) -> bytes:
+        """Return the encoded picture.
+
+        Raises:
+            ImageError: If there is no such file, or it is larger than 1 GiB.
+            SourceError: If it cannot be read after three attempts.
+        """
+        return read_remote(self.url, self.options, missing=ImageError)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RemoteFile:
+    """A remote file of which parts are read.
+
+    Args:
+        url: As fsspec wants it.
+        options: What else fsspec needs.
+    """
+
+    url: str
+    options: StorageOptions = field(default_factory=StorageOptions, hash=False)
+
+    def __repr__(self) -> str:
+        return f"<{shown(self.url)}>"
+
+    def read_range(self, start: int, end: int) -> bytes:
+        """Return the bytes from ``start`` up to ``end``.
+
+        Raises:
+            SourceError: If they cannot be read after three attempts, or the server sends more than was asked for.
+        """
+
+        def read() -> bytes:
+            system, path = _system(self.url, self.options)
+            return bytes(system.cat_file(path, start=start, end=end))
+
+        content = _persistently(self.url, read)
+        if len(content) > end - start:
+            raise SourceError(f"{shown(self.url)}: the server cannot send parts of a file. Download it first.")
+        return content
+
+
+def read_remote(url: str, options: Mapping[str, Any], missing: type[ImageError | SourceError] = SourceError) -> bytes:
+    """Return the content of a remote file.
+
+    Args:
+        url: Of the file.
+        options: What else fsspec needs.
+        missing: What to raise if there is no such file, or it is larger than 1 GiB.
+
+    Raises:
+        MissingDependencyError: If fsspec, or what it needs for this kind of URL, is not installed.
+        SourceError: If it cannot be read after three attempts.
+    """
+
+    def read() -> bytes:
+        system, path = _system(url, options)
+        with system.open(path, "rb") as file:
+            return bytes(file.read(_LARGEST_FILE + 1))
+
+    content = _persistently(url, read, missing)
+    if len(content) > _LARGEST_FILE:
+        raise missing(f"{shown(url)}: more than {_LARGEST_FILE:,} bytes.")
+    return content
+
+
+def open_remote_tree(url: str, options: StorageOptions) -> ListedTree:
+    """List everything below a remote folder, or in a remote archive.
+
+    Args:
+        url: Of the folder or archive; ``zip://inside::URL`` is a folder in an archive with any name, ``zip://PATH``
+            an archive.
+        options: What else fsspec needs.
+
+    Raises:
+        MissingDependencyError: If fsspec, or what it needs for this kind of URL, is not installed.
+        SourceError: If it cannot be listed.
+        UnknownNameError: If fsspec knows no such kind of URL.
+    """
+    first, _, rest = url.partition("::")
+    kind, _, inside = first.partition("://")
+    if kind in ("zip", "tar"):
+        if not rest:
+            rest, inside = inside, ""
+        tree = _open_remote_archive(rest, options, is_zip=kind == "zip")
+        return tree.below(inside) if inside.strip("/") else tree
+    if is_archive(url):
+        return _open_remote_archive(url, options, is_zip=url.lower().endswith(".zip"))
+    system, root = _system(url, options)
+    tree = ListedTree(shown(url))
+    for path in _persistently(url, lambda: _found(system, root)):
+        relative = path.removeprefix(root).lstrip("/")
+        if url.startswith(("http://", "https://")):
+            relative = unquote(relative)
+        tree.add_file(relative, RemotePicture(_url_of(system, path, url), options))
+    return tree
+
+
+def _found(system: Any, root: str) -> list[str]:
+    """Return the paths of all files below a folder; a sub-folder that cannot be listed is an error, not left out."""
+    if _has_its_own_find(type(system)):
+        found = [str(path) for path in system.find(root)]
+        if not found:
+            system.ls(root)  # raises an error if there is no such folder
+        return found
+    found, folders, seen = [], [root], {root.rstrip("/")}
+    while folders:
+        for entry in system.ls(folders.pop(), detail=True):
+            path = str(entry["name"])
+            parts = path.removeprefix(root).split("/")
+            if not path.startswith(root) or ".." in parts:
+                continue  # a web page may link to anything
+            if len(parts) > DEEPEST:
+                raise SourceError(f"{shown(path)}: folders are nested more than {DEEPEST} deep.")
+            if entry["type"] != "directory":
+                found.append(path)
+            elif path.rstrip("/") not in seen:
+                seen.add(path.rstrip("/"))
+                folders.append(path)
+    return found
+
+
+def _has_its_own_find(kind: Any) -> bool:
+    """Return whether a file system lists everything in one go, as object stores do.
+
+    The ``find`` that fsspec gives all others goes from folder to folder and leaves out, in silence, those that fail.
+    """
+    from fsspec.asyn import AsyncFileSystem
+    from fsspec.spec import AbstractFileSystem
+
+    if issubclass(kind, AsyncFileSystem):
+        return bool(kind._find is not AsyncFileSystem._find)  # noqa: SLF001 - there is no public way to tell
+    return bool(getattr(kind, "find", None) is not AbstractFileSystem.find)
+
+
+def _url_of(system: Any, path: str, url: str) -> str:
+    """Return the URL of a file in the file system of ``url``, behind the same caches (``simplecache::s3://``)."""
+    caches = [part for part in url.split("::") if "://" not in part]
+    return "::".join([*caches, str(system.unstrip_protocol(path))])
+
+
+def _open_remote_archive(url: str, options: StorageOptions, *, is_zip: bool) -> ListedTree:
+    system, path = _system(url, options)
+    size = _persistently(url, lambda: system.info(path)["size"])
+    if size is None:
+        raise SourceError(f"{shown(url)}: the server cannot send parts of a file. Download it first.")
+    with _persistently(url, lambda: system.open(path, "rb")) as file:
+        if is_zip or not is_compressed_tar(url):
+            return list_archive(file, shown(url), RemoteFile(url, options), size, is_zip=is_zip)
+        tar = unpacked_tar(file, url, str(system.ukey(path)), size)
+    return list_unpacked_tar(tar, shown(url))
+
+
+def _system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return fsspec's file system for a URL, and the path in it."""
+    try:
+        import fsspec
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{shown(url)}: URLs need fsspec. Install it with: pip install 'flowercnn[remote]'"
+        ) from error
+    protocol = url.rpartition("::")[2].partition("://")[0]
+    known = fsspec.available_protocols()
+    if "://" in url and protocol not in known:
+        raise UnknownNameError(
+            f"fsspec knows no {protocol}:// URLs.{closest(protocol, known)} Received: {shown(url)!r}"
+        )
+    try:
+        system, path = url_to_fs(url, **options)
+    except ImportError as error:
+        raise MissingDependencyError(f"{shown(url)}: {error}") from error
+    except Exception as error:  # whatever a file system raises when it is made
+        raise _unreadable(url, error) from error
+    return system, str(path)
+
+
+def _persistently(
+    url: str, read: Callable[[], Result], missing: type[ImageError | SourceError] = SourceError
+) -> Result:
+    """Return ``read()``; what may pass, such as a lost connection, is tried again after a pause."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return read()
+        except FlowerCNNError:
+            raise
+        except FileNotFoundError as error:
+            raise missing(f"{shown(url)}: there is no such file or folder.") from error
+        except Exception as error:
+            if attempt == _ATTEMPTS - 1 or _is_final(error):
+                raise _unreadable(url, error) from error
+            time.sleep(_FIRST_PAUSE * 4**attempt)
+    raise AssertionError("unreachable")
+
+
+def _unreadable(url: str, error: Exception) -> SourceError:
+    """Return what to raise; the message of ``error`` is left out, since it may have the whole URL."""
+    return SourceError(
+        f"{shown(url)}: cannot be read ({type(error).__name__}). Check the URL, your access to it and the network."
+    )
+
+
+def _is_final(error: Exception) -> bool:
+    """Return whether trying again is no use: a request that is refused, an argument that is wrong."""
+    status = getattr(error, "status", None)
+    refused = isinstance(status, int) and _BAD_REQUEST <= status < _SERVER_ERROR and status not in _PASSING
+    return refused or isinstance(error, _FINAL)

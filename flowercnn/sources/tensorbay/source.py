@@ -1,0 +1,374 @@
+"""The source: a data set on TensorBay as samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from flowercnn.errors import ConfigurationError, DataError, SourceError, few
+from flowercnn.sources.base import Sample, SplitName
+from flowercnn.sources.folder import part_of
+from flowercnn.sources.tensorbay.api import Api, roots_of
+from flowercnn.sources.tensorbay.cache import DiskCache
+from flowercnn.sources.tensorbay.credentials import Credentials, Secret, find_credentials
+from flowercnn.sources.tensorbay.fetch import prefetch
+from flowercnn.sources.tensorbay.listing import RemoteDataset
+from flowercnn.sources.tensorbay.objects import LocalDataset, RemoteObject, understand
+from flowercnn.sources.tensorbay.options import check_object, check_options, check_url
+from flowercnn.sources.tensorbay.remote import File, Offline, Online, choose, explain, file_name
+from flowercnn.sources.tensorbay.transport import GaveUp, Transport
+
+__all__ = ["TensorBay", "TensorBayPicture"]
+
+_WINDOWS: Final = 4  # files fetched ahead per thread
+
+_log = logging.getLogger("flowercnn.sources.tensorbay")
+
+
+class _State:
+    """What an open source holds; never pickled, and not carried over to a forked process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.process = os.getpid()
+        self.cache: DiskCache | None = None
+        self.remote: Online | Offline | None = None
+        self.class_names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TensorBay:
+    """A data set of classified pictures on TensorBay, fetched ahead of time and kept on disk.
+
+    The samples come segment by segment in TensorBay's order. Iterating lists the data set as it goes and fetches its
+    files by several threads into a cache; each sample comes once its file is there. A second pass, and a second run,
+    ask for no file again. Nothing but reading is ever asked of TensorBay.
+
+    - The key of a sample is ``segment/remote path``; its label is the category of its classification, with the
+      delimiter of nested categories as it is. `class_names` are the catalogue's categories in the catalogue's order.
+    - Requests that fail in passing (429, 5xx, resets, no answer, cut answers, expired addresses) are repeated with
+      growing, slightly random pauses, or the pause the server asks for, until ``patience`` seconds are over. Then
+      there is one error; what was fetched stays in the cache, and the next run goes on from there.
+    - The access key is shown in no repr, log, error, pickle or file. A source that was unpickled looks for it anew in
+      the environment and the profile.
+    - A ``Dataset`` or ``Segment`` of the SDK that is remote says which data set, commit and segment is meant; it is
+      listed anew, so changes made to the object in memory are not seen. A local one is read as it is.
+
+    Args:
+        dataset: The name of a data set, or a ``tensorbay`` ``Dataset`` or ``Segment``, remote or local, such as
+            ``tensorbay.opendataset`` makes. Fusion data sets are refused.
+        access_key: The access key. By default that of the environment variable ``FLOWERCNN_TENSORBAY_KEY``, else of
+            ``TENSORBAY_ACCESS_KEY``, else of the profile that ``gas auth`` has written to ``~/.gasconfig``.
+        segments: The segments wanted, by name or by number in the sorted names (``[1]`` is the SDK's ``dataset[1]``);
+            ``None`` for all, in sorted order.
+        revision: A branch, tag or commit id; ``None`` for the default branch.
+        url: Address of a regional or private TensorBay: https, or http on this machine. By default that of the
+            profile, where the key is from there, else the one the form of the key belongs to.
+        profile: Which profile in ``~/.gasconfig``.
+        ca_bundle: File or folder of certificates to trust, for a private TensorBay; by default as the environment
+            variables ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE`` or ``SSL_CERT_FILE`` say.
+        unlabelled: What to do if files have no class. By default their label is ``None``, and `Dataset.from_source`
+            refuses them or leaves them out, as it is told; only if no file has one, that is an error here. Else
+            ``"error"`` (refuse them), ``"skip"`` (leave them out; how many is logged as a
+            warning), or ``"keep"`` (their label is ``None``, even if no file has a class: for prediction).
+        predefined_splits: Whether segments named train, val (valid, validation) and test are the predefined parts:
+            if at least two are wanted, one is train, and all are named so.
+        threads: Files fetched at a time, 1 to 64.
+        window: Files fetched ahead of the sample that was yielded last; ``None`` for four times ``threads``. While
+            that sample's file has to be repeated, the others go on, up to eight times as far.
+        patience: Seconds, above 0, after which a request is not repeated any more.
+        cache_dir: Folder of the cache; ``None`` for the platform's place for a user's caches.
+        cache_limit: Bytes the files in the cache may take together; those not used for longest are removed.
+        offline: Whether to read from the cache alone, without a key and without asking TensorBay anything.
+
+    Raises:
+        ConfigurationError: If an argument is wrong, or there is no access key.
+        SourceError: If the data set cannot be read (when iterated).
+        UnknownNameError: If it has no such segment (when iterated).
+        DataError: If no file has a class, or some have none and ``unlabelled`` is ``"error"`` (when iterated).
+
+    Example:
+        >>> source = TensorBay("Flower17-1", "Accesskey-0123456789", segments=["train"])
+        >>> source
+        TensorBay('Flower17-1', segments=['train'])
+    """
+
+    dataset: Any
+    access_key: str | Secret | None = None
+    _: dataclasses.KW_ONLY
+    segments: Sequence[str | int] | None = None
+    revision: str | None = None
+    url: str | None = None
+    profile: str = "default"
+    ca_bundle: str | os.PathLike[str] | None = None
+    unlabelled: Literal["error", "skip", "keep"] | None = None
+    predefined_splits: bool = True
+    threads: int = 16
+    window: int | None = None
+    patience: float = 10.0
+    cache_dir: str | os.PathLike[str] | None = None
+    cache_limit: int = 10 * 2**30
+    offline: bool = False
+    _state: _State = field(default_factory=_State, init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.access_key, str):
+            object.__setattr__(self, "access_key", Secret(self.access_key))
+        if isinstance(self.segments, (str, int)):
+            object.__setattr__(self, "segments", [self.segments])
+        check_options(self)
+        if not isinstance(self.dataset, (str, RemoteObject, LocalDataset)):
+            object.__setattr__(self, "dataset", understand(self.dataset))
+        if isinstance(self.dataset, str):
+            if not self.offline:
+                find_credentials(self.access_key, self.profile)  # type: ignore[arg-type]  # a Secret by now
+        else:
+            check_object(self)
+
+    def __repr__(self) -> str:
+        name = self.dataset if isinstance(self.dataset, str) else self.dataset.name
+        shown = [repr(name)]
+        for option in dataclasses.fields(self)[2:-1]:
+            value = getattr(self, option.name)
+            if value != option.default:
+                shown.append(f"{option.name}={value!r}")
+        return f"TensorBay({', '.join(shown)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_state"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _state=_State())
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield every sample once, in order, as soon as its file is in the cache.
+
+        Raises:
+            SourceError: If the data set or a file cannot be read, or the cache cannot be written.
+            UnknownNameError: If it has no such segment.
+            DataError: If no file has a class, or some have none and ``unlabelled`` is ``"error"``.
+        """
+        if isinstance(self.dataset, LocalDataset):
+            return self._local_samples(self.dataset)
+        return self._remote_samples(self._remote())
+
+    def __len__(self) -> int:
+        """Return the number of samples; lists the data set, but fetches no file."""
+        if isinstance(self.dataset, LocalDataset):
+            return sum(1 for _ in self._labelled(self._local_files(self.dataset)))
+        remote = self._remote()
+        return sum(1 for _ in self._labelled(remote.files(self._chosen(remote.dataset()))))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The categories of the catalogue in its order, then, sorted, the classes of files that it has not.
+
+        Raises:
+            SourceError: If the data set cannot be listed.
+        """
+        state = self._fresh_state()
+        if state.class_names is None:
+            try:
+                state.class_names = self._find_class_names()
+            except AttributeError as error:  # else `getattr(source, "class_names", None)` would pass over it
+                raise SourceError(f"{self!r}: the classes cannot be read ({error}).") from error
+        return state.class_names
+
+    def _find_class_names(self) -> tuple[str, ...]:
+        if isinstance(self.dataset, LocalDataset):
+            declared, files = self.dataset.categories(), self._local_files(self.dataset)
+        else:
+            remote = self._remote()
+            declared, files = remote.categories(), remote.files(self._chosen(remote.dataset()))
+        used = {file.label for file in files if file.label is not None}
+        undeclared = sorted(used.difference(declared or ()))
+        if declared and undeclared:
+            _log.warning("%r: %d classes are not in the catalogue: %s", self, len(undeclared), few(undeclared))
+        return (*(declared or ()), *undeclared)
+
+    def _fresh_state(self) -> _State:
+        if self._state.process != os.getpid():  # connections and locks of the parent are not for us
+            object.__setattr__(self, "_state", _State())
+        return self._state
+
+    def _cache(self) -> DiskCache:
+        state = self._fresh_state()
+        if state.cache is None:
+            state.cache = DiskCache(self.cache_dir, self.cache_limit)
+        return state.cache
+
+    def _remote(self) -> Online | Offline:
+        state = self._fresh_state()
+        with state.lock:
+            if state.remote is None:
+                state.remote = self._open()
+            return state.remote
+
+    def _open(self) -> Online | Offline:
+        """Prepare to read; nothing is asked yet."""
+        cache = self._cache()
+        if self.offline:
+            credentials = self._credentials_if_any()
+            return Offline(cache, roots_of(self.url or credentials.url, credentials.key), self.dataset, self.revision)
+        if isinstance(self.dataset, RemoteObject):
+            given = self.dataset
+            key = given.key if given.key.reveal() else find_credentials(None, self.profile).key
+            found = RemoteDataset(
+                given.name, given.dataset_id, given.commit_id, () if given.segment is None else (given.segment,)
+            )
+            return Online(self._api(given.root, key), cache, given.name, found=found, held=given.held)
+        credentials = find_credentials(self.access_key, self.profile)  # type: ignore[arg-type]  # a Secret by now
+        check_url(credentials.url or None)
+        root = roots_of(self.url or credentials.url, credentials.key)[0]
+        return Online(self._api(root, credentials.key), cache, self.dataset, revision=self.revision)
+
+    def _credentials_if_any(self) -> Credentials:
+        """Return where the data set would be read from; offline no key is needed."""
+        try:
+            return find_credentials(self.access_key, self.profile)  # type: ignore[arg-type]  # a Secret by now
+        except ConfigurationError:
+            return Credentials(Secret(None))
+
+    def _api(self, root: str, key: Secret) -> Api:
+        ca_bundle = None if self.ca_bundle is None else os.fspath(self.ca_bundle)
+        return Api(root, key, Transport(self.threads, self.patience, ca_bundle))
+
+    def _chosen(self, dataset: RemoteDataset | LocalDataset) -> list[str]:
+        return choose(list(dataset.segments), self.segments, dataset.name)
+
+    def _splits(self, segments: Sequence[str]) -> dict[str, SplitName | None]:
+        """Return the predefined part of each segment."""
+        parts = {segment: part_of(segment) for segment in segments}
+        divided = (
+            self.predefined_splits and len(parts) > 1 and None not in parts.values() and "train" in parts.values()
+        )
+        return parts if divided else dict.fromkeys(segments)
+
+    def _labelled(self, files: Iterator[File]) -> Iterator[File]:
+        """Yield the files that become samples, by the rule for those without a class."""
+        rule, count = self.unlabelled, 0
+        without: list[File] = []
+        for file in files:
+            if file.label is not None:
+                if rule is None and len(without) == count:
+                    yield from without  # they have waited for the first file with a class
+                if rule != "error" or not without:  # after the first one without, the others are only counted
+                    yield file
+            elif rule == "keep":
+                yield file
+            else:
+                if rule is None and len(without) < count:
+                    yield file
+                without.append(file)
+            count += 1
+        if without and (rule == "error" or len(without) == count):
+            keys = few([_key_of(file) for file in without], 3)
+            raise DataError(
+                f"{self!r}: {len(without)} of {count} files have no class: {keys}. "
+                "Label them, leave them out with unlabelled='skip', or, to predict them, take them with 'keep'."
+            )
+        if rule == "skip" and without:
+            _log.warning("%r: left out %d of %d files, which have no class.", self, len(without), count)
+
+    def _local_files(self, dataset: LocalDataset) -> Iterator[File]:
+        for segment in self._chosen(dataset):
+            empty = True
+            for path, label, local_path in dataset.files(segment):
+                empty = False
+                yield File(segment, path, label, local_path)
+            if empty:
+                raise SourceError(
+                    f"TensorBay data set {dataset.name!r}: the segment {segment!r} is empty. Choose others with "
+                    "segments=[...]."
+                )
+
+    def _local_samples(self, dataset: LocalDataset) -> Iterator[Sample]:
+        splits = self._splits(self._chosen(dataset))
+        for file in self._labelled(self._local_files(dataset)):
+            yield Sample(_key_of(file), file.label, file.name, split=splits[file.segment])
+
+    def _remote_samples(self, remote: Online | Offline) -> Iterator[Sample]:
+        dataset = remote.dataset()
+        segments = self._chosen(dataset)
+        splits = self._splits(segments)
+        files = self._labelled(remote.files(segments))
+        for file in files if isinstance(remote, Offline) else self._fetched(remote, files):
+            picture = TensorBayPicture(self, dataset, file.segment, file.path)
+            yield Sample(_key_of(file), file.label, picture, split=splits[file.segment])
+
+    def _fetched(self, remote: Online, files: Iterator[File]) -> Iterator[File]:
+        """Yield each file once it is in the cache; others are fetched meanwhile."""
+        lock = threading.Lock()
+        fetched = found = 0
+        began = time.perf_counter()
+
+        def fetch(file: File, stop: threading.Event) -> None:
+            nonlocal fetched, found
+            try:
+                new = remote.fetch(file, stop)
+            except GaveUp as error:
+                subject = f"TensorBay data set {remote.name!r}, segment {file.segment!r}, file {file.path!r}"
+                more = f"{fetched} files were fetched and {found} were there before; the next run goes on from there."
+                raise explain(subject, error, more) from None
+            with lock:
+                fetched, found = fetched + new, found + (not new)
+
+        yield from prefetch(fetch, files, threads=self.threads, window=self.window or _WINDOWS * self.threads)
+        seconds = time.perf_counter() - began
+        _log.info("%r: %d files fetched, %d in the cache, in %.1f s", remote.name, fetched, found, seconds)
+
+    def read(self, picture: TensorBayPicture) -> bytes:
+        """Return the content of a picture from the cache, or fetch it once more if it was removed from there.
+
+        Raises:
+            SourceError: If it is neither in the cache nor to be had.
+        """
+        cache = self._cache()
+        content = cache.read(file_name(cache, picture.dataset, picture.segment, picture.path))
+        if content is not None:
+            return content
+        remote = self._remote()
+        if isinstance(remote, Offline):
+            raise SourceError(
+                f"{picture!r} is not in the cache any more, and offline=True forbids to fetch it. Read the data set "
+                "through once with offline=False, and a larger cache_limit."
+            )
+        return remote.fetch_content(picture.dataset, picture.segment, picture.path)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class TensorBayPicture:
+    """The bytes of one picture when called: from the cache, or fetched again where it was removed from there.
+
+    Args:
+        source: The source it is from.
+        dataset: The data set, at the commit it was listed at.
+        segment: Of the data set.
+        path: In the segment.
+    """
+
+    source: TensorBay
+    dataset: RemoteDataset
+    segment: str
+    path: str
+
+    def __repr__(self) -> str:
+        return f"<TensorBay {self.dataset.name}: {self.segment}/{self.path}>"
+
+    def __call__(self) -> bytes:
+        """Return the encoded picture.
+
+        Raises:
+            SourceError: If it is neither in the cache nor to be had.
+        """
+        return self.source.read(self)
+
+
+def _key_of(file: File) -> str:
+    return f"{file.segment}/{file.path}" if file.segment else file.path

@@ -1,0 +1,201 @@
+"""Folders within folders, wherever they are: on this computer, in an archive, behind a URL."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, Literal, Protocol, TypeAlias
+
+from flowercnn.errors import SourceError
+from flowercnn.sources.base import ImageInput
+
+__all__ = ["IMAGE_SUFFIXES", "Entry", "ListedTree", "LocalTree", "Tree", "is_picture", "readable_name"]
+
+IMAGE_SUFFIXES: Final = frozenset(
+    [
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".avif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+    ]
+)
+"""Which files of a folder are pictures: those with one of these suffixes, in upper or lower case."""
+
+_SUFFIXES: Final = tuple(IMAGE_SUFFIXES)
+_NOT_SHOWN: Final = "__MACOSX"  # what macOS adds to archives
+
+Kind: TypeAlias = Literal["folder", "file", "other"]
+"""``"other"`` is what can be neither entered nor read: broken links, pipes, devices."""
+
+Entry: TypeAlias = tuple[str, Kind, Any]
+"""Something in a folder: its name in Unicode form NFC, its kind, and its handle, which is what `Tree.entries` wants
+for a folder and what `Sample.image` wants for a file. A plain tuple: there may be millions."""
+
+
+class Tree(Protocol):
+    """Where `ImageFolder` finds its pictures."""
+
+    @property
+    def root(self) -> Any:
+        """The handle of the folder that holds everything."""
+        ...
+
+    def entries(self, folder: Any) -> Iterable[Entry]:
+        """Yield what is in a folder: only what is visible, no name twice, in any order."""
+        ...
+
+    def real(self, folder: Any) -> str | None:
+        """Return what is the same whichever way a folder was reached; ``None`` where there is only one way."""
+        ...
+
+
+class LocalTree:
+    """Folders on this computer.
+
+    Args:
+        root: Path of the uppermost folder.
+        follow_links: Whether links to folders are folders.
+    """
+
+    def __init__(self, root: str, *, follow_links: bool = False) -> None:
+        self.root = root
+        self._follow_links = follow_links
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        """Yield what is in a folder.
+
+        Raises:
+            SourceError: If it cannot be listed, or two names differ only in their Unicode form.
+        """
+        follow = self._follow_links
+        originals: dict[str, str] = {}  # of names that are not plain ASCII
+        try:
+            with os.scandir(folder) as found:
+                for each in found:
+                    name = each.name
+                    if name[0] == "." or name == _NOT_SHOWN:
+                        continue
+                    if not name.isascii():
+                        name = readable_name(name)
+                        if name in originals:
+                            raise SourceError(_same_names(folder, [originals[name], each.name]))
+                        originals[name] = each.name
+                    if each.is_file():
+                        yield name, "file", each.path
+                    elif each.is_dir(follow_symlinks=follow):
+                        yield name, "folder", each.path
+                    else:
+                        yield name, "other", each.path
+        except SourceError:
+            raise
+        except OSError as error:
+            raise SourceError(
+                f"{folder}: not a folder that can be listed ({error.strerror}). Give the folder that holds one "
+                "sub-folder per class."
+            ) from error
+
+    def real(self, folder: str) -> str | None:
+        """Return the path of a folder without links."""
+        return os.path.realpath(folder) if self._follow_links else None
+
+
+class ListedTree:
+    """Folders known only by a list of the paths of files, as archives and object stores have it.
+
+    Args:
+        where: What the list is of, for messages.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._folders: dict[str, dict[str, Entry]] = {"": {}}
+        self._originals: dict[str, str] = {"": ""}
+        self.root = ""
+
+    def add_file(self, path: str, image: ImageInput) -> None:
+        """Add a file by its path with ``/``; paths with a hidden part are passed over.
+
+        Raises:
+            SourceError: If it is there already, or its path differs from another only in Unicode form.
+        """
+        parent, _, name = path.rpartition("/")
+        if _visible(name) and (folder := self.add_folder(parent)) is not None:
+            self._put(folder, name, "file", image)
+
+    def add_other(self, path: str) -> None:
+        """Add what can be neither entered nor read, so that it is counted."""
+        parent, _, name = path.rpartition("/")
+        if _visible(name) and (folder := self.add_folder(parent)) is not None:
+            self._put(folder, name, "other", None)
+
+    def add_folder(self, path: str) -> str | None:
+        """Add a folder and those it is in, and return its handle; ``None`` if a part is hidden."""
+        if path in self._originals:
+            return self._originals[path]
+        parent, _, name = path.rpartition("/")
+        folder = self.add_folder(parent)
+        if folder is None or not _visible(name):
+            return None
+        handle = f"{folder}{readable_name(name)}/"
+        if handle in self._folders:
+            raise SourceError(_same_names(self._where, [handle, path]))
+        self._put(folder, name, "folder", handle)
+        self._folders[handle] = {}
+        self._originals[path] = handle
+        return handle
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        """Yield what is in a folder."""
+        return iter(self._folders[folder].values())
+
+    def real(self, folder: str) -> str | None:  # noqa: ARG002 - there are no links
+        """Return ``None``: there is one way to each folder."""
+        return None
+
+    def enter_single_folder(self) -> None:
+        """Make the only folder on top the root if it holds nothing but folders: archives are often packed so."""
+        while len(self._folders[self.root]) == 1:
+            _, kind, handle = next(self.entries(self.root))
+            inside = {each for _, each, _ in self.entries(handle)} if kind == "folder" else set()
+            if inside != {"folder"}:
+                return
+            self.root = handle
+
+    def below(self, folder: str) -> ListedTree:
+        """Make a folder the root and return the tree.
+
+        Raises:
+            SourceError: If there is no such folder.
+        """
+        handle = "/".join(readable_name(part) for part in folder.split("/") if part) + "/"
+        if handle not in self._folders:
+            raise SourceError(f"{self._where}: there is no folder {folder!r} in it.")
+        self.root = handle
+        return self
+
+    def _put(self, folder: str, name: str, kind: Kind, handle: Any) -> None:
+        readable = readable_name(name)
+        if readable in self._folders[folder]:
+            raise SourceError(_same_names(self._where, [f"{folder}{readable}", f"{folder}{name}"]))
+        self._folders[folder][readable] = (readable, kind, handle)
+
+
+def is_picture(name: str) -> bool:
+    """Return whether a file name ends like a picture's."""
+    return name.lower().endswith(_SUFFIXES)
+
+
+def readable_name(name: str) -> str:
+    """Bring a file name to Unicode form NFC; bytes that are no UTF-8 become backslash escapes."""
+    if name.isascii():
+        return name
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
+
+
+def _visible(name: str) -> bool:
+    return name[:1] not in ("", ".") and name != _NOT_SHOWN
+
+
+def _same_names(where: str, names: list[str]) -> str:
+    if names[0] == names[1]:
+        return f"{where}: {names[0]!a} is there twice. Remove one of them."
+    return f"{where}: Two names differ only in their Unicode form: {names[0]!a} and {names[1]!a}. Rename one of them."

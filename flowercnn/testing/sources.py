@@ -1,0 +1,200 @@
+"""What a source must keep to, said in sentences to its author."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+
+from flowercnn.errors import ConfigurationError, FlowerCNNError, few
+from flowercnn.preprocessing.decode import decode, read_content
+from flowercnn.sources.base import DataSource, ImageInput, Sample, declared_class_names
+
+__all__ = ["check_source", "source_problems"]
+
+_FEW: Final = 3
+_THREADS: Final = 8
+_MAX_PIXELS: Final = 178_956_970  # where Pillow itself says that it may be an attack
+_SLOW_PER_SAMPLE: Final = 0.001  # seconds; a folder takes a hundredth of it
+_NOTICEABLE: Final = 1.0  # seconds
+_ENOUGH_TO_TELL: Final = 4  # samples
+
+
+def check_source(source: DataSource, *, images: int = 32) -> None:
+    """Raise an error that says everything that is wrong with a source.
+
+    The source is listed four times; some of its pictures are read and decoded several times, by one thread and by
+    eight. What is checked:
+
+    - It can be iterated again and again, also twice at once, and gives `Sample` objects with the same keys, labels,
+      groups and parts in the same order. No key comes twice.
+    - ``class_names``, if there is one, has every label; ``len()``, if it works, is the number of samples.
+    - Listing takes less than a millisecond per sample: it opens no picture.
+    - A picture can be read, decoded, read again with the same result, and read by several threads at once.
+
+    Args:
+        source: What to check; give it real but small data.
+        images: Of how many pictures, evenly spread, the content is checked.
+
+    Raises:
+        AssertionError: If anything is wrong, with a sentence for each thing.
+
+    Example:
+        >>> from flowercnn import SyntheticFlowers
+        >>> check_source(SyntheticFlowers(per_class=2, num_classes=2))
+    """
+    problems = source_problems(source, images=images)
+    if problems:
+        lines = "\n".join(f"- {problem}" for problem in problems)
+        raise AssertionError(f"{type(source).__name__} does not keep the contract of a source:\n{lines}")
+
+
+def source_problems(source: DataSource, *, images: int = 32) -> list[str]:
+    """Return what is wrong with a source, a sentence each; an empty list if nothing is. See `check_source`."""
+    if isinstance(source, (str, bytes)) or not isinstance(source, DataSource):
+        return [f"It has no __iter__ method that yields samples. Received: {type(source).__name__}."]
+    try:
+        if iter(source) is source:
+            return ["It is an iterator: it can be iterated only once. Write __iter__ as a generator of a class."]
+        samples, pauses = _listed(source)
+    except Exception as error:  # noqa: BLE001 - the author wants a sentence, whatever it is
+        return [f"Iterating over it failed: {type(error).__name__}: {error}"]
+    problems = list(_problems_of_samples(samples))
+    if problems:
+        return problems  # nothing else can be said of them
+    chosen = [samples[index] for index in np.unique(np.linspace(0, len(samples) - 1, images).astype(int))]
+    return [
+        *_problems_of_listing(source, samples, pauses),
+        *_problems_of_declarations(source, samples),
+        *_problems_of_images(chosen),
+    ]
+
+
+def _listed(source: DataSource) -> tuple[list[Sample], list[float]]:
+    """Return the samples, and how many seconds passed before each."""
+    samples, pauses = [], []
+    before = time.perf_counter()
+    for sample in source:
+        now = time.perf_counter()
+        samples.append(sample)
+        pauses.append(now - before)
+        before = now
+    return samples, pauses
+
+
+def _problems_of_samples(samples: Sequence[Any]) -> Iterator[str]:
+    if not samples:
+        yield "It yields no samples. Check it with some data."
+    strange = next((sample for sample in samples if not isinstance(sample, Sample)), None)
+    if strange is not None:
+        kind = type(strange).__name__
+        yield f"It must yield flowercnn.Sample(key, label, image). Received: {kind} {repr(strange)[:100]}."
+
+
+def _problems_of_listing(source: DataSource, samples: Sequence[Sample], pauses: Sequence[float]) -> Iterator[str]:
+    keys = [sample.key for sample in samples]
+    repeated = [f"{key!r} ({n} times)" for key, n in Counter(keys).items() if n > 1]
+    if repeated:
+        yield f"Every key must come once. Received: {few(repeated, _FEW)}."
+    try:
+        again, pauses_again = _listed(source)
+        together = [sample for pair in zip_longest(source, source) for sample in pair]
+    except Exception as error:  # noqa: BLE001 - see above
+        yield f"Iterating over it again failed: {type(error).__name__}: {error}"
+        return
+    # The quicker of two listings, sample by sample: other work on the machine slows some of each.
+    yield from _problems_of_speed([min(pair) for pair in zip(pauses, pauses_again, strict=False)])
+    keys_together = [None if sample is None else sample.key for sample in together]
+    if [sample.key for sample in again] == keys and keys_together != [key for key in keys for _ in range(2)]:
+        yield "Two iterations at once disturb each other: keep what an iteration needs in local variables."
+    if len(again) != len(samples):
+        yield f"A second iteration gives {len(again)} samples instead of {len(samples)}."
+    elif sorted(sample.key for sample in again) != sorted(keys):
+        new = sorted({sample.key for sample in again} - set(keys))
+        yield (
+            f"The keys change from one iteration to the next: the second has {few(new, _FEW)}. Derive them from the "
+            "data."
+        )
+    elif [sample.key for sample in again] != keys:
+        yield "The order changes from one iteration to the next. Sort what you list."
+    before = {sample.key: sample for sample in samples}
+    for name in ("label", "group", "split"):
+        changed = [s.key for s in again if s.key in before and getattr(s, name) != getattr(before[s.key], name)]
+        if changed:
+            yield f"The {name} of {few(changed, _FEW)} changes from one iteration to the next."
+
+
+def _problems_of_speed(pauses: Sequence[float]) -> Iterator[str]:
+    """Say that each sample takes long, or all together; one request to a server at the start may take a while."""
+    seconds, count = sum(pauses), len(pauses)
+    slow_each = count >= _ENOUGH_TO_TELL and median(pauses[1:]) > _SLOW_PER_SAMPLE
+    if slow_each or seconds > max(_NOTICEABLE, _SLOW_PER_SAMPLE * count):
+        yield (
+            f"Listing is slow: {seconds:.2g} s for {count} samples. Do not open or load pictures in __iter__; give "
+            "their path, or a function that returns their bytes."
+        )
+
+
+def _problems_of_declarations(source: DataSource, samples: Sequence[Sample]) -> Iterator[str]:
+    try:
+        names = declared_class_names(source)
+    except ConfigurationError as error:
+        yield str(error)
+        names = None
+    strangers = sorted({sample.label for sample in samples if sample.label is not None} - set(names or ()))
+    if names is not None and strangers:
+        yield f"class_names must have every label. Missing: {few(strangers, _FEW)}."
+    try:
+        length = len(source)  # type: ignore[arg-type]  # it is optional
+    except TypeError:
+        return
+    except Exception as error:  # noqa: BLE001 - see above
+        yield f"len() failed: {type(error).__name__}: {error}"
+        return
+    if length != len(samples):
+        yield f"len() says {length}, but there are {len(samples)} samples."
+
+
+def _problems_of_images(samples: Sequence[Sample]) -> Iterator[str]:
+    first = {sample.key: _digest(sample.image) for sample in samples}
+    bad = [(sample, first[sample.key]) for sample in samples if not first[sample.key].startswith("ok ")]
+    for sample, reason in bad[:_FEW]:
+        yield f"The picture of {sample.key!r} cannot be used: {reason}"
+    if len(bad) > _FEW:
+        yield f"{len(bad)} of {len(samples)} pictures cannot be used."
+    good = [sample for sample in samples if first[sample.key].startswith("ok ")]
+    changed = [sample.key for sample in good if _digest(sample.image) != first[sample.key]]
+    if changed:
+        yield (
+            f"The picture of {few(changed, _FEW)} cannot be read twice with the same result: an open file or stream "
+            "is used up after the first time, and pictures must not be changed at random."
+        )
+        return
+    with ThreadPoolExecutor(_THREADS) as pool:
+        wanted = good * -(-4 * _THREADS // max(1, len(good)))
+        results = pool.map(lambda sample: (sample.key, _digest(sample.image)), wanted)
+        disturbed = sorted({key for key, digest in results if digest != first[key]})
+    if disturbed:
+        yield (
+            f"Read by several threads at once, the picture of {few(disturbed, _FEW)} is another or fails: do not "
+            "share an open file between pictures, or guard it with a threading.Lock."
+        )
+
+
+def _digest(image: ImageInput) -> str:
+    """Return ``ok`` and a hash of the pixels, or why there are none."""
+    try:
+        content = read_content(image)
+        picture = decode(content, background=(255, 255, 255), max_pixels=_MAX_PIXELS)
+    except FlowerCNNError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - see above
+        return f"{type(error).__name__}: {error}"
+    return f"ok {hashlib.blake2b(picture.tobytes() + repr(picture.size).encode(), digest_size=16).hexdigest()}"

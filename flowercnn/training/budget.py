@@ -1,0 +1,74 @@
+"""A recipe fitted to a wall-clock budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Final
+
+import numpy as np
+
+from flowercnn.errors import ConfigurationError
+from flowercnn.models.recipe import Recipe
+from flowercnn.training.history import History
+
+__all__ = ["fit_epochs", "measured", "parse_time"]
+
+_UNITS: Final = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
+_RESERVE: Final = 0.95  # of the budget: epochs are not all equally long
+_MOST_EPOCHS: Final = 10_000
+
+
+def parse_time(budget: str | float) -> float:
+    """Return a time in seconds.
+
+    Args:
+        budget: Seconds, or a number with a unit: ``"90s"``, ``"10min"``, ``"1.5h"``.
+
+    Raises:
+        ConfigurationError: If it is neither, or not over 0.
+
+    Example:
+        >>> parse_time("10min"), parse_time(90)
+        (600.0, 90.0)
+    """
+    seconds = math.nan
+    if isinstance(budget, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|min|m|h)\s*", budget)
+        if match:
+            seconds = float(match[1]) * _UNITS[match[2]]
+    elif isinstance(budget, (int, float)) and not isinstance(budget, bool):
+        seconds = float(budget)
+    if not 0 < seconds < math.inf:
+        raise ConfigurationError(
+            f"time_budget must be seconds over 0 or a text such as '90s', '10min' or '1h'. Received: {budget!r}"
+        )
+    return seconds
+
+
+def fit_epochs(recipe: Recipe, seconds: float, seconds_per_area: float, *, done: int = 0) -> Recipe:
+    """Return the recipe with as many epochs as the time allows: at least those done, and one.
+
+    Args:
+        recipe: How to train.
+        seconds: What is left of the budget.
+        seconds_per_area: How long an epoch takes, by square pixel of the picture it trains at.
+        done: Epochs that are over.
+    """
+    fitted = dataclasses.replace(recipe, epochs=max(1, done), adapt=False)
+    while fitted.epochs < _MOST_EPOCHS:
+        longer = dataclasses.replace(fitted, epochs=fitted.epochs + 1)
+        areas = [math.prod(longer.training_size(epoch)) for epoch in range(done, longer.epochs)]
+        if sum(areas) * seconds_per_area > seconds * _RESERVE:
+            break
+        fitted = longer
+    return fitted
+
+
+def measured(recipe: Recipe, history: History) -> float:
+    """Return the median seconds of all epochs but the first, by square pixel of the picture they trained at."""
+    times = [
+        epoch["seconds"] / math.prod(recipe.training_size(number)) for number, epoch in enumerate(history.epochs)
+    ]
+    return float(np.median(times[1:]))

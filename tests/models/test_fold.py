@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowercnn import build_model
+from flowercnn.models.fold import fold_normalization
+from flowercnn.models.keras3 import import_keras
+
+PIXELS = np.random.default_rng(0).uniform(0, 255, (4, 48, 40, 3)).astype(np.float32)
+
+
+def shaken(model: Any) -> Any:
+    """The model with normalisations that have seen data."""
+    random = np.random.default_rng(1)
+    model.set_weights([weight + np.abs(random.normal(0, 0.2, weight.shape)) for weight in model.get_weights()])
+    return model
+
+
+def small(*layers: Any) -> Any:
+    keras = import_keras()
+    return shaken(keras.Sequential([keras.Input((48, 40, 3)), keras.layers.Rescaling(1 / 255), *layers]))
+
+
+def kinds(model: Any) -> list[str]:
+    return [type(layer).__name__ for layer in model.layers]
+
+
+def agree(model: Any) -> bool:
+    return np.allclose(model(PIXELS, training=False), fold_normalization(model)(PIXELS), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["article", "fast"])
+def test_the_folded_network_computes_the_same_without_normalisation(name: str) -> None:
+    model = shaken(build_model(name, image_size=(48, 40), num_classes=5))
+    assert agree(model)
+    assert "BatchNormalization" not in kinds(fold_normalization(model))
+
+
+def test_a_convolution_with_bias_is_folded_too() -> None:
+    layers = import_keras().layers
+    model = small(layers.Conv2D(4, 3), layers.BatchNormalization(scale=False), layers.GlobalMaxPooling2D())
+    assert agree(model)
+    assert "BatchNormalization" not in kinds(fold_normalization(model))
+
+
+def test_normalisation_that_follows_no_convolution_alone_is_kept() -> None:
+    layers = import_keras().layers
+    for before in (layers.MaxPooling2D(), layers.Conv2D(4, 3, activation="relu"), layers.DepthwiseConv2D(3)):
+        model = small(before, layers.BatchNormalization())
+        assert agree(model)
+        assert "BatchNormalization" in kinds(fold_normalization(model))
+
+
+def test_a_convolution_used_elsewhere_too_is_kept() -> None:
+    keras = import_keras()
+    pixels = keras.Input((48, 40, 3))
+    convolved = keras.layers.Conv2D(4, 3)(pixels)
+    total = keras.layers.Add()([convolved, keras.layers.BatchNormalization()(convolved)])
+    model = shaken(keras.Model(pixels, total))
+    assert agree(model)
+    assert "BatchNormalization" in kinds(fold_normalization(model))
+
+
+def test_the_model_itself_is_not_changed() -> None:
+    model = shaken(build_model("fast", image_size=(32, 32), num_classes=2))
+    before = model.get_weights()
+    fold_normalization(model)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))

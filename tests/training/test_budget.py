@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import flowercnn as fc
+from flowercnn.models.recipe import Recipe
+from flowercnn.training.budget import fit_epochs, measured, parse_time
+from flowercnn.training.history import History
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10min", 600), ("1.5h", 5400), (" 2 m ", 120), (45, 45), (0.5, 0.5)]
+)
+def test_times_are_read_as_people_write_them(text: str | float, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "budget", ["", "ten minutes", "-1s", "0s", 0, -3, float("nan"), float("inf"), True, None, "1e3"]
+)
+def test_what_is_no_time_is_refused(budget: Any) -> None:
+    with pytest.raises(fc.ConfigurationError, match="time_budget must be"):
+        parse_time(budget)
+
+
+def test_as_many_epochs_are_taken_as_fit() -> None:
+    recipe = Recipe(image_size=(100, 100), epochs=7)
+    fitted = fit_epochs(recipe, 100, seconds_per_area=2 / 10_000)  # two seconds an epoch
+    assert 45 <= fitted.epochs <= 50
+    assert fit_epochs(recipe, -5, 1.0).epochs == 1
+    assert fit_epochs(recipe, 10, 2 / 10_000, done=3).epochs in (7, 8)
+
+
+def test_small_pictures_take_less_of_the_budget() -> None:
+    recipe = Recipe(image_size=(100, 100), epochs=7, progressive=((0, 0.5),))
+    assert fit_epochs(recipe, 100, 2 / 10_000).epochs > 180
+
+
+def test_the_pace_is_told_from_the_epochs_after_the_first() -> None:
+    recipe = Recipe(image_size=(10, 10), epochs=3)
+    assert measured(recipe, History(({"seconds": 60}, {"seconds": 2}, {"seconds": 4}))) == pytest.approx(0.03)
+
+
+def test_a_training_on_a_budget_plans_its_epochs_and_ends_with_a_low_rate(coloured: fc.Dataset) -> None:
+    run = fc.Trainer("fast", image_size=(32, 32), batch_size=8, time_budget="15s").fit(coloured, progress=False)
+    assert run.recipe.epochs == len(run.history)
+    rates = run.history.to_dict()["learning_rate"]
+    assert len(rates) == 1 or rates[-1] < 0.5 * max(rates)
+
+
+def test_a_budget_that_is_over_still_trains_an_epoch(coloured: fc.Dataset) -> None:
+    run = fc.Trainer("article", image_size=(32, 32), time_budget=0.01).fit(coloured, progress=False)
+    assert len(run.history) == 1
+
+
+def test_epochs_and_a_budget_exclude_each_other() -> None:
+    with pytest.raises(fc.ConfigurationError, match="exclude each other"):
+        fc.Trainer(epochs=3, time_budget="1h")

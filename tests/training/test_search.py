@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flowercnn as fc
+from flowercnn.models.recipe import Recipe
+from flowercnn.preprocessing.augment import Augmentation
+from flowercnn.training.search import search, usual_space
+
+optuna = pytest.importorskip("optuna", reason="Optuna is not installed")
+
+TRAINER = fc.Trainer("article", image_size=(32, 32), epochs=1, batch_size=8)
+
+
+def test_a_search_finds_the_rate_that_learns(coloured: fc.Dataset) -> None:
+    def space(trial: Any, recipe: Recipe) -> Recipe:
+        return recipe.replace(learning_rate=trial.suggest_categorical("rate", [1e-9, 3e-3]), epochs=4)
+
+    trainer = fc.Trainer("article", image_size=(32, 32), batch_size=8)
+    result = search(coloured, trials=4, folds=2, space=space, trainer=trainer, progress=False)
+    assert {params["rate"] for params, _ in result.trials} == {1e-9, 3e-3}
+    assert result.recipe.learning_rate == 3e-3
+    assert result.accuracy == max(accuracy for _, accuracy in result.trials) > 0.5
+
+
+def test_a_search_goes_on_where_it_was(coloured: fc.Dataset, tmp_path: Path) -> None:
+    first = search(coloured, trials=1, folds=2, trainer=TRAINER, study=tmp_path / "study.log", progress=False)
+    more = search(coloured, trials=2, folds=2, trainer=TRAINER, study=tmp_path / "study.log", progress=False)
+    assert more.trials[0] == first.trials[0]
+    assert len(more.trials) == 2
+    assert more.trials[1][0] != first.trials[0][0]
+    again = search(coloured, trials=2, folds=2, trainer=TRAINER, study=tmp_path / "study.log", progress=False)
+    assert again == more
+
+
+def test_ctrl_c_keeps_the_trials_that_ended(coloured: fc.Dataset) -> None:
+    seen = []
+
+    def space(trial: Any, recipe: Recipe) -> Recipe:
+        seen.append(trial.number)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return recipe
+
+    result = search(coloured, trials=5, folds=2, space=space, trainer=TRAINER, progress=False)
+    assert len(result.trials) == 1
+
+
+def test_the_usual_space_keeps_a_recipe_a_recipe() -> None:
+    trial = optuna.create_study().ask()
+    recipe = usual_space(trial, Recipe(augmentation=Augmentation(), optimizer="muon", weight_decay=0.1))
+    assert recipe.optimizer == "muon"
+    assert set(trial.params) == {
+        "learning_rate_factor",
+        "label_smoothing",
+        "weight_decay_factor",
+        "min_area",
+        "saturation",
+    }
+
+
+def test_no_trials_are_no_search(coloured: fc.Dataset) -> None:
+    with pytest.raises(fc.ConfigurationError, match="trials must be"):
+        search(coloured, trials=0)
+
+
+def test_without_optuna_the_way_to_it_is_said(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(fc.MissingDependencyError, match=r"flowercnn\[search\]"):
+        search(coloured, trials=1)
