@@ -42,8 +42,9 @@ class LabelIssue:
 def label_issues(evaluation: Evaluation) -> list[LabelIssue]:
     """Return every picture, those first whose label is most probably wrong (Northcutt et al. 2021).
 
-    The order is that of `LabelIssue.quality` (there: self-confidence). A picture counts as wrong (`LabelIssue.likely`) if
-    it is at least as surely of another class as pictures of that class are on average, and more surely than of its own.
+    The order is that of `LabelIssue.quality` (there: self-confidence). A picture counts as wrong (`LabelIssue.likely`)
+    if it is at least as surely of another class as pictures of that class are on average, and more surely than of its
+    own.
 
     Args:
         evaluation: Of pictures the classifier has not learned from; `flowercnn.workflow.cross_validate` gives one of
