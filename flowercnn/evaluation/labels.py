@@ -42,7 +42,7 @@ class LabelIssue:
 def label_issues(evaluation: Evaluation) -> list[LabelIssue]:
     """Return every picture, those first whose label is most probably wrong (Northcutt et al. 2021).
 
-    The order is that of `LabelIssue.quality` (there: self-confidence). A picture counts as wrong (`LabelIssue.likely`)
+    The order is that of `LabelIssue.quality` (self-confidence). A picture counts as wrong (`LabelIssue.likely`)
     if it is at least as surely of another class as pictures of that class are on average, and more surely than of its
     own.
 
