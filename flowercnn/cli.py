@@ -135,6 +135,9 @@ def evaluate(
     bad_images = "skip" if skip_bad_images else "error"
     evaluation = run_evaluation(Predictor.load(model), dataset, bad_images=bad_images, progress=progress)  # type: ignore[arg-type]  # mypy widens the literals
     click.echo(evaluation.summary())
+    for name, metric in evaluation.metrics.items():
+        low, high = metric.interval
+        click.echo(f"  {name:24} {metric.value:.3f} (95 % interval {low:.3f} to {high:.3f}, {metric.method})")
     for each in evaluation.per_class:
         click.echo(
             f"  {each.class_name:24} precision {each.precision:6.1%}  recall {each.recall:6.1%}  {each.support}"
@@ -145,14 +148,20 @@ def evaluate(
 
 @main.command()
 @click.argument("source")
+@click.option("--json", "as_json", is_flag=True, help="Every finding, as JSON.")
 @click.pass_obj
-def audit(progress: bool, /, source: str) -> None:  # noqa: FBT001 - click passes it
-    """Look for pictures in SOURCE that cannot be used, duplicates and classes too small. Changes nothing."""
+def audit(progress: bool, /, source: str, *, as_json: bool) -> None:  # noqa: FBT001 - click passes it
+    """Look for what is wrong with the pictures and classes of SOURCE. Changes nothing.
+
+    Found are pictures that cannot be read, are cut short, blank, tiny, huge or of odd proportions, suffixes that
+    lie, copies and near-copies, the same picture under two labels, imbalance, and classes too small to split. The
+    exit code is 1 if there is a fault.
+    """
     from flowercnn.dataset import Dataset
     from flowercnn.sources.plugins import as_source
 
     report = Dataset.from_source(as_source(source)).audit(progress=progress)
-    click.echo(report.summary())
+    click.echo(report.to_json() if as_json else report.summary())
     sys.exit(0 if report.clean else 1)
 
 
@@ -200,9 +209,12 @@ def demo(progress: bool, /, out: str, seed: int) -> None:  # noqa: FBT001 - clic
 def _as_line(prediction: Prediction, top: int) -> str:
     if prediction.error is not None:
         return f"{prediction.key}\terror: {prediction.error}"
+    if prediction.reason is not None:
+        return f"{prediction.key}\tunknown: {prediction.reason}"
     return "\t".join([prediction.key, *(f"{name} {share:.1%}" for name, share in prediction.top(top))])
 
 
 def _as_json(prediction: Prediction, top: int) -> str:
     classes = [{"label": name, "probability": share} for name, share in prediction.top(top)]
-    return json.dumps({"key": prediction.key, "error": prediction.error, "predictions": classes})
+    about = {"key": prediction.key, "label": prediction.label, "error": prediction.error, "reason": prediction.reason}
+    return json.dumps({**about, "predictions": classes})

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from html import escape
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from flowercnn.errors import ConfigurationError, DataError, SplitError, few
 from flowercnn.labels import LabelEncoder
+from flowercnn.seeding import check_seed
 from flowercnn.sources.base import DataSource, Sample, declared_class_names
-from flowercnn.splits import Fold, Splits, draw_folds, draw_split
+from flowercnn.splits import Fold, Splits, Units, check_fractions, draw_folds, draw_split, draw_units
 
 if TYPE_CHECKING:
     from flowercnn.audit import AuditReport
+    from flowercnn.contents import Content
 
-__all__ = ["Dataset"]
+__all__ = ["Dataset", "Duplicates"]
+
+Duplicates = Literal["group", "ignore"]
+"""What a split does about copies of a picture: keep them together, or not look for them."""
+
+_CONTENTS = "_contents"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -98,6 +109,19 @@ class Dataset:
     def __repr__(self) -> str:
         return f"Dataset({len(self)} samples, {self.num_classes} classes: {few(self.class_names, 5)})"
 
+    def _repr_html_(self) -> str:
+        counts = self.class_counts()
+        most = max(counts.values(), default=0) or 1
+        rows = "".join(
+            f"<tr><td style='text-align:left'>{escape(name)}</td><td>{count}</td><td style='text-align:left'>"
+            f"<progress value='{count}' max='{most}' aria-label='{count} pictures'></progress></td></tr>"
+            for name, count in counts.items()
+        )
+        return (
+            f"<p><strong>{len(self)}</strong> samples of {self.num_classes} classes</p>"
+            f"<details><summary>Classes</summary><table><tbody>{rows}</tbody></table></details>"
+        )
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes; the label of a class is its place here."""
@@ -155,56 +179,123 @@ class Dataset:
             )
         if len(np.unique(chosen)) != chosen.size:
             raise ConfigurationError("indices must not name a sample twice. Received: repeated positions")
-        return Dataset(tuple(self.samples[index] for index in chosen), self.encoder)
+        part = Dataset(tuple(self.samples[index] for index in chosen), self.encoder)
+        if _CONTENTS in self.__dict__:
+            part.__dict__[_CONTENTS] = tuple(self.__dict__[_CONTENTS][index] for index in chosen)
+        return part
 
-    def split(self, val: float = 0.2, test: float = 0.2, seed: int = 0) -> Splits:
-        """Draw train, val and test: stratified by class, groups kept whole, the same for the same seed.
+    def split(
+        self,
+        val: float = 0.2,
+        test: float = 0.2,
+        seed: int = 0,
+        *,
+        duplicates: Duplicates = "group",
+        progress: bool = True,
+    ) -> Splits:
+        """Draw train, val and test: stratified by class, nothing on two sides, the same for the same seed.
+
+        Groups are kept whole, and so are copies of a picture: the same file, or nearly the same picture
+        (recompressed, resized, brightened, slightly cropped). To find those, every picture is read once and decoded
+        small; the data set and its parts remember the result. Blank pictures, and those that cannot be decoded, have
+        no copies.
 
         Args:
             val: Share of each class for ``val``, from 0 to below 1; 0 leaves it empty.
             test: Share of each class for ``test``, likewise.
             seed: Which of the possible splits.
+            duplicates: ``"group"`` to keep copies together, ``"ignore"`` to read no picture.
+            progress: Whether to show a progress bar while pictures are read.
 
         Returns:
             Three data sets with the same classes; each class is in each part asked for.
 
         Raises:
-            ConfigurationError: If a share or the seed is out of range.
+            ConfigurationError: If an argument is out of range.
             SplitError: If a class is too small, or its groups too large, to be in every part.
         """
-        groups = [sample.group for sample in self.samples]
-        parts = draw_split(self.keys, self.labels, groups, self.class_names, val=val, test=test, seed=seed)
-        return Splits(*map(self.subset, parts))
+        check_fractions(val, test)
+        units = self._units(seed, duplicates, progress=progress)
+        return Splits(*map(self.subset, draw_split(units, self.labels, self.class_names, val=val, test=test)))
 
-    def predefined_split(self, val: float = 0.2, seed: int = 0) -> Splits:
+    def predefined_split(
+        self,
+        val: float = 0.2,
+        seed: int = 0,
+        *,
+        duplicates: Literal["error", "drop", "ignore"] = "error",
+        progress: bool = True,
+    ) -> Splits:
         """Return the parts the owner of the data has made (`Sample.split`).
 
         Where the owner has made no ``val``, the share ``val`` of each class is drawn from ``train``.
 
+        Args:
+            val: As in `split`.
+            seed: As in `split`.
+            duplicates: What to do about pictures that are in two of the owner's parts, as `Splits.overlaps` finds
+                them: ``"error"``; ``"drop"`` to leave them out of ``train`` (or ``val``) and keep them in ``test``;
+                ``"ignore"`` to read no picture.
+            progress: Whether to show a progress bar while pictures are read.
+
         Raises:
-            SplitError: If a sample has no part, or there is no train.
+            SplitError: If a sample has no part, there is no train, or pictures are in two parts (all are listed).
         """
+        if duplicates not in ("error", "drop", "ignore"):
+            raise ConfigurationError(
+                f"duplicates must be 'error', 'drop' or 'ignore'. Received: duplicates={duplicates!r}"
+            )
         if not self.has_splits:
             raise SplitError("Not every sample has a predefined part (Sample.split); draw one with split().")
+        if duplicates != "ignore":
+            self.contents(progress=progress)
         parts = np.array([sample.split for sample in self.samples])
-        train, validation, test = (self.subset(parts == name) for name in ("train", "val", "test"))
-        if not len(train):
+        splits = Splits(*(self.subset(parts == name) for name in ("train", "val", "test")))
+        if duplicates != "ignore":
+            splits = _without_overlaps(splits, drop=duplicates == "drop")
+        if not len(splits.train):
             raise SplitError("The predefined parts have no train; draw a split with split().")
-        if not len(validation):
-            train, validation, _ = train.split(val=val, test=0, seed=seed)
-        return Splits(train, validation, test)
+        if not len(splits.val) and val:
+            mode: Duplicates = "ignore" if duplicates == "ignore" else "group"
+            train, validation, _ = splits.train.split(val=val, test=0, seed=seed, duplicates=mode, progress=progress)
+            splits = Splits(train, validation, splits.test)
+        return splits
 
-    def folds(self, k: int, seed: int = 0) -> list[Fold]:
+    def folds(self, k: int, seed: int = 0, *, duplicates: Duplicates = "group", progress: bool = True) -> list[Fold]:
         """Return ``k`` pairs of train and test for cross-validation; every sample is in one test.
 
+        Groups and copies of a picture are kept together, as in `split`.
+
         Raises:
-            ConfigurationError: If ``k`` is not an int of at least 2.
+            ConfigurationError: If ``k`` is not an int of at least 2, or another argument is out of range.
             SplitError: If a class has fewer samples than ``k``.
         """
-        groups = [sample.group for sample in self.samples]
-        folds = draw_folds(self.keys, self.labels, groups, self.class_names, k=k, seed=seed)
+        units = self._units(seed, duplicates, progress=progress)
+        folds = draw_folds(units, self.labels, self.class_names, k=k)
         everything = np.arange(len(self))
         return [Fold(self.subset(np.setdiff1d(everything, fold)), self.subset(fold)) for fold in folds]
+
+    def contents(self, *, progress: bool = True) -> tuple[Content, ...]:
+        """Return what one reading of each picture tells (hash, size, thumbnail, errors), in order.
+
+        The pictures are read at the first call; the data set and the parts made of it afterwards remember the result.
+        """
+        if _CONTENTS not in self.__dict__:
+            from flowercnn.contents import read_contents
+
+            self.__dict__[_CONTENTS] = read_contents(self.samples, description="Comparing", progress=progress)
+        contents: tuple[Content, ...] = self.__dict__[_CONTENTS]
+        return contents
+
+    def _units(self, seed: int, duplicates: Duplicates, *, progress: bool) -> Units:
+        """Samples that stay together, in the order in which they are drawn."""
+        if duplicates not in get_args(Duplicates):
+            raise ConfigurationError(f"duplicates must be 'group' or 'ignore'. Received: duplicates={duplicates!r}")
+        check_seed(seed)
+        from flowercnn.overlaps import names_and_links
+
+        contents = self.contents(progress=progress) if duplicates == "group" else None
+        return draw_units(*names_and_links(self.samples, contents), seed)
 
     def fingerprint(self) -> str:
         """Return 32 hexadecimal digits that change when a key, a label or a class does, not with the order."""
@@ -234,6 +325,29 @@ def _checked(source: DataSource) -> Iterator[Sample]:
                 f"Received from {type(source).__name__}: {type(sample).__name__}"
             )
         yield sample
+
+
+def _without_overlaps(splits: Splits, *, drop: bool) -> Splits:
+    """Return the parts without pictures that are in a later part too, or refuse them."""
+    if not drop:
+        splits.check(progress=False)
+        return splits
+    from flowercnn.overlaps import overlapping
+
+    doubled = overlapping(splits)
+    if any(doubled):
+        _log.warning(
+            "%d pictures of train or val are the same or nearly as one in a later part and are left out: %s",
+            sum(map(len, doubled)),
+            few(
+                [part.keys[index] for part, indices in zip(splits, doubled, strict=True) for index in sorted(indices)]
+            ),
+        )
+    kept = [
+        part.subset([index for index in range(len(part)) if index not in indices])
+        for part, indices in zip(splits, doubled, strict=True)
+    ]
+    return Splits(*kept)
 
 
 def _refuse_repeated_keys(samples: Sequence[Sample]) -> None:

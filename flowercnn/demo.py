@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from flowercnn.atomic import replace_file
 from flowercnn.dataset import Dataset
 from flowercnn.evaluation.evaluation import evaluate
 from flowercnn.evaluation.plots import prediction_grid
+from flowercnn.prediction.calibrate import calibrate
 from flowercnn.prediction.predictor import Predictor
 from flowercnn.sources.base import Sample
 from flowercnn.sources.synthetic import SyntheticFlowers
@@ -37,19 +39,23 @@ def run_demo(folder: Path, *, seed: int, progress: bool, say: Callable[[str], ob
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / "model.keras"
     dataset = Dataset.from_source(SyntheticFlowers(per_class=_PER_CLASS, seed=seed))
-    splits = dataset.split(val=0.1, test=0.2, seed=seed)
+    splits = dataset.split(val=0.1, test=0.2, seed=seed, progress=progress)
     trainer = Trainer("fast", image_size=_IMAGE_SIZE, epochs=_EPOCHS, seed=seed)
     run = trainer.fit(splits.train, splits.val, progress=progress)
-    run.predictor.save(model)
+    predictor = calibrate(run.predictor, splits.train, splits.val, progress=progress)
+    predictor.save(model)
     run.history.plot(folder / "history.png")
-    evaluation = evaluate(run.predictor, splits.test, progress=progress)
+    evaluation = evaluate(predictor, splits.test, progress=progress)
+    evaluation = dataclasses.replace(
+        evaluation, history=run.history.to_dict(), audit=dataset.audit(progress=progress)
+    )
     evaluation.save_report(folder / "report.html")
     samples = splits.test.samples
     chosen = [samples[index] for index in np.linspace(0, len(samples) - 1, _GRID).round().astype(int)]
-    save_prediction_grid(folder / "predictions.png", run.predictor, chosen)
+    save_prediction_grid(folder / "predictions.png", predictor, chosen)
     say(f"Test {evaluation.summary()}")
-    for sample, prediction in zip(chosen, run.predictor.predict(chosen[:_EXAMPLES]), strict=False):
-        say(f"  {sample.key}: {prediction.label} ({prediction.confidence:.0%}), really {sample.label}")
+    for sample, prediction in zip(chosen, predictor.predict(chosen[:_EXAMPLES]), strict=False):
+        say(f"  {sample.key}: {prediction.label or 'unknown'} ({prediction.confidence:.0%}), really {sample.label}")
     names = ", ".join(sorted(path.name for path in folder.iterdir()))
     say(f"Trained in {run.seconds['total']:.0f} s. See {folder}: {names}")
     say(f"Next: flowercnn train FOLDER --out my-model.keras   or   flowercnn predict {model} PICTURE...")
@@ -61,7 +67,7 @@ def save_prediction_grid(path: Path, predictor: Predictor, samples: list[Sample]
     figure = prediction_grid(
         [predictor.preprocessing.decode(sample.image) for sample in samples],
         [sample.label or "" for sample in samples],
-        [prediction.label or "" for prediction in predictions],
+        [prediction.label or "unknown" for prediction in predictions],
         [prediction.confidence for prediction in predictions],
     )
     return replace_file(path, lambda temporary: figure.savefig(temporary, dpi=120))

@@ -1,7 +1,8 @@
-"""Who learns from what: stratified, group-aware train/val/test, saved and checked again.
+"""Who learns from what: stratified train/val/test that share no picture, saved and checked again.
 
-The order in which samples are drawn is a hash of the seed and the key (or group), so a split does not depend on the
-order of listing, and adding pictures moves few of those already there.
+Samples that belong together (of one group, copies and near-copies of one picture) are one unit and are never divided.
+The order in which units are drawn is a hash of the seed and their content (or group), so a split depends neither on
+the order of listing nor on names, and adding pictures moves few of those already there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import json
 import operator
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,12 +24,31 @@ from flowercnn.seeding import check_seed, stable_hash
 if TYPE_CHECKING:
     from flowercnn.dataset import Dataset
 
-__all__ = ["Fold", "Splits", "check_fractions", "draw_folds", "draw_split"]
+__all__ = ["Fold", "Overlap", "Splits", "check_fractions", "draw_folds", "draw_split", "draw_units"]
 
 _FORMAT = "flowercnn-splits"
 _NAMES = ("train", "val", "test")
 
 Indices = npt.NDArray[np.int64]
+Units = Sequence[Sequence[int]]
+"""Positions of samples that stay together, in the order in which they are drawn."""
+
+
+class Overlap(NamedTuple):
+    """Two samples in different parts that should not be.
+
+    Args:
+        first: Part and key of the one, such as ``"train rose/1.jpg"``.
+        second: Part and key of the other.
+        reason: ``"same key"``, ``"same group"``, ``"same file"`` or ``"near-duplicate"``.
+    """
+
+    first: str
+    second: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.first} = {self.second} ({self.reason})"
 
 
 class Splits(NamedTuple):
@@ -57,12 +76,21 @@ class Splits(NamedTuple):
         return replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], dataset: Dataset) -> Splits:
-        """Return the saved parts of ``dataset``.
+    def load(
+        cls, path: str | os.PathLike[str], dataset: Dataset, *, check: bool = True, progress: bool = True
+    ) -> Splits:
+        """Return the saved parts of ``dataset``, checked again.
+
+        Args:
+            path: A file that `save` has written.
+            dataset: The data set that was split.
+            check: Whether to look for pictures in two parts, as `check` does.
+            progress: Whether to show a progress bar while pictures are read.
 
         Raises:
             SplitError: If the file is no split file, names keys the data set has not, puts one key in two parts,
-                or was made for other classes. Samples that are new since then are an error too: split again.
+                or was made for other classes, or if a picture is in two parts. Samples that are new since then are an
+                error too: split again.
         """
         content = _read_split_file(Path(path))
         if tuple(content["class_names"]) != dataset.class_names:
@@ -81,7 +109,34 @@ class Splits(NamedTuple):
                 f"data set has not ({few(missing, 3)}), {len(new)} samples the split has not ({few(new, 3)}), "
                 f"{twice} keys in two parts. Split the data set again."
             )
-        return cls(*(dataset.subset([position[key] for key in content[name]]) for name in _NAMES))
+        if check:
+            dataset.contents(progress=progress)  # now: the parts know then what was read
+        splits = cls(*(dataset.subset([position[key] for key in content[name]]) for name in _NAMES))
+        if check:
+            splits.check(progress=progress)
+        return splits
+
+    def overlaps(self, *, progress: bool = True) -> list[Overlap]:
+        """Return the pairs of samples in different parts with one key, one group, one file, or nearly one picture.
+
+        Pictures are read if the data set has not read them yet.
+        """
+        from flowercnn.overlaps import find_overlaps
+
+        return find_overlaps(dict(zip(_NAMES, self, strict=True)), progress=progress)
+
+    def check(self, *, progress: bool = True) -> None:
+        """Make sure that nothing is on two sides.
+
+        Raises:
+            SplitError: If something is; the pairs are listed.
+        """
+        found = self.overlaps(progress=progress)
+        if found:
+            raise SplitError(
+                f"{len(found)} pairs of samples are in different parts though they are the same or nearly: "
+                f"{few(found)}. Split again with Dataset.split, which keeps them together."
+            )
 
 
 class Fold(NamedTuple):
@@ -112,34 +167,30 @@ def check_fractions(val: float, test: float) -> None:
 
 
 def draw_split(
-    keys: Sequence[str],
+    units: Units,
     labels: Indices,
-    groups: Sequence[str | None],
     class_names: Sequence[str],
     *,
     val: float,
     test: float,
-    seed: int,
 ) -> tuple[Indices, Indices, Indices]:
     """Return the positions of train, val and test, each in ascending order.
 
-    Every class gives ``round(share * count)`` samples, at least one, to each part asked for. Units (a group, or a
-    sample without one) are taken in the order of a hash of seed and name; a unit goes to test if it fits there,
-    else to val, else to train.
+    Every class gives ``round(share * count)`` samples, at least one, to each part asked for. Units are taken in the
+    order given; a unit goes to test if it fits there, else to val, else to train.
 
     Raises:
-        ConfigurationError: If the shares or the seed are out of range.
-        SplitError: If a class has too few samples, or its groups are too large, to be in every part.
+        ConfigurationError: If the shares are out of range.
+        SplitError: If a class has too few samples, or its units are too large, to be in every part.
     """
     check_fractions(val, test)
-    check_seed(seed)
     counts = np.bincount(labels, minlength=len(class_names))
     wanted = _quotas(counts, val=val, test=test)
     parts_asked = 1 + (val > 0) + (test > 0)
     _check_class_sizes(counts, class_names, parts_asked)
     parts: dict[str, list[int]] = {name: [] for name in _NAMES}
-    for unit in _units(keys, groups, seed):
-        classes, unit_counts = np.unique(labels[unit], return_counts=True)
+    for unit in units:
+        classes, unit_counts = np.unique(labels[list(unit)], return_counts=True)
         name = next((part for part in ("test", "val") if np.all(wanted[part][classes] >= unit_counts)), "train")
         if name != "train":
             wanted[name][classes] -= unit_counts
@@ -149,28 +200,20 @@ def draw_split(
         absent = set(np.flatnonzero(counts)) - set(labels[part].tolist()) if share else set()
         if absent:
             raise SplitError(
-                f"The groups of these classes are too few or too large to put some of each into {name}: "
-                f"{few([class_names[int(label)] for label in sorted(absent)])}. Use smaller groups or other shares."
+                f"The groups (copies of a picture are one) of these classes are too few or too large to put some of "
+                f"each into {name}: {few([class_names[int(label)] for label in sorted(absent)])}. Use smaller groups "
+                "or other shares; Dataset.audit() lists copies."
             )
     return train, validation, testing
 
 
-def draw_folds(
-    keys: Sequence[str],
-    labels: Indices,
-    groups: Sequence[str | None],
-    class_names: Sequence[str],
-    *,
-    k: int,
-    seed: int,
-) -> list[Indices]:
-    """Return the positions of each of ``k`` folds: disjoint, together everything, stratified, groups kept whole.
+def draw_folds(units: Units, labels: Indices, class_names: Sequence[str], *, k: int) -> list[Indices]:
+    """Return the positions of each of ``k`` folds: disjoint, together everything, stratified, units kept whole.
 
     Raises:
         ConfigurationError: If ``k`` is not an int of at least 2.
         SplitError: If a class has fewer samples than folds.
     """
-    check_seed(seed)
     try:
         folds = operator.index(k)
     except TypeError:
@@ -181,8 +224,8 @@ def draw_folds(
     _check_class_sizes(counts, class_names, folds)
     filled = np.zeros((folds, len(class_names)), dtype=np.int64)
     members: list[list[int]] = [[] for _ in range(folds)]
-    for unit in _units(keys, groups, seed):
-        classes, unit_counts = np.unique(labels[unit], return_counts=True)
+    for unit in units:
+        classes, unit_counts = np.unique(labels[list(unit)], return_counts=True)
         # The fold that has least of these classes; of equal ones the smallest, then the first.
         fold = min(range(folds), key=lambda f: (filled[f, classes].sum(), filled[f].sum(), f))
         filled[fold, classes] += unit_counts
@@ -215,13 +258,20 @@ def _check_class_sizes(counts: Indices, class_names: Sequence[str], least: int) 
         )
 
 
-def _units(keys: Sequence[str], groups: Sequence[str | None], seed: int) -> list[list[int]]:
-    """Positions that must stay together, in the order of their hashes."""
-    members: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, (key, group) in enumerate(zip(keys, groups, strict=True)):
-        members[("key", key) if group is None else ("group", group)].append(index)
-    ordered = sorted(members, key=lambda unit: (stable_hash(seed, *unit), unit))
-    return [members[unit] for unit in ordered]
+def draw_units(names: Sequence[tuple[str, str]], together: Sequence[Sequence[int]], seed: int) -> Units:
+    """Return the positions of samples that stay together, in the order of their hashes.
+
+    Args:
+        names: What each sample is known by: ``("group", ...)``, ``("content", ...)`` or ``("key", ...)``.
+        together: Positions of samples that must not be divided, a list each; every sample is in one.
+        seed: Which of the possible orders.
+    """
+    check_seed(seed)
+    # The first of a unit's hashes stands for it: a copy added later seldom changes that.
+    ordered = {
+        tuple(unit): min((stable_hash(seed, *names[index]), names[index]) for index in unit) for unit in together
+    }
+    return sorted(ordered, key=lambda unit: ordered[unit])
 
 
 def _read_split_file(path: Path) -> dict[str, Any]:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
+import statistics
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from flowercnn.dataset import Dataset
-from flowercnn.errors import ConfigurationError
-from flowercnn.evaluation.evaluation import evaluate
+from flowercnn.dataset import Dataset, Duplicates
+from flowercnn.errors import ConfigurationError, TrainingError
+from flowercnn.evaluation.evaluation import Evaluation, evaluate, pooled
+from flowercnn.evaluation.labels import LabelIssue, label_issues
+from flowercnn.prediction.calibrate import calibrate
 from flowercnn.sources.base import DataSource
 from flowercnn.sources.plugins import as_source
 from flowercnn.splits import Splits, check_fractions
 from flowercnn.training.run import TrainingRun
 from flowercnn.training.trainer import Trainer
 
-__all__ = ["train"]
+__all__ = ["CrossValidation", "cross_validate", "train"]
 
 _log = logging.getLogger(__name__)
 
 
-def train(
+def train(  # noqa: PLR0913 - the whole workflow in one call
     source: DataSource | str | os.PathLike[str],
     *,
     model: Any = "fast",
@@ -31,6 +36,7 @@ def train(
     val: float = 0.1,
     test: float = 0.2,
     seed: int = 0,
+    duplicates: Duplicates = "group",
     checkpoint_dir: str | os.PathLike[str] | None = None,
     callbacks: Iterable[Any] = (),
     progress: bool = True,
@@ -38,7 +44,8 @@ def train(
 ) -> TrainingRun:
     """Turn pictures into a trained, tested, saved classifier.
 
-    List the source, split it, train on ``train`` while watching ``val``, measure once on ``test``, save.
+    List the source, split it, train on ``train`` while watching ``val``, calibrate on ``val``, save, and measure once
+    on ``test``.
 
     Args:
         source: A source, the path of a folder, or a URI such as ``"tensorbay:Flower17-1"``.
@@ -48,6 +55,9 @@ def train(
         test: Share of each class kept for the final figure. Where every sample has a predefined part, the parts are
             those, and ``val`` is only drawn where they have none.
         seed: Of the split and the training.
+        duplicates: ``"group"`` keeps copies of a picture on one side, as `Dataset.split` does; where the parts are
+            predefined, pictures that are in a later part too are left out of the earlier one, with a warning.
+            ``"ignore"`` looks for none.
         checkpoint_dir: As in `Trainer.fit`.
         callbacks: As in `Trainer.fit`.
         progress: Whether to show progress bars.
@@ -69,21 +79,122 @@ def train(
     _check_out(out)
     trainer = _make_trainer(model, seed, settings)
     dataset = Dataset.from_source(as_source(source))
-    splits = _split(dataset, val=val, test=test, seed=seed)
+    splits = _split(dataset, val=val, test=test, seed=seed, duplicates=duplicates, progress=progress)
     if len(splits.test):  # a bad test picture must not be found after hours of training
         trainer.resolved_preprocessing().load(splits.test.samples, bad_images=trainer.bad_images, progress=progress)
     run = trainer.fit(splits.train, splits.val, checkpoint_dir=checkpoint_dir, callbacks=callbacks, progress=progress)
+    if len(splits.val):
+        calibrated = calibrate(
+            run.predictor, splits.train, splits.val, bad_images=trainer.bad_images, progress=progress
+        )
+        run = dataclasses.replace(run, predictor=calibrated)
     if out is not None:
         run.predictor.save(out)  # before the test, so that nothing can lose what was learned
     evaluation = None
     if len(splits.test):
         evaluation = evaluate(run.predictor, splits.test, bad_images=trainer.bad_images, progress=progress)
+        audited = dataset.audit(progress=progress) if duplicates == "group" else None  # its pictures were read
+        evaluation = dataclasses.replace(evaluation, history=run.history.to_dict(), audit=audited)
         _log.info("Test: %s", evaluation.summary())
     run = dataclasses.replace(run, splits=splits, evaluation=evaluation)
     if out is not None and evaluation is not None:
         metrics = {"accuracy": evaluation.accuracy, "accuracy_interval": list(evaluation.accuracy_interval)}
         run.predictor.with_info(test={**metrics, "samples": len(evaluation)}).save(out)
     return run
+
+
+@dataclass(frozen=True, slots=True)
+class CrossValidation:
+    """What `cross_validate` found.
+
+    Args:
+        folds: The evaluation of each fold.
+        evaluation: All folds together: every picture of the data set, predicted by a classifier that has not learned
+            from it.
+    """
+
+    folds: tuple[Evaluation, ...]
+    evaluation: Evaluation
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """The accuracy of each fold."""
+        return tuple(fold.accuracy for fold in self.folds)
+
+    @property
+    def mean_accuracy(self) -> float:
+        """The mean of the folds' accuracies."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where that mean lies at 95 %, by Student's t over the folds.
+
+        Folds share training pictures, so this is a little too narrow (Bengio & Grandvalet 2004).
+        """
+        from scipy.stats import t
+
+        count = len(self.folds)
+        spread = float(t.ppf(0.975, count - 1)) * statistics.stdev(self.accuracies) / math.sqrt(count)
+        return max(0.0, self.mean_accuracy - spread), min(1.0, self.mean_accuracy + spread)
+
+    def label_issues(self) -> list[LabelIssue]:
+        """Return the pictures, those first whose label is most probably wrong; see `label_issues`."""
+        return label_issues(self.evaluation)
+
+    def summary(self) -> str:
+        """Return the result in one line."""
+        low, high = self.interval
+        return (
+            f"accuracy {self.mean_accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), mean of {len(self.folds)} "
+            f"folds on {len(self.evaluation)} pictures"
+        )
+
+
+def cross_validate(
+    source: DataSource | str | os.PathLike[str],
+    *,
+    k: int = 5,
+    model: Any = "fast",
+    seed: int = 0,
+    duplicates: Duplicates = "group",
+    progress: bool = True,
+    **settings: Any,
+) -> CrossValidation:
+    """Train ``k`` times, each time without one of ``k`` parts of the data, and test on that part.
+
+    One classifier is in memory at a time, and of each only the probabilities are kept.
+
+    Args:
+        source: As in `train`.
+        k: How many parts, at least 2.
+        model: A registered name or a Keras model; see `Trainer`.
+        seed: Of the folds and of every training.
+        duplicates: As in `Dataset.split`.
+        progress: Whether to show progress bars.
+        **settings: Other arguments of `Trainer`: ``epochs``, ``batch_size``, ``image_size``, ...
+
+    Raises:
+        FlowerCNNError: Whatever the steps raise; see `Dataset.from_source`, `Dataset.folds`, `Trainer.fit`.
+        TrainingError: If a training is stopped by Ctrl-C.
+
+    Example:
+        >>> from flowercnn import SyntheticFlowers
+        >>> flowers = SyntheticFlowers(per_class=6, num_classes=2)
+        >>> found = cross_validate(flowers, k=2, epochs=1, image_size=(32, 32), progress=False)
+        >>> len(found.folds), len(found.evaluation), len(found.label_issues())
+        (2, 12, 12)
+    """
+    trainer = _make_trainer(model, seed, settings)
+    dataset = Dataset.from_source(as_source(source))
+    evaluations: list[Evaluation] = []
+    for fold in dataset.folds(k, seed, duplicates=duplicates, progress=progress):
+        run = trainer.fit(fold.train, progress=progress)
+        if run.interrupted:
+            raise TrainingError(f"Stopped by Ctrl-C in fold {len(evaluations) + 1} of {k}.")
+        evaluations.append(evaluate(run.predictor, fold.test, bad_images=trainer.bad_images, progress=progress))
+        _log.info("Fold %d of %d: %s", len(evaluations), k, evaluations[-1].summary())
+    return CrossValidation(tuple(evaluations), pooled(evaluations))
 
 
 def _make_trainer(model: Any, seed: int, settings: dict[str, Any]) -> Trainer:
@@ -94,11 +205,12 @@ def _make_trainer(model: Any, seed: int, settings: dict[str, Any]) -> Trainer:
     return Trainer(model, seed=seed, **settings)
 
 
-def _split(dataset: Dataset, *, val: float, test: float, seed: int) -> Splits:
+def _split(dataset: Dataset, *, val: float, test: float, seed: int, duplicates: Duplicates, progress: bool) -> Splits:
     if dataset.has_splits:
         _log.info("Using the predefined parts of the data.")
-        return dataset.predefined_split(val=val, seed=seed)
-    return dataset.split(val=val, test=test, seed=seed)
+        mode: Literal["drop", "ignore"] = "drop" if duplicates == "group" else "ignore"
+        return dataset.predefined_split(val=val, seed=seed, duplicates=mode, progress=progress)
+    return dataset.split(val=val, test=test, seed=seed, duplicates=duplicates, progress=progress)
 
 
 def _check_out(out: str | os.PathLike[str] | None) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 import flowercnn as fc
 
@@ -69,3 +72,46 @@ def photographs() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip(reason="FLOWERCNN_PHOTOS does not name a folder of photographs")
     return Path(folder)
+
+
+class Pictures:
+    """Natural-looking textures, and copies as people make them."""
+
+    @staticmethod
+    def texture(seed: int, size: tuple[int, int] = (96, 128)) -> Image.Image:
+        """A picture with the spectrum of a photograph: amplitudes fall with frequency."""
+        rng = np.random.default_rng(seed)
+        rows, columns = np.meshgrid(np.fft.fftfreq(size[0]), np.fft.fftfreq(size[1]), indexing="ij")
+        falling = 1 / np.maximum(np.hypot(rows, columns), 1 / max(size))
+        noise = [np.fft.ifft2(np.fft.fft2(rng.normal(size=size)) * falling).real for _ in range(3)]
+        channels = np.stack([1.5 * noise[0] + each for each in noise], axis=-1)
+        scaled = (channels - channels.mean()) / channels.std() * 45 + 120
+        return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+
+    @staticmethod
+    def encoded(image: Image.Image, format_: str = "JPEG", **options: Any) -> bytes:
+        buffer = io.BytesIO()
+        image.save(buffer, format_, **options)
+        return buffer.getvalue()
+
+    @classmethod
+    def copy_of(cls, image: Image.Image, how: int, seed: int = 0) -> Image.Image:
+        """The picture recompressed, resized, slightly cropped or brightened: ``how`` modulo 4."""
+        width, height = image.size
+        match how % 4:
+            case 0:
+                return Image.open(io.BytesIO(cls.encoded(image, quality=35)))
+            case 1:
+                return image.resize((int(width * 0.6), int(height * 0.6)))
+            case 2:
+                chance = random.Random(seed)
+                share = chance.uniform(0.9, 0.97)
+                left, top = chance.uniform(0, width * (1 - share)), chance.uniform(0, height * (1 - share))
+                return image.crop((int(left), int(top), int(left + width * share), int(top + height * share)))
+            case _:
+                return ImageEnhance.Brightness(image).enhance(1.25)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Pictures:
+    return Pictures()

@@ -107,7 +107,7 @@ def test_the_demo_leaves_what_it_promises(tmp_path: Path, monkeypatch: pytest.Mo
     result = run_command("demo", "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     names = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert names == {"model.keras", "history.png", "predictions.png", "report.html"}
+    assert names == {"model.keras", "history.png", "predictions.png", "report.html", "report.json"}
     assert result.output.count("really") == 3
     assert "Test accuracy" in result.output
     assert "Next: flowercnn train" in result.output

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from flowercnn import ConfigurationError, Dataset, Sample, SplitError, Splits
+from flowercnn import ConfigurationError, Dataset, ImageFolder, InMemory, Sample, SplitError, Splits
 from flowercnn.sources.base import SplitName
 
 
@@ -197,3 +200,121 @@ def test_labels_of_a_part_are_those_of_the_whole() -> None:
     dataset = dataset_of({"a": 10, "b": 10, "c": 10})
     only_c = dataset.subset(np.flatnonzero(dataset.labels == 2))
     assert only_c.labels.tolist() == [2] * 10
+
+
+def _with_copies(pictures: Any, tmp_path: Path, originals: list[Path] | None = None, pairs: int = 60) -> Path:
+    """Four classes of pictures with exact copies and near-copies in other classes."""
+    folder = tmp_path / "photos"
+    for name in "abcd":
+        (folder / name).mkdir(parents=True)
+    for number in range(4 * pairs):
+        image = pictures.texture(number) if originals is None else Image.open(originals[number])
+        path = folder / "abcd"[number % 4] / f"{number}.jpg"
+        image.save(path, quality=92)
+        other = folder / "abcd"[(number // 4) % 4]
+        if number < pairs:
+            (other / f"exact{number}.jpg").write_bytes(path.read_bytes())
+        elif number < 2 * pairs:
+            pictures.copy_of(image, number, number).save(other / f"near{number}.jpg", quality=90)
+    return folder
+
+
+def _straddling(parts: list[Dataset]) -> list[str]:
+    side = {key: number for number, part in enumerate(parts) for key in part.keys}
+    home = {key.split("/")[1]: key for key in side}
+    copies = [key for key in side if "exact" in key or "near" in key]
+    assert len(copies) >= 40
+    return [
+        key for key in copies if side[key] != side[home[key.split("/")[1].removeprefix("exact").removeprefix("near")]]
+    ]
+
+
+def test_no_copy_straddles_a_split_or_a_fold(pictures: Any, tmp_path: Path) -> None:
+    dataset = Dataset.from_source(ImageFolder(_with_copies(pictures, tmp_path)))
+    for seed in range(3):
+        splits = dataset.split(seed=seed, progress=False)
+        assert _straddling(list(splits)) == []
+        assert splits.overlaps(progress=False) == []
+        assert _straddling([fold.test for fold in dataset.folds(4, seed, progress=False)]) == []
+        assert min(min(part.class_counts().values()) for part in splits) >= 8
+    assert _straddling(list(dataset.split(duplicates="ignore"))) != []
+
+
+def test_no_copy_of_a_photograph_straddles_a_split(pictures: Any, tmp_path: Path, photographs: Path) -> None:
+    originals = sorted(photographs.glob("*/*.jpg"))[::4]
+    dataset = Dataset.from_source(ImageFolder(_with_copies(pictures, tmp_path, originals)))
+    assert _straddling(list(dataset.split(progress=False))) == []
+
+
+def test_overlaps_are_an_error_that_lists_the_pairs(pictures: Any, tmp_path: Path) -> None:
+    dataset = Dataset.from_source(ImageFolder(_with_copies(pictures, tmp_path, pairs=20)))
+    leaky = dataset.split(duplicates="ignore")
+    path = leaky.save(tmp_path / "splits.json")
+    with pytest.raises(
+        SplitError, match=r"pairs of samples.*(train|val) \w/\w+.jpg = (val|test) .*(same file|near-dup)"
+    ):
+        Splits.load(path, dataset, progress=False)
+    assert Splits.load(path, dataset, check=False).test.keys == leaky.test.keys
+    sound = dataset.split(progress=False)
+    assert Splits.load(sound.save(path), dataset, progress=False).test.keys == sound.test.keys
+
+
+def test_groups_and_keys_on_two_sides_are_overlaps() -> None:
+    samples = [Sample(f"{name}{i}", name, b"", group="plant" if i < 2 else None) for name in "a" for i in range(4)]
+    dataset = Dataset.from_source(Listed(samples))
+    splits = Splits(dataset.subset([0, 2]), dataset.subset([1]), dataset.subset([2, 3]))
+    told = [(overlap.first, overlap.second, overlap.reason) for overlap in splits.overlaps(progress=False)]
+    assert told == [("train a0", "val a1", "same group"), ("train a2", "test a2", "same key")]
+
+
+def test_a_split_goes_by_content_and_not_by_name(pictures: Any, tmp_path: Path) -> None:
+    folder = _with_copies(pictures, tmp_path, pairs=10)
+    before = Dataset.from_source(ImageFolder(folder)).split(progress=False)
+    names = {path: path.with_name(f"renamed-{path.name}") for path in folder.rglob("*.jpg")}
+    for old, new in names.items():
+        old.rename(new)
+    after = Dataset.from_source(ImageFolder(folder)).split(progress=False)
+    assert {key.replace("/", "/renamed-") for key in before.test.keys} == set(after.test.keys)
+
+
+def test_predefined_parts_with_copies_are_an_error_or_lose_them(pictures: Any, tmp_path: Path) -> None:
+    folder = _with_copies(pictures, tmp_path, pairs=5)
+    samples = [
+        Sample(s.key, s.label, s.image, split="test" if "exact" in s.key or "near" in s.key else "train")
+        for s in ImageFolder(folder)
+    ]
+    dataset = Dataset.from_source(Listed(samples))
+    with pytest.raises(SplitError, match="10 pairs of samples"):
+        dataset.predefined_split(progress=False)
+    dropped = dataset.predefined_split(val=0, duplicates="drop", progress=False)
+    assert [len(part) for part in dropped] == [10, 0, 10]
+    ignored = dataset.predefined_split(val=0, duplicates="ignore")
+    assert [len(part) for part in ignored] == [20, 0, 10]
+    for wrong in ("group", "keep"):
+        with pytest.raises(ConfigurationError, match="duplicates must be"):
+            dataset.predefined_split(duplicates=wrong)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(ConfigurationError, match="duplicates must be"):
+        dataset.split(duplicates="drop")  # type: ignore[arg-type]  # that is the point
+
+
+def test_blank_pictures_are_no_copies_of_one_another() -> None:
+    blank = InMemory(np.zeros((20, 16, 16, 3), np.uint8), ["a", "b"] * 10)
+    assert [len(part) for part in Dataset.from_source(blank).split(progress=False)] == [12, 4, 4]
+
+
+def test_pictures_are_read_once_for_all_that_is_asked(pictures: Any, tmp_path: Path) -> None:
+    reads: list[int] = []
+
+    def read(number: int) -> bytes:
+        reads.append(number)
+        return (tmp_path / f"{number}.jpg").read_bytes()
+
+    for number in range(20):
+        pictures.texture(number).save(tmp_path / f"{number}.jpg")
+    samples = [Sample(str(n), "ab"[n % 2], partial(read, n)) for n in range(20)]
+    dataset = Dataset.from_source(Listed(samples))
+    splits = dataset.split(progress=False)
+    dataset.audit(progress=False)
+    splits.check(progress=False)
+    splits.train.folds(2, progress=False)
+    assert sorted(reads) == list(range(20))

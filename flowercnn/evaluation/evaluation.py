@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +18,52 @@ from flowercnn.atomic import replace_file
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, DataError, ImageError, few
 from flowercnn.evaluation import plots
-from flowercnn.evaluation.metrics import confusion_matrix, precision_recall_f1, wilson_interval
-from flowercnn.evaluation.report import report_html
+from flowercnn.evaluation.metrics import (
+    ReliabilityBin,
+    balanced_accuracy,
+    bootstrap_weights,
+    brier_scores,
+    calibration_error,
+    confusion_matrix,
+    in_top_k,
+    log_losses,
+    percentile_interval,
+    precision_recall_f1,
+    ranking_scores,
+    reliability,
+    wilson_interval,
+)
+from flowercnn.evaluation.report import notebook_html, report_html
 from flowercnn.labels import LabelEncoder
 from flowercnn.preprocessing.preprocessing import BadImages
 from flowercnn.progress import tracked
+from flowercnn.sources.base import Sample
 
 if TYPE_CHECKING:
+    from flowercnn.audit import AuditReport
     from flowercnn.prediction.predictor import Predictor
 
-__all__ = ["ClassMetrics", "Evaluation", "evaluate"]
+__all__ = ["ClassMetrics", "Confusion", "Evaluation", "Metric", "Mistake", "evaluate", "pooled"]
+
+_TOP = 5
+_BOOTSTRAP_WORK = 20_000_000  # probabilities looked at; decides how many samples are drawn
+_FEWEST_DRAWS, _MOST_DRAWS = 200, 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure and what luck in the choice of test pictures leaves open.
+
+    Args:
+        value: The figure; NaN where it is not defined.
+        interval: Where it lies, at 95 %.
+        method: How the interval was found: ``"wilson"`` (of a share) or ``"bootstrap"`` (percentiles over pictures
+            drawn again with replacement).
+    """
+
+    value: float
+    interval: tuple[float, float]
+    method: Literal["wilson", "bootstrap"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +77,10 @@ class ClassMetrics:
         f1: Harmonic mean of both, 0-1.
         recall_interval: Wilson interval of the recall at 95 %.
         support: How many pictures it has.
+        precision_interval: Wilson interval of the precision at 95 %.
+        f1_interval: Bootstrap interval of F1 at 95 %.
+        roc_auc: Area under the ROC curve of this class against the rest, 0-1; NaN if one of them has no picture.
+        average_precision: Area under the precision-recall curve, likewise.
     """
 
     class_name: str
@@ -47,6 +89,50 @@ class ClassMetrics:
     f1: float
     recall_interval: tuple[float, float]
     support: int
+    precision_interval: tuple[float, float] = (0.0, 1.0)
+    f1_interval: tuple[float, float] = (0.0, 1.0)
+    roc_auc: float = math.nan
+    average_precision: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Two classes taken for one another.
+
+    Args:
+        true: What the pictures are.
+        predicted: What they were taken for.
+        count: How many.
+        share: Of the pictures of the true class, 0-1.
+        keys: Which.
+    """
+
+    true: str
+    predicted: str
+    count: int
+    share: float
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A picture classified wrongly.
+
+    Args:
+        key: Which picture.
+        true: What it is.
+        predicted: What it was taken for.
+        confidence: How sure the classifier was, 0-1.
+        probability_of_truth: What it gave to the true class, 0-1.
+        index: The picture's place in the evaluation.
+    """
+
+    key: str
+    true: str
+    predicted: str
+    confidence: float
+    probability_of_truth: float
+    index: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,16 +145,33 @@ class Evaluation:
         y_true: Shape (n,), int64.
         y_prob: Shape (n, num_classes), float32, rows sum to 1.
         skipped: Keys of pictures that could not be decoded and are in no figure.
+        refused: Keys of pictures the classifier would say "unknown" of; they are in every figure all the same.
+        samples: Where the pictures are, in order, for reports that show them; or empty.
+        info: What is known about the classifier: `Predictor.info` and its preprocessing.
+        history: Curves of the training by name, or empty.
+        audit: What was found wrong with the data, or ``None``.
 
     Raises:
         ConfigurationError: If the shapes do not fit together.
+
+    Example:
+        >>> import numpy as np
+        >>> y_prob = np.array([[0.9, 0.1], [0.6, 0.4]], dtype=np.float32)
+        >>> evaluation = Evaluation(("daisy", "rose"), ("1", "2"), np.array([0, 1]), y_prob)
+        >>> evaluation.accuracy, evaluation.worst_mistakes()[0].key
+        (0.5, '2')
     """
 
     class_names: tuple[str, ...]
     keys: tuple[str, ...]
     y_true: npt.NDArray[np.int64]
-    y_prob: npt.NDArray[np.float32]
+    y_prob: npt.NDArray[np.floating[Any]]
     skipped: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+    history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    audit: AuditReport | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.keys), len(self.class_names))
@@ -77,6 +180,10 @@ class Evaluation:
                 f"y_true must have shape {expected[:1]} and y_prob {expected}. "
                 f"Received: {self.y_true.shape} and {self.y_prob.shape}"
             )
+        if len(self.samples) not in (0, len(self.keys)):
+            raise ConfigurationError(
+                f"samples must be empty or one per key. Received: {len(self.samples)} for {len(self.keys)} keys"
+            )
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -84,16 +191,30 @@ class Evaluation:
     def __repr__(self) -> str:
         return f"Evaluation({self.summary()})"
 
+    def _repr_html_(self) -> str:
+        return notebook_html(self)
+
     @cached_property
     def y_pred(self) -> npt.NDArray[np.int64]:
         """The most probable label of each picture, shape (n,), int64."""
         best: npt.NDArray[np.int64] = np.argmax(self.y_prob, axis=1).astype(np.int64)
         return best
 
+    @cached_property
+    def confidence(self) -> npt.NDArray[np.float64]:
+        """The probability of the predicted class, shape (n,), 0-1."""
+        highest: npt.NDArray[np.float64] = self.y_prob.max(axis=1).astype(np.float64)
+        return highest
+
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Whether each picture is classified correctly, shape (n,)."""
+        return np.asarray(self.y_pred == self.y_true)
+
     @property
     def hits(self) -> int:
         """How many pictures are classified correctly."""
-        return int((self.y_pred == self.y_true).sum())
+        return int(self.right.sum())
 
     @property
     def accuracy(self) -> float:
@@ -105,6 +226,59 @@ class Evaluation:
         """The Wilson interval of the accuracy at 95 %: what luck in the choice of test pictures leaves open."""
         return wilson_interval(self.hits, len(self))
 
+    def top_k(self, k: int = 5) -> Metric:
+        """Return the share of pictures whose truth is among the ``k`` most probable, with its Wilson interval."""
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ConfigurationError(f"k must be an int of at least 1. Received: k={k!r}")
+        hits = int(in_top_k(self.y_true, self.y_prob, k).sum())
+        return Metric(hits / len(self), wilson_interval(hits, len(self)), "wilson")
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """Every figure about all classes, by name, each with its interval.
+
+        ``accuracy``, ``top_5_accuracy`` (with more than five classes), ``balanced_accuracy``, ``log_loss`` (0 is
+        best), ``brier`` (0 is best), ``calibration_error`` (0 is best), and ``roc_auc`` and ``average_precision``,
+        the means over the classes of one against the rest.
+        """
+        found = {"accuracy": Metric(self.accuracy, self.accuracy_interval, "wilson")}
+        if len(self.class_names) > _TOP:
+            found[f"top_{_TOP}_accuracy"] = self.top_k(_TOP)
+        values, drawn = self._figures(None), self._figures(self._weights)
+        for name, value in values.items():
+            found[name] = Metric(float(value[0]), percentile_interval(drawn[name]), "bootstrap")
+        return found
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean recall of the classes that have pictures, 0-1."""
+        return balanced_accuracy(self.confusion_matrix)
+
+    @property
+    def log_loss(self) -> float:
+        """The mean of minus the natural logarithm of the probability given to the truth; 0 is best."""
+        return float(log_losses(self.y_true, self.y_prob).mean())
+
+    @property
+    def brier(self) -> float:
+        """The mean squared distance of probabilities from the truth, 0-2 (of two classes half that); 0 is best."""
+        return float(brier_scores(self.y_true, self.y_prob).mean())
+
+    @property
+    def calibration_error(self) -> float:
+        """How far confidence is from accuracy on average, 0-1, over ten bins of equally many pictures; 0 is best."""
+        return calibration_error(self.confidence, self.right)
+
+    @property
+    def roc_auc(self) -> float:
+        """The mean area under the ROC curves of each class against the rest, 0-1."""
+        return float(np.nanmean(self._ranking[:, 0, 0]))
+
+    @property
+    def average_precision(self) -> float:
+        """The mean area under the precision-recall curves of each class against the rest, 0-1."""
+        return float(np.nanmean(self._ranking[:, 0, 1]))
+
     @cached_property
     def confusion_matrix(self) -> npt.NDArray[np.int64]:
         """Counts, shape (num_classes, num_classes), int64: rows are true, columns predicted."""
@@ -112,13 +286,66 @@ class Evaluation:
 
     @cached_property
     def per_class(self) -> tuple[ClassMetrics, ...]:
-        """Precision, recall and F1 of each class, in class order."""
+        """Precision, recall, F1 and ranking of each class, in class order."""
         hits, counts = np.diag(self.confusion_matrix).tolist(), self.confusion_matrix.sum(axis=1).tolist()
+        called = self.confusion_matrix.sum(axis=0).tolist()
         rows = precision_recall_f1(self.confusion_matrix).tolist()
+        f1_intervals = [percentile_interval(drawn) for drawn in self._drawn_f1().T]
+        ranking = self._ranking[:, 0].tolist()
         return tuple(
-            ClassMetrics(name, precision, recall, f1, wilson_interval(hit, count), count)
-            for name, (precision, recall, f1), hit, count in zip(self.class_names, rows, hits, counts, strict=True)
+            ClassMetrics(
+                name,
+                precision=rows[label][0],
+                recall=rows[label][1],
+                f1=rows[label][2],
+                recall_interval=wilson_interval(hits[label], counts[label]),
+                support=counts[label],
+                precision_interval=wilson_interval(hits[label], called[label]),
+                f1_interval=f1_intervals[label],
+                roc_auc=ranking[label][0],
+                average_precision=ranking[label][1],
+            )
+            for label, name in enumerate(self.class_names)
         )
+
+    @property
+    def reliability(self) -> list[ReliabilityBin]:
+        """Confidence and accuracy of ten bins of equally many pictures, from the least confident to the most."""
+        return reliability(self.confidence, self.right)
+
+    def most_confused(self, limit: int = 10) -> list[Confusion]:
+        """Return the pairs of classes taken for one another most often, at most ``limit``."""
+        wrong = self.confusion_matrix - np.diag(np.diag(self.confusion_matrix))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+        places = zip(*np.unravel_index(order, wrong.shape), strict=True)
+        return [
+            Confusion(
+                self.class_names[true],
+                self.class_names[predicted],
+                int(wrong[true, predicted]),
+                float(wrong[true, predicted] / self.confusion_matrix[true].sum()),
+                tuple(np.array(self.keys, dtype=object)[(self.y_true == true) & (self.y_pred == predicted)].tolist()),
+            )
+            for true, predicted in places
+            if wrong[true, predicted]
+        ]
+
+    def worst_mistakes(self, limit: int = 10) -> list[Mistake]:
+        """Return the pictures classified wrongly, those first that got least for their truth, at most ``limit``."""
+        of_truth = self.y_prob[np.arange(len(self)), self.y_true]
+        wrong = np.flatnonzero(~self.right)
+        order = wrong[np.lexsort((-self.confidence[wrong], of_truth[wrong]))][:limit]
+        return [
+            Mistake(
+                self.keys[index],
+                self.class_names[self.y_true[index]],
+                self.class_names[self.y_pred[index]],
+                float(self.confidence[index]),
+                float(of_truth[index]),
+                index,
+            )
+            for index in order.tolist()
+        ]
 
     def summary(self) -> str:
         """Return the headline in one line."""
@@ -129,29 +356,32 @@ class Evaluation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every figure, as JSON can hold it."""
-        return {
+        """Return every figure, as JSON can hold it; what is not defined is ``None``."""
+        figures = {
             "accuracy": self.accuracy,
             "accuracy_interval": list(self.accuracy_interval),
             "samples": len(self),
             "skipped": list(self.skipped),
+            "refused": list(self.refused),
             "class_names": list(self.class_names),
-            "per_class": [
-                {
-                    "class_name": each.class_name,
-                    "precision": each.precision,
-                    "recall": each.recall,
-                    "recall_interval": list(each.recall_interval),
-                    "f1": each.f1,
-                    "support": each.support,
-                }
-                for each in self.per_class
-            ],
+            "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
+            "per_class": [asdict(each) for each in self.per_class],
             "confusion_matrix": self.confusion_matrix.tolist(),
+            "reliability": [asdict(each) for each in self.reliability],
+            "most_confused": [asdict(each) for each in self.most_confused()],
+            "worst_mistakes": [asdict(each) for each in self.worst_mistakes()],
+            "history": {name: list(values) for name, values in self.history.items()},
+            "audit": None if self.audit is None else self.audit.to_dict(),
+            "info": dict(self.info),
         }
+        plain: dict[str, Any] = _plain(figures)
+        return plain
 
     def save_report(self, path: str | os.PathLike[str]) -> Path:
-        """Write the figures to one file: a page to look at (``.html``) or data (``.json``); return its path.
+        """Write a report: a page to look at (``.html``), or its figures as data (``.json``); return its path.
+
+        The page is one file that needs no network, with thumbnails of the pictures if `samples` are known. The same
+        figures are written beside it, to a file of the same name that ends in ``.json``.
 
         Raises:
             ConfigurationError: If the suffix is another.
@@ -159,14 +389,93 @@ class Evaluation:
         target = Path(path)
         if target.suffix not in (".html", ".json"):
             raise ConfigurationError(f"A report's name must end in .html or .json. Received: path={str(path)!r}")
-        figures = self.to_dict()
-        text = report_html(figures) if target.suffix == ".html" else json.dumps(figures, indent=1)
-        return replace_file(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        figures = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        replace_file(target.with_suffix(".json"), lambda temporary: temporary.write_text(figures, encoding="utf-8"))
+        if target.suffix == ".html":
+            page = report_html(self)
+            replace_file(target, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+        return target
 
-    def plot_confusion_matrix(self, path: str | os.PathLike[str]) -> Path:
+    def plot_confusion_matrix(self, path: str | os.PathLike[str], *, dark: bool = False) -> Path:
         """Save the confusion matrix as a picture (``.png``, ``.svg`` or ``.pdf``) and return its path."""
-        figure = plots.confusion_figure(self.confusion_matrix, self.class_names)
-        return replace_file(path, lambda temporary: figure.savefig(temporary, dpi=120))
+        return plots.save_figure(plots.confusion_figure(self.confusion_matrix, self.class_names, dark=dark), path)
+
+    def plot_reliability(self, path: str | os.PathLike[str], *, dark: bool = False) -> Path:
+        """Save the reliability diagram (accuracy over confidence) as a picture and return its path."""
+        return plots.save_figure(plots.reliability_figure(self.reliability, dark=dark), path)
+
+    def plot_per_class(self, path: str | os.PathLike[str], *, dark: bool = False) -> Path:
+        """Save the recall of each class with its interval as a picture and return its path."""
+        return plots.save_figure(plots.per_class_figure(self.per_class, dark=dark), path)
+
+    @cached_property
+    def _weights(self) -> npt.NDArray[np.float64]:
+        """How often each picture is in each bootstrap sample, the same for every figure."""
+        draws = int(np.clip(_BOOTSTRAP_WORK // max(self.y_prob.size, 1), _FEWEST_DRAWS, _MOST_DRAWS))
+        return bootstrap_weights(len(self), draws)
+
+    @cached_property
+    def _ranking(self) -> npt.NDArray[np.float64]:
+        """ROC-AUC and average precision of each class, shape (num_classes, 1, 2)."""
+        return self._rank(None)
+
+    def _rank(self, weights: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float64]:
+        labels = range(len(self.class_names))
+        return np.stack([ranking_scores(self.y_true == k, self.y_prob[:, k], weights) for k in labels])
+
+    def _figures(self, weights: npt.NDArray[np.float64] | None) -> dict[str, npt.NDArray[np.float64]]:
+        """Every figure with a bootstrap interval: one value each, or one per bootstrap sample."""
+        if weights is None:
+            ranking = self._ranking
+            return {
+                "balanced_accuracy": np.array([self.balanced_accuracy]),
+                "log_loss": np.array([self.log_loss]),
+                "brier": np.array([self.brier]),
+                "calibration_error": np.array([self.calibration_error]),
+                "roc_auc": _mean_of_known(ranking[:, :, 0]),
+                "average_precision": _mean_of_known(ranking[:, :, 1]),
+            }
+        ranking = self._rank(weights)
+        truth = np.eye(len(self.class_names))[self.y_true]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            recalls = (weights @ (truth * self.right[:, None])) / (weights @ truth)
+        drawn = [np.repeat(np.arange(len(self)), row.astype(np.int64)) for row in weights]
+        return {
+            "balanced_accuracy": _mean_of_known(recalls.T),
+            "log_loss": weights @ log_losses(self.y_true, self.y_prob) / len(self),
+            "brier": weights @ brier_scores(self.y_true, self.y_prob) / len(self),
+            "calibration_error": np.array([calibration_error(self.confidence[d], self.right[d]) for d in drawn]),
+            "roc_auc": _mean_of_known(ranking[:, :, 0]),
+            "average_precision": _mean_of_known(ranking[:, :, 1]),
+        }
+
+    def _drawn_f1(self) -> npt.NDArray[np.float64]:
+        """F1 of each class in each bootstrap sample, shape (draws, num_classes)."""
+        unit = np.eye(len(self.class_names))
+        true, predicted = unit[self.y_true], unit[self.y_pred]
+        hits = self._weights @ (true * predicted)
+        both = self._weights @ (true + predicted)
+        drawn: npt.NDArray[np.float64] = 2 * hits / np.maximum(both, 1)
+        return drawn
+
+
+def _mean_of_known(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the mean over the first axis without NaN; NaN where all are."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        mean: npt.NDArray[np.float64] = np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
+    return mean
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold: tuples as lists, NaN as ``None``."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
 
 
 def evaluate(
@@ -212,4 +521,21 @@ def evaluate(
         y_true=truth[[index for index, _ in rows]],
         y_prob=np.stack([probabilities for _, probabilities in rows]),
         skipped=tuple(prediction.key for prediction in failed),
+        refused=tuple(prediction.key for prediction in predictions if prediction.reason is not None),
+        samples=tuple(dataset.samples[index] for index, _ in rows),
+        info={**predictor.info, "preprocessing": predictor.preprocessing.to_dict()},
+    )
+
+
+def pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Return the evaluations of different pictures of the same classes as one."""
+    first = evaluations[0]
+    return Evaluation(
+        class_names=first.class_names,
+        keys=tuple(key for each in evaluations for key in each.keys),
+        y_true=np.concatenate([each.y_true for each in evaluations]),
+        y_prob=np.concatenate([each.y_prob for each in evaluations]),
+        skipped=tuple(key for each in evaluations for key in each.skipped),
+        samples=tuple(sample for each in evaluations for sample in each.samples),
+        info=first.info,
     )

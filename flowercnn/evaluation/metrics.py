@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flowercnn.errors import ConfigurationError
 
-__all__ = ["confusion_matrix", "precision_recall_f1", "wilson_interval"]
+__all__ = [
+    "ReliabilityBin",
+    "balanced_accuracy",
+    "bootstrap_weights",
+    "brier_scores",
+    "calibration_error",
+    "confusion_matrix",
+    "in_top_k",
+    "log_losses",
+    "percentile_interval",
+    "precision_recall_f1",
+    "ranking_scores",
+    "reliability",
+    "top_k_accuracy",
+    "wilson_interval",
+]
 
 Labels = npt.NDArray[np.int64]
+Probabilities = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.float64]
 
 
 def wilson_interval(hits: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -83,3 +102,123 @@ def precision_recall_f1(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.floa
     recall = hits / np.maximum(actual, 1)
     f1 = 2 * hits / np.maximum(predicted + actual, 1)
     return np.stack([precision, recall, f1], axis=1)
+
+
+def top_k_accuracy(y_true: Labels, y_prob: Probabilities, k: int) -> float:
+    """Return the share of pictures whose true class is among the ``k`` most probable; of equal ones the later counts.
+
+    Args:
+        y_true: Shape (n,), labels from 0 to ``num_classes - 1``.
+        y_prob: Shape (n, num_classes).
+        k: At least 1.
+    """
+    return float(in_top_k(y_true, y_prob, k).mean())
+
+
+def in_top_k(y_true: Labels, y_prob: Probabilities, k: int) -> npt.NDArray[np.bool_]:
+    """Return whether each true class is among the ``k`` most probable, shape (n,)."""
+    best = np.argsort(y_prob, axis=1, kind="stable")[:, ::-1][:, :k]
+    return np.asarray((best == np.asarray(y_true)[:, None]).any(axis=1))
+
+
+def balanced_accuracy(confusion: npt.NDArray[np.int64]) -> float:
+    """Return the mean recall of the classes that have pictures: what accuracy would be if all were equally many."""
+    actual = confusion.sum(axis=1)
+    return float((np.diag(confusion)[actual > 0] / actual[actual > 0]).mean())
+
+
+def log_losses(y_true: Labels, y_prob: Probabilities) -> Floats:
+    """Return minus the logarithm of the probability given to each truth, shape (n,); 0 counts as 2.2e-16."""
+    smallest = np.finfo(np.float64).eps
+    of_truth = np.asarray(y_prob, dtype=np.float64)[np.arange(len(y_true)), y_true]
+    losses: Floats = -np.log(np.clip(of_truth, smallest, 1 - smallest))
+    return losses
+
+
+def brier_scores(y_true: Labels, y_prob: Probabilities) -> Floats:
+    """Return the squared distance of each row from the truth (Brier 1950), shape (n,), 0-2; of two classes half."""
+    truth = np.eye(y_prob.shape[1])[y_true]
+    scores: Floats = ((np.asarray(y_prob, dtype=np.float64) - truth) ** 2).sum(axis=1)
+    return scores / 2 if y_prob.shape[1] == 2 else scores  # noqa: PLR2004 - as scikit-learn has it
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """Pictures of like confidence.
+
+    Args:
+        confidence: Their mean confidence, 0-1.
+        accuracy: The share of them classified correctly, 0-1.
+        count: How many they are.
+    """
+
+    confidence: float
+    accuracy: float
+    count: int
+
+
+def reliability(confidence: Floats, right: npt.NDArray[np.bool_], bins: int = 10) -> list[ReliabilityBin]:
+    """Return bins of equally many pictures each, from the least confident to the most.
+
+    Args:
+        confidence: Shape (n,), the probability of the predicted class.
+        right: Shape (n,), whether it was true.
+        bins: How many; fewer if there are fewer pictures.
+    """
+    order = np.argsort(confidence, kind="stable")
+    parts = np.array_split(order, max(1, min(bins, len(order))))
+    return [ReliabilityBin(float(confidence[p].mean()), float(right[p].mean()), len(p)) for p in parts]
+
+
+def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_], bins: int = 10) -> float:
+    """Return the expected calibration error: how far confidence is from accuracy, averaged over equal-mass bins.
+
+    (Naeini et al. 2015, with bins of equally many pictures as Nixon et al. 2019 have them.) Few pictures per bin
+    make it larger than 0 even for perfect probabilities.
+    """
+    found = reliability(confidence, right, bins)
+    return sum(each.count * abs(each.accuracy - each.confidence) for each in found) / len(confidence)
+
+
+def ranking_scores(truth: npt.NDArray[np.bool_], score: Probabilities, weights: Floats | None = None) -> Floats:
+    """Return the area under the ROC curve and the average precision of one class against the rest.
+
+    Args:
+        truth: Shape (n,), whether it is the class.
+        score: Shape (n,), higher for those more likely to be.
+        weights: Shape (draws, n), how often each picture counts; by default once.
+
+    Returns:
+        Shape (draws, 2), NaN where the class, or the rest, has no picture.
+    """
+    counted = np.ones((1, len(truth))) if weights is None else weights
+    order = np.argsort(-np.asarray(score, dtype=np.float64), kind="stable")
+    ends = np.append(np.diff(score[order]) != 0, True)  # a threshold is not put between equal scores
+    mass = counted[:, order]
+    hits = np.cumsum(mass * truth[order], axis=1)[:, ends]
+    alarms = np.cumsum(mass * ~truth[order], axis=1)[:, ends]
+    steps = np.diff(hits, axis=1, prepend=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall_steps = steps / hits[:, -1:]
+        area = (recall_steps * (alarms[:, -1:] - alarms + np.diff(alarms, axis=1, prepend=0) / 2)).sum(axis=1)
+        area = area / alarms[:, -1]
+        called = np.maximum(hits + alarms, np.finfo(np.float64).tiny)
+        precision = (recall_steps * (hits / called)).sum(axis=1)
+    return np.stack([area, precision], axis=1)
+
+
+def bootstrap_weights(count: int, draws: int, seed: int = 0) -> Floats:
+    """Return how often each picture is in each bootstrap sample (Efron 1979), shape (draws, count)."""
+    random = np.random.default_rng(seed)
+    return np.stack([np.bincount(random.integers(count, size=count), minlength=count) for _ in range(draws)]).astype(
+        np.float64
+    )
+
+
+def percentile_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float]:
+    """Return what the middle share ``confidence`` of bootstrap values spans; (nan, nan) if there are none."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return math.nan, math.nan
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

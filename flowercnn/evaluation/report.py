@@ -1,84 +1,386 @@
-"""A page with every figure of an evaluation, in one file that needs no network."""
+"""A page with everything an evaluation found, in one file that needs no network.
+
+Names of files and classes are escaped wherever they are put, so they are text whatever they hold.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
 from html import escape
+from importlib import resources
+from importlib.metadata import version
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["report_html"]
+from PIL import Image
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>flowercnn: evaluation</title>
-<style>
-:root { color-scheme: light dark; font-family: system-ui, sans-serif; }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; line-height: 1.5; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #8884; }
-th:first-child, td:first-child { text-align: left; }
-.headline { font-size: 2rem; font-weight: 600; }
-</style>
-</head>
-<body>
-<main>
-<h1>Evaluation</h1>
-<p class="headline">$accuracy</p>
-<p>95&nbsp;% interval (Wilson) $low to $high, on $samples pictures of $classes classes. $skipped</p>
-<h2>Classes</h2>
-<div class="scroll"><table>
-<thead><tr><th scope="col">class</th><th scope="col">precision</th><th scope="col">recall</th>
-<th scope="col">95&nbsp;% interval of recall</th><th scope="col">F1</th><th scope="col">pictures</th></tr></thead>
-<tbody>
-$rows
-</tbody></table></div>
-<h2>Confusion matrix</h2>
-<p>Rows are true, columns predicted.</p>
-<div class="scroll"><table>
-<thead><tr><th></th>$columns</tr></thead>
-<tbody>
-$matrix
-</tbody></table></div>
-</main>
-</body>
-</html>
-""")
+from flowercnn import __version__
+from flowercnn.errors import ImageError
+from flowercnn.evaluation.charts import interval_chart, line_chart, reliability_chart
+from flowercnn.parallel import cpu_count, ordered_map
+from flowercnn.preprocessing.decode import decode, read_content
+from flowercnn.preprocessing.preprocessing import Preprocessing
+from flowercnn.sources.base import Sample
+
+if TYPE_CHECKING:
+    from flowercnn.evaluation.evaluation import ClassMetrics, Evaluation, Metric
+
+__all__ = ["notebook_html", "report_html"]
+
+_THUMBNAIL_SIDE: Final = 112
+_THUMBNAIL_BYTES: Final = 3_400_000  # of base64, in all: keeps a page below 5 MB
+_MOST_THUMBNAILS: Final = 1200
+_MISTAKES: Final = 24
+_PAIRS: Final = 10
+_LONGEST_TEXT: Final = 300
+_DEFAULTS: Final = Preprocessing()
+_NAMES: Final = {
+    "top_5_accuracy": "Truth among the top 5",
+    "balanced_accuracy": "Balanced accuracy",
+    "log_loss": "Log loss (0 is best)",
+    "brier": "Brier score (0 is best)",
+    "calibration_error": "Calibration error (0 is best)",
+    "roc_auc": "ROC-AUC, one against the rest",
+    "average_precision": "Average precision, likewise",
+}
+_IN_PERCENT: Final = ("top_5_accuracy", "balanced_accuracy", "calibration_error")
 
 
-def report_html(figures: Mapping[str, Any]) -> str:
-    """Return the page for ``Evaluation.to_dict()``; names are escaped, so they are text whatever they hold."""
-    low, high = figures["accuracy_interval"]
-    skipped = len(figures["skipped"])
-    return _PAGE.substitute(
-        accuracy=f"{figures['accuracy']:.1%} correct",
-        low=f"{low:.1%}",
-        high=f"{high:.1%}",
-        samples=figures["samples"],
-        classes=len(figures["class_names"]),
-        skipped=f"{skipped} pictures could not be decoded and are not counted." if skipped else "",
-        rows="\n".join(_class_row(each) for each in figures["per_class"]),
-        columns="".join(f'<th scope="col">{escape(name)}</th>' for name in figures["class_names"]),
-        matrix="\n".join(
-            f'<tr><th scope="row">{escape(name)}</th>' + "".join(f"<td>{count or ''}</td>" for count in row) + "</tr>"
-            for name, row in zip(figures["class_names"], figures["confusion_matrix"], strict=True)
+def report_html(evaluation: Evaluation) -> str:
+    """Return the page."""
+    sections = {
+        "result": ("Result", _result(evaluation)),
+        "data": ("Data and training", _training(evaluation)),
+        "confusion": ("Confusion matrix", _confusion(evaluation)),
+        "mistakes": ("Worst mistakes", _mistakes(evaluation)),
+        "classes": ("Classes", _classes(evaluation)),
+        "calibration": ("Calibration", _calibration(evaluation)),
+        "audit": ("Data audit", _audit(evaluation)),
+        "configuration": ("Configuration", _configuration(evaluation)),
+        "card": ("Model card", _card(evaluation)),
+    }
+    shown = {name: section for name, section in sections.items() if section[1]}
+    page = resources.files("flowercnn.evaluation").joinpath("page")
+    name = str(evaluation.info.get("model", "classifier"))
+    return Template(page.joinpath("report.html").read_text(encoding="utf-8")).substitute(
+        title=escape(f"{name}: {evaluation.accuracy:.1%} of {len(evaluation)} pictures"),
+        heading=escape(f"What {name} makes of {len(evaluation.class_names)} classes"),
+        lead=escape(_lead(evaluation)),
+        contents="".join(f'<li><a href="#{key}">{title}</a></li>' for key, (title, _) in shown.items()),
+        sections="\n".join(
+            f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>\n{body}\n</section>'
+            for key, (title, body) in shown.items()
         ),
+        version=escape(__version__),
+        beside="The figures are in the .json file beside it.",
+        style=page.joinpath("report.css").read_text(encoding="utf-8"),
+        script=page.joinpath("report.js").read_text(encoding="utf-8"),
+        data=_as_script(_picture_data(evaluation)),
     )
 
 
-def _class_row(each: Mapping[str, Any]) -> str:
-    low, high = each["recall_interval"]
-    cells = [
-        f"{each['precision']:.1%}",
-        f"{each['recall']:.1%}",
-        f"{low:.0%} to {high:.0%}",
-        f"{each['f1']:.1%}",
-        str(each["support"]),
-    ]
+def notebook_html(evaluation: Evaluation) -> str:
+    """Return the headline and the classes as a part of a page, for notebooks."""
+    rows = "".join(
+        f"<tr><td style='text-align:left'>{escape(each.class_name)}</td><td>{each.precision:.0%}</td>"
+        f"<td>{each.recall:.0%}</td><td>{each.f1:.0%}</td><td>{each.support}</td></tr>"
+        for each in sorted(evaluation.per_class, key=lambda each: each.f1)
+    )
+    low, high = evaluation.accuracy_interval
     return (
-        f'<tr><th scope="row">{escape(each["class_name"])}</th>' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+        f"<p><strong>{evaluation.accuracy:.1%}</strong> correct (95&nbsp;% interval {low:.1%} to {high:.1%}) on "
+        f"{len(evaluation)} pictures of {len(evaluation.class_names)} classes</p><details><summary>Classes, the "
+        "hardest first</summary><table><thead><tr><th>class</th><th>precision</th><th>recall</th><th>F1</th>"
+        f"<th>pictures</th></tr></thead><tbody>{rows}</tbody></table></details>"
     )
+
+
+def _lead(evaluation: Evaluation) -> str:
+    info = evaluation.info
+    learned = f"Trained on {info['train_samples']:,} pictures" if "train_samples" in info else "A classifier"
+    return f"{learned}, tested on {len(evaluation):,} it has not learned from."
+
+
+def _result(evaluation: Evaluation) -> str:
+    low, high = evaluation.accuracy_interval
+    tiles = "".join(
+        _tile(label, evaluation.metrics[name], percent=name in _IN_PERCENT)
+        for name, label in _NAMES.items()
+        if name in evaluation.metrics
+    )
+    skipped = len(evaluation.skipped)
+    left_out = f" {skipped} could not be decoded and are in no figure." if skipped else ""
+    if evaluation.refused:
+        left_out += f" Of {len(evaluation.refused)} it would rather have said that it does not know them."
+    return (
+        f'<p class="headline"><strong>{evaluation.accuracy:.1%}</strong>'
+        f"<span>correct: {evaluation.hits} of {len(evaluation)} test pictures</span></p>"
+        + interval_chart(evaluation.accuracy, low, high, chance=1 / len(evaluation.class_names))
+        + f"<p>With other test pictures of the same kind, expect {low:.1%} to {high:.1%} (95&nbsp;% interval, "
+        f"Wilson).{left_out}</p>"
+        f'<dl class="tiles">{tiles}</dl>'
+        '<p class="note">Below each figure is its 95&nbsp;% interval: Wilson for shares of pictures, else bootstrap '
+        "percentiles over the test pictures.</p>"
+    )
+
+
+def _tile(label: str, metric: Metric, *, percent: bool) -> str:
+    form = ".1%" if percent else ".3f"
+    low, high = metric.interval
+    return (
+        f"<div><dt>{escape(label)}</dt><dd>{metric.value:{form}}"
+        f"<small>{low:{form}} to {high:{form}}, {metric.method}</small></dd></div>"
+    )
+
+
+def _training(evaluation: Evaluation) -> str:
+    info, history = evaluation.info, evaluation.history
+    facts = {
+        "Classes": ", ".join(evaluation.class_names),
+        "Training pictures": info.get("train_samples"),
+        "Test pictures": len(evaluation),
+        "Network": info.get("model"),
+        "Epochs": info.get("epochs"),
+        "Seed": info.get("seed"),
+    }
+    charts = ""
+    if history:
+        charts = '<div class="charts">' + "".join(
+            line_chart(
+                title,
+                {name: history[of] for name, of in (("train", key), ("val", f"val_{key}")) if of in history},
+                top=1.0 if key == "accuracy" else None,
+            )
+            for title, key in (("Accuracy", "accuracy"), ("Loss", "loss"), ("Learning rate", "learning_rate"))
+            if key in history
+        )
+        charts += "</div>"
+    return _facts(facts) + charts
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td></tr>'
+        for name, value in facts.items()
+        if value is not None
+    )
+    return f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>'
+
+
+def _confusion(evaluation: Evaluation) -> str:
+    names, matrix = evaluation.class_names, evaluation.confusion_matrix
+    header = "".join(f'<th scope="col" title="{escape(name)}"><span>{escape(name)}</span></th>' for name in names)
+    rows = "\n".join(
+        f'<tr><th scope="row" title="{escape(names[row])}">{escape(names[row])}</th>'
+        + "".join(_cell(names, row, column, int(count), int(counts.sum())) for column, count in enumerate(counts))
+        + "</tr>"
+        for row, counts in enumerate(matrix)
+    )
+    pairs = "".join(
+        f"<li>{escape(each.true)} taken for {escape(each.predicted)}: {each.count} ({each.share:.0%})</li>"
+        for each in evaluation.most_confused(_PAIRS)
+    )
+    confused = f'<h3>Most confused</h3><ol class="pairs">{pairs}</ol>' if pairs else ""
+    return (
+        "<p>Rows are what the pictures are, columns what they were taken for. "
+        '<span class="hint">Choose a number to see its pictures; arrow keys move between numbers.</span></p>'
+        '<div class="matrix"><div class="scroll" role="region" aria-label="Confusion matrix" tabindex="0"><table>'
+        '<caption class="visually-hidden">Counts of true classes (rows) by predicted classes (columns)</caption>'
+        f"<thead><tr><td></td>{header}</tr></thead><tbody>\n{rows}\n</tbody></table></div></div>"
+        '<div class="panel" id="cell" aria-live="polite"><p class="note">No number is chosen yet.</p></div>'
+        + confused
+    )
+
+
+_DARK_CELL: Final = 0.55
+
+
+def _cell(names: Sequence[str], row: int, column: int, count: int, of: int) -> str:
+    if not count:
+        return "<td></td>"
+    share = count / of
+    told = f"{names[row]}, {'recognised' if row == column else f'taken for {names[column]}'}: {count} of {of}"
+    kind = "full" + (" wrong" if row != column else "") + (" strong" if share > _DARK_CELL else "")
+    return (
+        f'<td class="{kind}"><button type="button" style="--share:{0.15 + 0.85 * share:.2f}" '
+        f'data-row="{row}" data-column="{column}" aria-pressed="false" title="{escape(told)}" '
+        f'aria-label="{escape(told)}">{count}</button></td>'
+    )
+
+
+def _mistakes(evaluation: Evaluation) -> str:
+    mistakes = evaluation.worst_mistakes(_MISTAKES)
+    if not mistakes:
+        return "<p>Every picture was classified correctly.</p>"
+    thumbnails = _thumbnails(evaluation)
+    items = "".join(
+        f"<li>{_image(thumbnails.get(each.index), f'{each.true}, taken for {each.predicted}')}"
+        f'<b>{escape(each.true)}</b><br><span class="took">{escape(each.predicted)} {each.confidence:.0%}</span><br>'
+        f'<span class="name">{escape(each.key)}</span></li>'
+        for each in mistakes
+    )
+    return (
+        "<p>The pictures whose true class got the least probability. In bold what each is, below it what it was "
+        "taken for and how surely. A wrong label in the data is often among them.</p>"
+        f'<ul class="pictures">{items}</ul>'
+    )
+
+
+def _image(thumbnail: str | None, alternative: str) -> str:
+    if thumbnail is None:
+        return '<span class="none"></span>'
+    return f'<img src="data:image/jpeg;base64,{thumbnail}" alt="{escape(alternative)}">'
+
+
+def _classes(evaluation: Evaluation) -> str:
+    titles = ("class", "recall", "its 95 % interval", "precision", "F1", "ROC-AUC", "average precision", "pictures")
+    head = "".join(f'<th scope="col"><button type="button">{title}</button></th>' for title in titles)
+    rows = "\n".join(_class_row(each) for each in evaluation.per_class)
+    return (
+        "<p>Choose a heading to sort.</p>"
+        '<div class="scroll" role="region" aria-label="Figures of each class" tabindex="0"><table class="sortable">'
+        '<caption class="visually-hidden">Figures of each class</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>"
+        '<p id="status" class="visually-hidden" aria-live="polite"></p>'
+    )
+
+
+def _class_row(each: ClassMetrics) -> str:
+    low, high = each.recall_interval
+
+    def share(value: float) -> str:
+        meter = f'<span class="meter" aria-hidden="true"><i style="width:{100 * value:.0f}%"></i></span>'
+        return f'<td data-value="{value:.6f}">{meter}{value:.0%}</td>'
+
+    def number(value: float) -> str:
+        defined = value == value  # noqa: PLR0124 - NaN is not itself
+        return f'<td data-value="{value if defined else -1:.6f}">{f"{value:.3f}" if defined else "none"}</td>'
+
+    return (
+        f'<tr><th scope="row">{escape(each.class_name)}</th>{share(each.recall)}'
+        f'<td data-value="{low:.6f}">{low:.0%} to {high:.0%}</td>{share(each.precision)}{share(each.f1)}'
+        f"{number(each.roc_auc)}{number(each.average_precision)}"
+        f'<td data-value="{each.support}">{each.support}</td></tr>'
+    )
+
+
+def _calibration(evaluation: Evaluation) -> str:
+    error = evaluation.metrics["calibration_error"]
+    low, high = error.interval
+    return (
+        f"<p>When the classifier says 80&nbsp;%, is it right in 80 of 100 cases? On average it is off by "
+        f"<strong>{error.value:.1%}</strong> ({low:.1%} to {high:.1%}, bootstrap) over ten bins of equally many "
+        f"pictures. {escape(_calibration_told(evaluation.info))}</p>"
+        f'<div class="charts">{reliability_chart(evaluation.reliability)}</div>'
+    )
+
+
+def _calibration_told(info: Mapping[str, Any]) -> str:
+    calibration = info.get("calibration")
+    if not isinstance(calibration, Mapping):
+        return "The probabilities are as the network was trained to give them."
+    if calibration.get("applied"):
+        return (
+            f"Its logits were divided by {calibration.get('temperature', 1):.2f}, fitted on the validation pictures."
+        )
+    return f"No temperature is applied: {calibration.get('reason', 'unknown reason')}"
+
+
+def _audit(evaluation: Evaluation) -> str:
+    return "" if evaluation.audit is None else evaluation.audit.to_html()
+
+
+def _configuration(evaluation: Evaluation) -> str:
+    packages = ("numpy", "pillow", "keras", "tensorflow")
+    versions = {"python": platform.python_version(), "flowercnn": __version__}
+    versions |= {name: version(name) for name in packages}
+    text = json.dumps(_without_long_texts(evaluation.info), indent=1, default=str, ensure_ascii=False)
+    return _facts(versions) + f"<h3>As kept with the model</h3><pre>{escape(text)}</pre>"
+
+
+def _without_long_texts(value: Any) -> Any:
+    """Return nested values with packed arrays told by their length only."""
+    if isinstance(value, Mapping):
+        return {key: _without_long_texts(item) for key, item in value.items()}
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        return f"({len(value)} characters)"
+    return value
+
+
+def _card(evaluation: Evaluation) -> str:
+    info = evaluation.info
+    low, high = evaluation.accuracy_interval
+    hardest = sorted((each for each in evaluation.per_class if each.support), key=lambda each: each.recall)[:3]
+    size = (info.get("preprocessing") or {}).get("image_size")
+    facts = {
+        "What it does": f"Tells {len(evaluation.class_names)} classes apart: {', '.join(evaluation.class_names)}.",
+        "What goes in": "A picture" + (f", brought to {size[0]} x {size[1]} pixels." if size else "."),
+        "What comes out": "A probability for each class; they sum to 1.",
+        "How good it is": f"{evaluation.accuracy:.1%} correct ({low:.1%} to {high:.1%}) of {len(evaluation)}.",
+        "Where it is weakest": "; ".join(f"{each.class_name}: recall {each.recall:.0%}" for each in hardest),
+        "What it is not for": "Pictures of anything but these classes, and pictures from elsewhere (other cameras, "
+        "places, seasons) than those it was tested on: for those, these figures say nothing. Test it on them first.",
+        "Calibration": _calibration_told(info),
+        "Random seed": info.get("seed"),
+    }
+    return _facts(facts)
+
+
+def _picture_data(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "classes": list(evaluation.class_names),
+        "pictures": [
+            [key, int(truth), int(predicted), round(float(confidence), 4)]
+            for key, truth, predicted, confidence in zip(
+                evaluation.keys, evaluation.y_true, evaluation.y_pred, evaluation.confidence, strict=True
+            )
+        ],
+        "thumbnails": {str(index): text for index, text in _thumbnails(evaluation).items()},
+    }
+
+
+def _as_script(data: Mapping[str, Any]) -> str:
+    """Return JSON that can stand in a script element: no ``<`` could end it."""
+    return json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _thumbnails(evaluation: Evaluation) -> dict[int, str]:
+    """Return small JPEGs as base64 by place: of mistakes first, then of the others, as many as a page should hold."""
+    if not evaluation.samples:
+        return {}
+    mistakes = [each.index for each in evaluation.worst_mistakes(len(evaluation))]
+    right = [index for index, hit in enumerate(evaluation.right) if hit]
+    order = [*mistakes, *right][:_MOST_THUMBNAILS]
+    made = ordered_map(
+        _thumbnail, [evaluation.samples[index] for index in order], workers=cpu_count(), window=4 * cpu_count()
+    )
+    thumbnails: dict[int, str] = {}
+    room = _THUMBNAIL_BYTES
+    for index, text in zip(order, made, strict=True):
+        if text is None:
+            continue
+        room -= len(text)
+        if room < 0:
+            break
+        thumbnails[index] = text
+    return thumbnails
+
+
+def _thumbnail(sample: Sample) -> str | None:
+    try:
+        picture = decode(
+            read_content(sample.image),
+            background=_DEFAULTS.background,
+            max_pixels=_DEFAULTS.max_pixels,
+            at_least=(_THUMBNAIL_SIDE, _THUMBNAIL_SIDE),
+        )
+    except ImageError:
+        return None
+    picture.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=72)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

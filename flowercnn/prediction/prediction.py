@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,12 @@ class Prediction:
 
     Args:
         key: Which picture: its path, its sample's key, or its number among those given.
-        label: The most probable class name; ``None`` if the picture could not be used.
+        label: The most probable class name; ``None`` if the picture could not be used, or shows nothing known.
         confidence: Its probability, 0-1; 0 if there is none.
         class_names: All classes, in the order of ``probabilities``.
         probabilities: Shape (num_classes,), float32, sum 1; ``None`` if the picture could not be used.
         error: Why the picture could not be used, or ``None``.
+        reason: Why the classifier does not know what it shows, or ``None``; `top` tells what it would have guessed.
     """
 
     key: str
@@ -31,12 +33,20 @@ class Prediction:
     class_names: tuple[str, ...]
     probabilities: npt.NDArray[np.float32] | None
     error: str | None = None
+    reason: str | None = None
 
     @classmethod
-    def of(cls, key: str, class_names: tuple[str, ...], probabilities: npt.NDArray[np.float32]) -> Prediction:
-        """Return the prediction that a row of probabilities stands for."""
+    def of(
+        cls,
+        key: str,
+        class_names: tuple[str, ...],
+        probabilities: npt.NDArray[np.float32],
+        reason: str | None = None,
+    ) -> Prediction:
+        """Return the prediction that a row of probabilities stands for; without a label if there is a reason."""
         best = int(probabilities.argmax())
-        return cls(key, class_names[best], float(probabilities[best]), class_names, probabilities)
+        label = class_names[best] if reason is None else None
+        return cls(key, label, float(probabilities[best]), class_names, probabilities, reason=reason)
 
     @classmethod
     def failed(cls, key: str, class_names: tuple[str, ...], error: str) -> Prediction:
@@ -56,7 +66,21 @@ class Prediction:
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return [(self.class_names[label], float(self.probabilities[label])) for label in order]
 
+    def _repr_html_(self) -> str:
+        if self.error is not None:
+            return f"<p><strong>{escape(self.key)}</strong>: {escape(self.error)}</p>"
+        answer = self.label if self.reason is None else f"unknown ({self.reason})"
+        rows = "".join(
+            f"<tr><td style='text-align:left'>{escape(name)}</td><td>{share:.1%}</td><td>"
+            f"<progress value='{share:.4f}' max='1' aria-label='{share:.0%}'></progress></td></tr>"
+            for name, share in self.top(5)
+        )
+        head = f"<p>{escape(self.key)}: <strong>{escape(answer or '')}</strong></p>"
+        return f"{head}<table><tbody>{rows}</tbody></table>"
+
     def __repr__(self) -> str:
         if self.error is not None:
             return f"Prediction(key={self.key!r}, error={self.error!r})"
+        if self.reason is not None:
+            return f"Prediction(key={self.key!r}, label=None, reason={self.reason!r})"
         return f"Prediction(key={self.key!r}, label={self.label!r}, confidence={self.confidence:.3f})"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -13,13 +14,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.errors import ConfigurationError, ImageError
+from flowercnn.errors import ConfigurationError, ImageError, few
 from flowercnn.labels import LabelEncoder
 from flowercnn.models.parts import pictures_at_once
 from flowercnn.models.registry import check_shapes
+from flowercnn.prediction.calibration import Calibration, check_share
+from flowercnn.prediction.features import with_features
 from flowercnn.prediction.inputs import PredictInput, keyed_pictures
 from flowercnn.prediction.modelfile import read_model, write_model
 from flowercnn.prediction.prediction import Prediction
+from flowercnn.preprocessing.pixels import Pixels
 from flowercnn.preprocessing.preprocessing import Preprocessing
 from flowercnn.sources.base import ImageInput
 
@@ -59,6 +63,10 @@ class Predictor:
         self._info = dict(info or {})
         self._batch = pictures_at_once(model, most=_BATCH)
         self._compiled: Any = None
+        self._calibration = Calibration.from_dict(self._info["calibration"]) if "calibration" in self._info else None
+        known = self._calibration and self._calibration.familiarity
+        self._layers = known.layers if known else ()
+        _check_layers(model, self._layers)
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -93,6 +101,56 @@ class Predictor:
     def with_info(self, **info: Any) -> Predictor:
         """Return the same classifier with more kept beside it (JSON values)."""
         return Predictor(self._model, self._class_names, self._preprocessing, info={**self._info, **info})
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What was fitted on validation pictures, or ``None`` for a classifier that was not calibrated."""
+        return self._calibration
+
+    def with_false_alarms(self, share: float) -> Predictor:
+        """Return the same classifier with another share of known pictures that may be refused as unknown.
+
+        Args:
+            share: From 0 (refuse nothing) to below 1.
+
+        Raises:
+            ConfigurationError: If the share is out of range, or the classifier was not calibrated.
+        """
+        calibration = dataclasses.replace(self._calibrated(), false_alarms=share)
+        return self.with_info(calibration=calibration.to_dict())
+
+    def predict_set(self, image: ImageInput, coverage: float = 0.95) -> list[str]:
+        """Return class names, most probable first, among which the truth is with the chance ``coverage``.
+
+        The promise (split conformal prediction) holds over pictures like those of validation, not for each picture.
+        Few names mean an easy picture. The most probable class is always among them.
+
+        Args:
+            image: One picture.
+            coverage: From 0 to below 1. With n validation pictures, more than n / (n + 1) can only be met by all
+                classes.
+
+        Raises:
+            ConfigurationError: If the coverage is out of range, or the classifier was not calibrated.
+            ImageError: If the picture cannot be used.
+        """
+        check_share("coverage", coverage)
+        least = self._calibrated().set_threshold(coverage)
+        (probabilities,) = self._probabilities(self._preprocessing.decode(image)[None])
+        order = np.argsort(-probabilities, kind="stable")
+        return [
+            self._class_names[label]
+            for place, label in enumerate(order.tolist())
+            if not place or float(probabilities[label]) >= least
+        ]
+
+    def _calibrated(self) -> Calibration:
+        if self._calibration is None:
+            raise ConfigurationError(
+                "This classifier was not calibrated: train with a val part, or use "
+                "flowercnn.prediction.calibrate.calibrate(predictor, train, val)."
+            )
+        return self._calibration
 
     def predict_one(self, image: ImageInput) -> Prediction:
         """Return the prediction for one picture; a picture that cannot be used is one with ``error`` set.
@@ -203,23 +261,68 @@ class Predictor:
         self, keys: Sequence[str], decoded: Sequence[npt.NDArray[np.uint8] | ImageError]
     ) -> list[Prediction]:
         usable = [pixels for pixels in decoded if not isinstance(pixels, ImageError)]
-        rows = iter(self._probabilities(np.stack(usable)) if usable else ())
+        rows = iter(self._answers(np.stack(usable)) if usable else ())
         return [
             Prediction.failed(key, self._class_names, str(pixels))
             if isinstance(pixels, ImageError)
-            else Prediction.of(key, self._class_names, next(rows))
+            else Prediction.of(key, self._class_names, *next(rows))
             for key, pixels in zip(keys, decoded, strict=True)
         ]
 
+    def _answers(self, pixels: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[np.float32], str | None]]:
+        """Yield the probabilities of each picture of a batch, and why it shows nothing known, if so."""
+        probabilities, features = self._run(pixels)
+        reasons = self._calibration.unknown(features) if self._calibration else [None] * len(pixels)
+        yield from zip(probabilities, reasons, strict=True)
+
+    def outputs(
+        self, pixels: Pixels, layers: Sequence[str]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return the probabilities of decoded pictures, and the mean activations of some layers side by side."""
+        compute = _compiled(self._model, tuple(layers))
+        starts = range(0, len(pixels), self._batch)
+        parts = [compute(pixels.take(range(i, min(i + self._batch, len(pixels))))) for i in starts]
+        probabilities, features = zip(*parts, strict=True)
+        return np.concatenate(probabilities), np.concatenate(features)
+
     def _probabilities(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Probabilities of one batch, from one compiled function for the life of the predictor."""
+        return self._run(pixels)[0]
+
+    def _run(self, pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Probabilities and mean activations of one batch."""
         with self._lock:
             if self._compiled is None:
-                import tensorflow as tf
+                self._compiled = _compiled(self._model, self._layers)
+        probabilities, features = self._compiled(pixels)
+        return probabilities, features
 
-                model = self._model
-                self._compiled = tf.function(
-                    lambda pictures: model(tf.cast(pictures, tf.float32), training=False), reduce_retracing=True
-                )
-        probabilities: npt.NDArray[np.float32] = self._compiled(pixels).numpy()
-        return probabilities
+
+def _compiled(model: Any, layers: tuple[str, ...]) -> Callable[[Any], tuple[Any, Any]]:
+    """Return a function from pixels to probabilities and mean activations, compiled when first called."""
+    import tensorflow as tf
+
+    extended = with_features(model, layers) if layers else model
+
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow is untyped
+    def compute(pictures: Any) -> tuple[Any, Any]:
+        outputs = extended(tf.cast(pictures, tf.float32), training=False)
+        if not layers:
+            return outputs, tf.zeros([tf.shape(outputs)[0], 0])
+        return outputs[0], tf.concat(
+            [tf.reduce_mean(feature_map, axis=(1, 2)) for feature_map in outputs[1:]], axis=1
+        )
+
+    def run(pixels: Any) -> tuple[Any, Any]:
+        probabilities, features = compute(pixels)
+        return probabilities.numpy(), features.numpy()
+
+    return run
+
+
+def _check_layers(model: Any, layers: tuple[str, ...]) -> None:
+    missing = set(layers) - {layer.name for layer in model.layers}
+    if missing:
+        raise ConfigurationError(
+            f"The calibration is of another network: this one has no layer {few(sorted(missing))}."
+        )

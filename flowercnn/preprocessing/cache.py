@@ -16,7 +16,7 @@ from PIL import Image
 from flowercnn.atomic import replace_file
 from flowercnn.errors import SourceError
 
-__all__ = ["PixelCache", "clear_cache", "default_cache_dir"]
+__all__ = ["PixelCache", "clear_cache", "content_digest", "default_cache_dir"]
 
 _SUBFOLDER = "flowercnn-pixels"
 
@@ -53,7 +53,7 @@ class PixelCache:
         Raises:
             SourceError: If it cannot be written.
         """
-        digest = _digest(content)
+        digest = content_digest(content)
         path = self._folder / digest[:2] / f"{digest}.rgb"
         try:
             if path.is_file() and path.stat().st_size == self._bytes:
@@ -67,7 +67,7 @@ class PixelCache:
             ) from error
 
 
-def _digest(content: bytes | Image.Image) -> str:
+def content_digest(content: bytes | Image.Image) -> str:
     """Return a name for a picture's content."""
     if isinstance(content, bytes):
         return hashlib.blake2b(content, digest_size=16).hexdigest()

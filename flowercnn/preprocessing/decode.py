@@ -58,6 +58,7 @@ def decode(
     background: tuple[int, int, int],
     max_pixels: int,
     at_least: tuple[int, int] | None = None,
+    inspect: Callable[[Image.Image], object] = lambda _: None,
 ) -> Image.Image:
     """Return the picture in mode RGB, turned as its EXIF orientation says.
 
@@ -70,16 +71,19 @@ def decode(
         max_pixels: Larger pictures are refused before they are decoded.
         at_least: (height, width) wanted in the end. A JPEG at least twice as large each way is decoded at a half, a
             quarter or an eighth, but never below twice this size, which cannot be seen after resizing.
+        inspect: Called with the opened image before it is decoded, to look at its size, format and notes.
 
     Raises:
         ImageError: If it is no picture, is damaged or cut short, too large, or of a kind without defined colours.
     """
     try:
         if isinstance(content, Image.Image):
+            inspect(content)
             return _to_rgb(ImageOps.exif_transpose(content), background)
         if not content:
             raise ImageError("the file is empty (0 bytes).")
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            inspect(image)
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowercnn.atomic import replace_file
+from flowercnn.evaluation.plots import history_figure, learning_rate_figure, save_figure
 
 __all__ = ["History"]
 
@@ -33,24 +33,14 @@ class History:
         """Return a list per quantity, as ``keras.callbacks.History.history`` has it."""
         return {name: [epoch[name] for epoch in self.epochs] for name in (self.epochs[0] if self.epochs else ())}
 
-    def figure(self) -> Any:
+    def figure(self, *, dark: bool = False) -> Any:
         """Return a ``matplotlib.figure.Figure`` with the curves of accuracy and loss over the epochs."""
-        from matplotlib.figure import Figure
+        return history_figure(self.to_dict(), dark=dark)
 
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        curves = self.to_dict()
-        numbers = range(1, len(self) + 1)
-        for axes, quantity in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
-            for name, label, style in ((quantity, "train", "-"), (f"val_{quantity}", "val", "--")):
-                if name in curves:
-                    axes.plot(numbers, curves[name], style, label=label, marker="." if len(self) == 1 else None)
-            axes.set(xlabel="epoch", ylabel=quantity, title=quantity.capitalize())
-            axes.grid(alpha=0.3)
-            if axes.lines:
-                axes.legend()
-            axes.set_ylim(bottom=0, top=1 if quantity == "accuracy" else None)
-        return figure
-
-    def plot(self, path: str | os.PathLike[str]) -> Path:
+    def plot(self, path: str | os.PathLike[str], *, dark: bool = False) -> Path:
         """Save the curves to a picture file (``.png``, ``.svg`` or ``.pdf``) and return its path."""
-        return replace_file(path, lambda temporary: self.figure().savefig(temporary, dpi=120))
+        return save_figure(self.figure(dark=dark), path)
+
+    def plot_learning_rate(self, path: str | os.PathLike[str], *, dark: bool = False) -> Path:
+        """Save the curve of the learning rate to a picture file and return its path."""
+        return save_figure(learning_rate_figure(self.to_dict(), dark=dark), path)

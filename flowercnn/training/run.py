@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 
+from flowercnn.evaluation.charts import line_chart
 from flowercnn.evaluation.evaluation import Evaluation
 from flowercnn.models.recipe import Recipe
 from flowercnn.prediction.predictor import Predictor
@@ -12,6 +14,15 @@ from flowercnn.splits import Splits
 from flowercnn.training.history import History
 
 __all__ = ["TrainingRun"]
+
+_NOTEBOOK_STYLE = """
+.flowercnn svg { max-width: 22rem }
+.flowercnn .a { stroke: #0072b2; fill: none; stroke-width: 2 }
+.flowercnn .b { stroke: #d55e00; fill: none; stroke-width: 2; stroke-dasharray: 6 4 }
+.flowercnn .axis { stroke: #8886 }
+.flowercnn text { fill: currentColor; font-size: 11px }
+.flowercnn figure { display: inline-block; margin: 0 1em 0 0 }
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +54,18 @@ class TrainingRun:
     notes: tuple[str, ...] = ()
     splits: Splits | None = None
     evaluation: Evaluation | None = None
+
+    def _repr_html_(self) -> str:
+        curves = self.history.to_dict()
+        last = ", ".join(f"{name} {values[-1]:.3f}" for name, values in curves.items() if name != "seconds")
+        charts = "".join(
+            line_chart(title, {key: curves[key] for key in (name, f"val_{name}") if key in curves})
+            for title, name in (("Accuracy", "accuracy"), ("Loss", "loss"))
+            if name in curves
+        )
+        ended = ", stopped early" if self.interrupted else ""
+        tested = self.evaluation._repr_html_() if self.evaluation is not None else ""
+        return (
+            f"<div><style>{_NOTEBOOK_STYLE}</style><div class='flowercnn'><p>Trained {len(self.history)} epochs in "
+            f"{self.seconds.get('total', 0):.0f} s{ended}: {escape(last)}</p>{charts}{tested}</div></div>"
+        )

@@ -119,7 +119,7 @@ def test_reports_have_the_figures_and_escape_names(tmp_path: Path) -> None:
     page = evaluation.save_report(tmp_path / "report.html").read_text(encoding="utf-8")
     assert evil not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
-    assert "100.0% correct" in page
+    assert "<strong>100.0%</strong>" in page
     figures = json.loads(evaluation.save_report(tmp_path / "report.json").read_text(encoding="utf-8"))
     assert figures["accuracy"] == 1
     with pytest.raises(fc.ConfigurationError, match=".html or .json"):

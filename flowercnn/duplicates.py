@@ -1,0 +1,210 @@
+"""Which pictures show the same: found by perceptual hashes, without comparing all with all.
+
+A picture is described by the 8 x 8 lowest frequencies of its grey thumbnail (a cosine transform; Zauner 2010), each
+weighted so that all count alike in natural pictures; their signs are its 63-bit hash. A copy that was recompressed,
+resized or brightened has nearly the same description. A cropped copy has nearly that of a window of the original, so
+each picture is looked up by its whole and by 85 windows that leave up to 15 % of a side away.
+
+Looking up: hashes that agree in all 14 bits of one of 16 fixed choices meet in one bucket (locality-sensitive
+hashing; Indyk & Motwani 1998). Those that meet and differ in few bits are compared by the correlation of their
+descriptions, which decides.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from flowercnn.contents import THUMBNAIL_SIDE, Content
+
+__all__ = ["exact_copies", "join", "near_pairs"]
+
+_SAME: Final = 0.9  # correlation; copies are above, the most alike of different flower photographs at 0.86
+_MOST_BITS_APART: Final = 14
+_FREQUENCIES: Final = 8
+_GRID: Final = 16
+_OFFSETS: Final = {0.95: 3, 0.9: 5, 0.85: 5}  # places of a window along a side, by its share of it
+_ORDERS: Final = 4
+_BITS_PER_KEY: Final = 14
+_MOST_PER_BUCKET: Final = 64  # bounds the work where thousands of pictures look alike
+_PICTURES_AT_ONCE: Final = 128
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+def exact_copies(contents: Sequence[Content]) -> list[list[int]]:
+    """Return the positions of pictures with exactly the same content, a list per content that occurs again."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for index, content in enumerate(contents):
+        if content.digest is not None and content.error is None:
+            places[content.digest].append(index)
+    return [same for same in places.values() if len(same) > 1]
+
+
+def near_pairs(contents: Sequence[Content]) -> list[tuple[int, int]]:
+    """Return pairs of positions (first < second) of pictures that show the same but are not the same file.
+
+    Of several exact copies only the first is compared. Blank pictures look like nothing.
+    """
+    seen: set[str | None] = set()
+    chosen = []
+    for index, content in enumerate(contents):
+        if content.thumbnail is not None and not content.blank and content.digest not in seen:
+            seen.add(content.digest)
+            chosen.append(index)
+    thumbnails = [contents[index].thumbnail for index in chosen]
+    pairs = {(min(a, b), max(a, b)) for a, b in _similar(np.array(thumbnails))} if len(chosen) > 1 else set()
+    return sorted((chosen[a], chosen[b]) for a, b in pairs)
+
+
+def join(count: int, links: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return the groups that ``links`` make of the positions 0 to ``count - 1``, single ones included, in order."""
+    parent = list(range(count))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    for first, *others in links:
+        for other in others:
+            low, high = sorted((root(first), root(other)))
+            parent[high] = low
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index in range(count):
+        groups[root(index)].append(index)
+    return list(groups.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Pictures in the order of their keys, and where each key begins."""
+
+    order: Ints
+    starts: Ints
+
+    @classmethod
+    def of(cls, keys: Ints) -> _Table:
+        counts = np.bincount(keys, minlength=2**_BITS_PER_KEY)
+        return cls(np.argsort(keys, kind="stable"), np.concatenate([[0], np.cumsum(counts)]))
+
+    def look_up(self, keys: Ints) -> tuple[Ints, Ints]:
+        """Return positions of queries and of the pictures in their buckets, side by side."""
+        starts = self.starts[keys]
+        sizes = np.minimum(self.starts[keys + 1] - starts, _MOST_PER_BUCKET)
+        queries = np.repeat(np.arange(len(keys)), sizes)
+        place = np.arange(len(queries)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return queries, self.order[np.repeat(starts, sizes) + place]
+
+
+def _similar(thumbnails: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of positions of thumbnails (n, 32, 32) of which one is like the other or like a window of it."""
+    whole = np.concatenate([_frequencies(part, [(0, 0)])[:, 0] for part in _parts(thumbnails)])
+    hashes = _hashes(whole)
+    tables = [_Table.of(keys) for keys in _keys(hashes)]
+    windows = _windows()
+    for number, part in enumerate(_parts(thumbnails)):
+        views = _frequencies(part, windows).reshape(-1, whole.shape[-1])
+        own_hashes = _hashes(views)
+        found = [
+            _near_in_bits(*table.look_up(keys), own_hashes[0], hashes[0])
+            for table, keys in zip(tables, _keys(own_hashes), strict=True)
+        ]
+        query, candidate = np.divmod(np.unique(np.concatenate(found)), len(thumbnails))
+        picture = number * _PICTURES_AT_ONCE + query // len(windows)
+        other = picture != candidate
+        query, candidate, picture = query[other], candidate[other], picture[other]
+        alike = _correlation(views[query], whole[candidate]) >= _SAME
+        yield from zip(picture[alike].tolist(), candidate[alike].tolist(), strict=True)
+
+
+def _parts(thumbnails: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
+    for start in range(0, len(thumbnails), _PICTURES_AT_ONCE):
+        yield thumbnails[start : start + _PICTURES_AT_ONCE]
+
+
+def _frequencies(thumbnails: npt.NDArray[np.uint8], windows: Sequence[tuple[int, int]]) -> Floats:
+    """Return the lowest frequencies of each window, without the mean: shape (n, windows, 63)."""
+    used = 1 + max(max(window) for window in windows)
+    transform = np.concatenate([_transform_of(*stretch) for stretch in _stretches()[:used]])
+    every = transform @ thumbnails.astype(np.float32) @ transform.T
+    blocks = every.reshape(-1, used, _FREQUENCIES, used, _FREQUENCIES)
+    down, across = np.transpose(windows)
+    chosen = blocks[:, down, :, across]  # shape (windows, n, 8, 8)
+    frequencies: Floats = chosen.transpose(1, 0, 2, 3).reshape(len(thumbnails), len(windows), -1)
+    return frequencies[..., 1:]
+
+
+def _correlation(first: Floats, second: Floats) -> Floats:
+    """Return how alike pairs of rows are, up to 1, all frequencies weighted to count the same."""
+    # Natural pictures have amplitudes that fall with frequency (Field 1987).
+    weights = np.hypot(*np.mgrid[:_FREQUENCIES, :_FREQUENCIES]).ravel()[1:].astype(np.float32)
+    first, second = first * weights, second * weights
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    alike: Floats = (first * second).sum(axis=1) / np.maximum(norms, 1e-6)
+    return alike
+
+
+def _stretches() -> list[tuple[float, float]]:
+    """Return the parts of a side that windows span, from 0 to 1; the first is all of it."""
+    return [(0.0, 1.0)] + [
+        (start, start + share)
+        for share, count in _OFFSETS.items()
+        for start in np.linspace(0, 1 - share, count).tolist()
+    ]
+
+
+def _windows() -> list[tuple[int, int]]:
+    """Return windows as two numbers of stretches: the whole, parts of one side, and equal parts of both."""
+    lengths = [round(end - start, 6) for start, end in _stretches()]
+    every = range(len(lengths))
+    return [(a, b) for a in every for b in every if 0 in (a, b) or lengths[a] == lengths[b]]
+
+
+def _transform_of(start: float, end: float) -> Floats:
+    """Return the matrix (8, 32) from the pixels of a side to the lowest frequencies of a stretch of it."""
+    places, waves = np.arange(_GRID) + 0.5, np.arange(_FREQUENCIES)[:, None]
+    return (np.cos(np.pi / _GRID * waves * places) @ _averages(start, end)).astype(np.float32)
+
+
+def _averages(start: float, end: float) -> npt.NDArray[np.float64]:
+    """Return the matrix (16, 32) that averages the pixels of a side over 16 equal stretches of a window."""
+    edges = np.linspace(start, end, _GRID + 1) * THUMBNAIL_SIDE
+    pixels = np.arange(THUMBNAIL_SIDE)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    covered = np.maximum(overlap, 0)
+    shares: npt.NDArray[np.float64] = covered / covered.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _hashes(frequencies: Floats) -> list[npt.NDArray[np.uint64]]:
+    """Return the signs of (n, 63) frequencies as the bits of (n,) numbers, in several fixed orders of the bits."""
+    signs = np.zeros((len(frequencies), _FREQUENCIES**2), dtype=bool)
+    signs[:, 1:] = frequencies > 0
+    random = np.random.default_rng(0)
+    orders = [random.permutation(signs.shape[1]) for _ in range(_ORDERS)]
+    return [np.packbits(np.take(signs, order, axis=1), axis=1).view(np.uint64).ravel() for order in orders]
+
+
+def _keys(hashes: Sequence[npt.NDArray[np.uint64]]) -> Iterator[Ints]:
+    """Yield keys of 14 bits, four from each hash."""
+    mask = np.uint64(2**_BITS_PER_KEY - 1)
+    for hash_ in hashes:
+        for start in range(0, 64 - _BITS_PER_KEY, 64 // 4):
+            yield ((hash_ >> np.uint64(start)) & mask).astype(np.int64)
+
+
+def _near_in_bits(
+    queries: Ints, candidates: Ints, own: npt.NDArray[np.uint64], others: npt.NDArray[np.uint64]
+) -> Ints:
+    """Return those of the pairs whose hashes differ in few bits, each as one number: query * n + candidate."""
+    near = np.bitwise_count(own[queries] ^ others[candidates]) <= _MOST_BITS_APART
+    pairs: Ints = queries[near] * len(others) + candidates[near]
+    return pairs

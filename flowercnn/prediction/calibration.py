@@ -1,0 +1,224 @@
+"""How far a classifier can be believed: temperature, prediction sets, and "I don't know". NumPy only.
+
+All three are fitted on validation pictures, which the weights have not learned from.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from flowercnn.errors import ConfigurationError
+
+__all__ = ["Calibration", "Familiarity", "fit_temperature", "highest_expected"]
+
+Floats = npt.NDArray[np.floating[Any]]
+
+_SHRINKAGE: Final = 0.01
+_SMALLEST: Final = 1e-12
+_MOST_FEATURES: Final = 512
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Familiarity:
+    """How like the training pictures a picture is, by what the network makes of it at several depths.
+
+    The score is the squared Mahalanobis distance from the mean of the training pictures (Lee et al. 2018, with one
+    Gaussian for all classes), of the square roots of the mean activations of a few layers. The thousands of pictures
+    of nothing known for which a softmax is sure of itself are far away here.
+
+    Args:
+        layers: Names of the layers, in the order of the features.
+        mean: Shape (d,), float32: mean of the features of the training pictures.
+        whitening: Shape (d, d), float32: what makes their covariance the unit matrix.
+        scores: Sorted scores of the validation pictures, float64.
+    """
+
+    layers: tuple[str, ...]
+    mean: npt.NDArray[np.float32]
+    whitening: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, layers: Sequence[str], train: Floats, val: Floats) -> Familiarity:
+        """Fit it to the features of training and validation pictures, each of shape (n, features)."""
+        learned, held_out = _prepared(train), _prepared(val)
+        mean = learned.mean(axis=0)
+        covariance = np.cov(learned, rowvar=False, bias=True).reshape(len(mean), len(mean))
+        level = np.trace(covariance) / len(mean) + _SMALLEST
+        values, vectors = np.linalg.eigh((1 - _SHRINKAGE) * covariance + _SHRINKAGE * level * np.eye(len(mean)))
+        unscored = cls(tuple(layers), mean, (vectors / np.sqrt(values)).astype(np.float32), np.empty(0))
+        return replace(unscored, scores=np.sort(unscored._distances(held_out)))
+
+    def score(self, features: Floats) -> npt.NDArray[np.float64]:
+        """Return how unlike the training pictures each row of mean activations (n, features) is; 0 is most alike."""
+        return self._distances(_prepared(features))
+
+    def threshold(self, false_alarms: float) -> float:
+        """Return the score that a share ``false_alarms`` of known pictures is expected to exceed; infinite for 0."""
+        return highest_expected(self.scores, 1 - false_alarms)
+
+    def _distances(self, prepared: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        distances: npt.NDArray[np.float64] = (((prepared - self.mean) @ self.whitening) ** 2).sum(
+            axis=1, dtype=np.float64
+        )
+        return distances
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """What was fitted on the validation pictures.
+
+    Args:
+        temperature: What the logits are divided by (Guo et al. 2017); below 1 the network was too modest.
+        applied: Whether the last layer of the model has it built in, so that every prediction and export has it.
+        reason: Why not, if not.
+        set_scores: Sorted, float64: 1 minus the probability of the truth of each validation picture.
+        familiarity: What tells pictures of nothing known, or ``None``.
+        false_alarms: The share of known pictures that may be refused as unknown, 0 to below 1.
+    """
+
+    temperature: float
+    applied: bool
+    reason: str | None
+    set_scores: npt.NDArray[np.float64]
+    familiarity: Familiarity | None = None
+    false_alarms: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_share("false_alarms", self.false_alarms)
+
+    def set_threshold(self, coverage: float) -> float:
+        """Return the least probability a class in a prediction set has (Sadinle et al. 2019).
+
+        The truth is in such a set with at least the chance ``coverage``, for pictures of the same kind.
+        """
+        return 1 - highest_expected(self.set_scores, coverage)
+
+    def unknown(self, features: Floats) -> list[str | None]:
+        """Return for each row of mean activations why it shows nothing known, or ``None`` if it may."""
+        if self.familiarity is None:
+            return [None] * len(features)
+        limit = self.familiarity.threshold(self.false_alarms)
+        return [
+            f"unlike the training pictures: distance {score:.0f}, where {1 - self.false_alarms:.0%} of known ones are"
+            f" below {limit:.0f}"
+            if score > limit
+            else None
+            for score in self.familiarity.score(features)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        known = self.familiarity
+        return {
+            "temperature": self.temperature,
+            "applied": self.applied,
+            "reason": self.reason,
+            "false_alarms": self.false_alarms,
+            "set_scores": _packed(self.set_scores),
+            "familiarity": known
+            and {
+                "layers": list(known.layers),
+                "mean": _packed(known.mean),
+                "whitening": _packed(known.whitening),
+                "scores": _packed(known.scores),
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, described: Mapping[str, Any]) -> Calibration:
+        """Return the calibration that `to_dict` described.
+
+        Raises:
+            ConfigurationError: If it is damaged.
+        """
+        try:
+            known = described["familiarity"]
+            familiarity = None
+            if known is not None:
+                mean = _unpacked(known["mean"]).astype(np.float32)
+                whitening = _unpacked(known["whitening"]).astype(np.float32).reshape(len(mean), len(mean))
+                familiarity = Familiarity(
+                    tuple(map(str, known["layers"])), mean, whitening, _unpacked(known["scores"])
+                )
+            return cls(
+                temperature=float(described["temperature"]),
+                applied=bool(described["applied"]),
+                reason=described["reason"],
+                set_scores=_unpacked(described["set_scores"]),
+                familiarity=familiarity,
+                false_alarms=float(described["false_alarms"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"The calibration kept with the model is damaged ({error}).") from error
+
+
+def highest_expected(scores: npt.NDArray[np.float64], share: float) -> float:
+    """Return what a new score stays at or below with at least the chance ``share``; infinite if too few are known.
+
+    This is the quantile of split conformal prediction (Vovk et al. 2005).
+
+    Args:
+        scores: Sorted, shape (n,), of pictures of the same kind.
+        share: From 0 to 1.
+    """
+    place = math.ceil((len(scores) + 1) * share - 1e-9)  # rounding must not make 19 of 20 the 20th
+    return float(scores[max(place, 1) - 1]) if place <= len(scores) else math.inf
+
+
+def fit_temperature(y_true: npt.NDArray[np.int64], y_prob: Floats) -> float:
+    """Return what to divide logits by so that the log loss of the probabilities is least, from 0.05 to 20.
+
+    Args:
+        y_true: Shape (n,), labels.
+        y_prob: Shape (n, num_classes), of a softmax.
+    """
+    logits = np.log(np.maximum(np.asarray(y_prob, dtype=np.float64), _SMALLEST))
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits * math.exp(-log_temperature)
+        highest = scaled.max(axis=1, keepdims=True)
+        norms = highest[:, 0] + np.log(np.exp(scaled - highest).sum(axis=1))
+        return float((norms - scaled[np.arange(len(y_true)), y_true]).mean())
+
+    from scipy.optimize import minimize_scalar
+
+    bounds = (math.log(0.05), math.log(20))
+    return math.exp(float(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse what is no share from 0 to below 1.
+
+    Raises:
+        ConfigurationError: If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value < 1:
+        raise ConfigurationError(f"{name} must be a share from 0 to below 1. Received: {name}={value!r}")
+
+
+def _prepared(features: Floats) -> npt.NDArray[np.float32]:
+    """Square roots, which make the long tails of activations short; of very many features a fixed choice."""
+    chosen = np.asarray(features, dtype=np.float32)
+    if chosen.shape[1] > _MOST_FEATURES:
+        chosen = chosen[:, np.linspace(0, chosen.shape[1] - 1, _MOST_FEATURES).round().astype(np.int64)]
+    roots: npt.NDArray[np.float32] = np.sign(chosen) * np.sqrt(np.abs(chosen))
+    return roots
+
+
+def _packed(array: Floats) -> str:
+    return base64.b64encode(np.ascontiguousarray(array, dtype="<f4").tobytes()).decode("ascii")
+
+
+def _unpacked(text: str) -> npt.NDArray[np.float64]:
+    array = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError("not finite")
+    return array

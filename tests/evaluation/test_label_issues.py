@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flowercnn as fc
+from flowercnn.evaluation.labels import label_issues
+from flowercnn.workflow import cross_validate
+
+
+def mislabelled(seed: int, count: int = 1000, classes: int = 10) -> tuple[fc.Evaluation, Any]:
+    """Probabilities of a classifier that is right in about three of four cases, and which labels were flipped."""
+    random = np.random.default_rng(seed)
+    truth = random.integers(classes, size=count)
+    logits = random.normal(0, 1, (count, classes)) + 2.4 * np.eye(classes)[truth]
+    y_prob = np.exp(1.5 * logits) / np.exp(1.5 * logits).sum(axis=1, keepdims=True)
+    flipped = np.zeros(count, dtype=bool)
+    flipped[random.choice(count, count // 20, replace=False)] = True
+    labels = np.where(flipped, (truth + random.integers(1, classes, size=count)) % classes, truth)
+    keys = tuple(map(str, range(count)))
+    return fc.Evaluation(tuple("abcdefghij"[:classes]), keys, labels, y_prob), flipped
+
+
+def test_most_flipped_labels_are_in_the_first_tenth() -> None:
+    for seed in range(5):
+        evaluation, flipped = mislabelled(seed)
+        issues = label_issues(evaluation)
+        assert len(issues) == len(evaluation)
+        first = [int(issue.key) for issue in issues[: len(issues) // 10]]
+        assert flipped[first].sum() / flipped.sum() >= 0.7
+
+
+def test_a_picture_surely_of_another_class_is_the_first() -> None:
+    y_prob = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9], [0.05, 0.95]])
+    evaluation = fc.Evaluation(("a", "b"), tuple("12345"), np.array([0, 0, 1, 1, 0]), y_prob)
+    first, *others = label_issues(evaluation)
+    assert (first.key, first.label, first.suggested, first.likely) == ("5", "a", "b", True)
+    assert not any(issue.likely for issue in others)
+
+
+def test_one_class_cannot_be_wrong() -> None:
+    with pytest.raises(fc.ConfigurationError, match="at least two classes"):
+        label_issues(fc.Evaluation(("a",), ("1",), np.array([0]), np.ones((1, 1))))
+
+
+def test_cross_validation_predicts_every_picture_once(coloured: fc.Dataset) -> None:
+    found = cross_validate(coloured, k=3, model="article", image_size=(24, 24), epochs=8, progress=False)
+    assert sorted(found.evaluation.keys) == sorted(coloured.keys)
+    assert [len(fold) for fold in found.folds] == [10, 10, 10] or sum(map(len, found.folds)) == 30
+    low, high = found.interval
+    assert low <= found.mean_accuracy <= high
+    assert found.mean_accuracy == pytest.approx(np.mean(found.accuracies))
+    assert "mean of 3 folds on 30 pictures" in found.summary()
+    assert len(found.label_issues()) == 30
+    assert found.label_issues()[0].sample is not None
+
+
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(fc.ConfigurationError, match="no argument 'epoch'"):
+        cross_validate("no such folder", epoch=3)

@@ -1,0 +1,169 @@
+"""Every figure against scikit-learn's, and its interval against what it promises."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn import metrics as theirs
+
+import flowercnn as fc
+from flowercnn.evaluation import metrics as ours
+from flowercnn.evaluation.compare import compare
+
+
+@st.composite
+def cases(draw: Any) -> tuple[Any, Any]:
+    """True labels and probabilities, with ties among them; every class is there."""
+    classes, count = draw(st.integers(3, 6)), draw(st.integers(8, 60))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    y_true = np.concatenate([np.arange(classes), random.integers(classes, size=count)])
+    y_prob = random.dirichlet(np.full(classes, 0.5), size=len(y_true)).round(draw(st.sampled_from([1, 2, 12]))) + 0.01
+    return y_true, y_prob / y_prob.sum(axis=1, keepdims=True)
+
+
+def close(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-12
+
+
+@given(cases())
+@settings(deadline=None)
+def test_figures_are_those_of_scikit_learn(case: tuple[Any, Any]) -> None:
+    y_true, y_prob = case
+    labels = np.arange(y_prob.shape[1])
+    y_pred = y_prob.argmax(axis=1)
+    evaluation = fc.Evaluation(tuple(map(str, labels)), tuple(map(str, range(len(y_true)))), y_true, y_prob)
+    assert close(evaluation.accuracy, theirs.accuracy_score(y_true, y_pred))
+    assert close(evaluation.balanced_accuracy, theirs.balanced_accuracy_score(y_true, y_pred))
+    assert close(evaluation.log_loss, theirs.log_loss(y_true, y_prob, labels=labels))
+    brier = sum(theirs.brier_score_loss(y_true == label, y_prob[:, label]) for label in labels)
+    assert close(evaluation.brier, brier)
+    assert close(evaluation.roc_auc, theirs.roc_auc_score(y_true, y_prob, multi_class="ovr", labels=labels))
+    precisions = [theirs.average_precision_score(y_true == label, y_prob[:, label]) for label in labels]
+    assert close(evaluation.average_precision, float(np.mean(precisions)))
+    for k in labels[1:]:
+        assert close(evaluation.top_k(int(k)).value, theirs.top_k_accuracy_score(y_true, y_prob, k=k, labels=labels))
+    rows = theirs.precision_recall_fscore_support(y_true, y_pred, labels=labels, zero_division=0)
+    for label, each in enumerate(evaluation.per_class):
+        assert close(each.precision, rows[0][label])
+        assert close(each.recall, rows[1][label])
+        assert close(each.f1, rows[2][label])
+        assert close(each.roc_auc, theirs.roc_auc_score(y_true == label, y_prob[:, label]))
+        assert close(each.average_precision, precisions[label])
+
+
+@given(st.integers(0, 2**32))
+@settings(deadline=None)
+def test_weighted_ranking_is_that_of_pictures_repeated(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    truth, score = random.random(30) < 0.4, random.random(30).round(1)
+    weights = random.integers(0, 3, size=(1, 30)).astype(float)
+    times = weights[0].astype(int)
+    expected = (
+        ours.ranking_scores(np.repeat(truth, times), np.repeat(score, times)) if times.sum() else [[np.nan] * 2]
+    )
+    assert np.allclose(ours.ranking_scores(truth, score, weights), expected, atol=1e-12, equal_nan=True)
+
+
+def random_evaluation(seed: int, count: int = 200, classes: int = 4, weight: float = 1.0) -> fc.Evaluation:
+    random = np.random.default_rng(seed)
+    y_true = random.integers(classes, size=count)
+    y_prob = random.dirichlet(np.ones(classes), size=count) + weight * 0.3 * np.eye(classes)[y_true]
+    y_prob = (y_prob / y_prob.sum(axis=1, keepdims=True)).astype(np.float32)
+    return fc.Evaluation(tuple("abcdefghij"[:classes]), tuple(map(str, range(count))), y_true, y_prob)
+
+
+def test_every_figure_has_an_interval_around_it_and_says_which() -> None:
+    evaluation = random_evaluation(0, classes=7)
+    assert set(evaluation.metrics) == {
+        *("accuracy", "top_5_accuracy", "balanced_accuracy", "log_loss", "brier", "calibration_error"),
+        *("roc_auc", "average_precision"),
+    }
+    for name, metric in evaluation.metrics.items():
+        assert metric.method == ("wilson" if name in ("accuracy", "top_5_accuracy") else "bootstrap")
+        low, high = metric.interval
+        assert low < high
+        assert metric.value <= high  # the error of calibration alone may lie below its bootstrap interval
+        assert low <= metric.value or name == "calibration_error"
+    for each in evaluation.per_class:
+        for name in ("precision", "recall", "f1"):
+            low, high = getattr(each, f"{name}_interval")
+            assert low <= getattr(each, name) <= high
+
+
+def test_bootstrap_intervals_cover_about_as_often_as_they_say() -> None:
+    truth = np.mean([random_evaluation(seed, 2000).brier for seed in range(1000, 1010)])
+    intervals = [random_evaluation(seed, 100).metrics["brier"].interval for seed in range(60)]
+    assert np.mean([low <= truth <= high for low, high in intervals]) > 0.85
+
+
+def test_what_is_not_defined_is_not_a_number_and_null_in_json(tmp_path: Path) -> None:
+    evaluation = fc.Evaluation(("a", "b", "c"), ("1", "2"), np.array([0, 1]), np.eye(3, dtype=np.float32)[:2])
+    assert math.isnan(evaluation.per_class[2].roc_auc)
+    assert evaluation.roc_auc == 1
+    figures = json.loads(evaluation.save_report(tmp_path / "r.html").with_suffix(".json").read_text())
+    assert figures["per_class"][2]["roc_auc"] is None
+    assert figures["metrics"]["roc_auc"]["value"] == 1
+
+
+def test_calibration_error_is_taken_over_bins_of_equally_many() -> None:
+    confidence = np.repeat(np.linspace(0.05, 0.95, 10), 20)
+    right = np.concatenate([np.arange(20) < round(20 * c) for c in np.linspace(0.05, 0.95, 10)])
+    assert ours.calibration_error(confidence, right) == pytest.approx(0, abs=1e-12)
+    assert ours.calibration_error(confidence, np.zeros(200, dtype=bool)) == pytest.approx(0.5)
+    assert [each.count for each in ours.reliability(confidence[:25], right[:25])] == [3] * 5 + [2] * 5
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_mcnemar_is_the_exact_binomial_test(only_a: int, only_b: int) -> None:
+    count = only_a + only_b + 5
+    truth, keys = np.zeros(count, dtype=np.int64), tuple(map(str, range(count)))
+    a, b = (np.eye(2)[np.zeros(count, dtype=int)] for _ in range(2))
+    b[:only_a] = a[only_a : only_a + only_b] = [0, 1]
+    found = compare(fc.Evaluation(("x", "y"), keys, truth, a), fc.Evaluation(("x", "y"), keys, truth, b))
+    assert (found.only_a, found.only_b) == (only_a, only_b)
+    expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    assert found.p_value == pytest.approx(expected, rel=1e-9)
+    assert found.interval[0] <= found.difference <= found.interval[1]
+    assert f"only the second on {only_b}" in found.summary()
+
+
+def test_evaluations_of_other_pictures_cannot_be_compared() -> None:
+    with pytest.raises(fc.ConfigurationError, match="same pictures.*100 that differ"):
+        compare(random_evaluation(0, 200), random_evaluation(0, 300))
+
+
+def test_confused_pairs_and_mistakes_are_listed_worst_first() -> None:
+    evaluation = random_evaluation(3, weight=2)
+    counts = [each.count for each in evaluation.most_confused(20)]
+    assert counts == sorted(counts, reverse=True)
+    assert sum(counts) == len(evaluation) - evaluation.hits
+    mistakes = evaluation.worst_mistakes(1000)
+    assert len(mistakes) == len(evaluation) - evaluation.hits
+    given_to_truth = [each.probability_of_truth for each in mistakes]
+    assert given_to_truth == sorted(given_to_truth)
+    assert all(each.true != each.predicted for each in mistakes)
+    assert evaluation.most_confused(1)[0].keys[0] in {each.key for each in mistakes}
+
+
+def test_k_must_be_a_number_of_at_least_one() -> None:
+    for k in (0, True, 2.5):
+        with pytest.raises(fc.ConfigurationError, match="k must be"):
+            random_evaluation(0).top_k(k)  # type: ignore[arg-type]  # that is the point
+
+
+def test_a_report_on_300_photographs_stays_below_5_mb(tmp_path: Path, photographs: Path) -> None:
+    samples = list(fc.ImageFolder(photographs))[::3][:300]
+    dataset = fc.Dataset.from_source(fc.InMemory([s.image for s in samples], [s.label for s in samples]))
+    y_prob = np.eye(dataset.num_classes, dtype=np.float32)[dataset.labels]
+    evaluation = fc.Evaluation(dataset.class_names, dataset.keys, dataset.labels, y_prob, samples=dataset.samples)
+    page = evaluation.save_report(tmp_path / "report.html")
+    assert page.stat().st_size < 5_000_000
+    assert page.read_text(encoding="utf-8").count('":"/9j/') == 300

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flowercnn as fc
+from flowercnn.prediction.calibrate import calibrate
+from flowercnn.prediction.calibration import Calibration, Familiarity, fit_temperature, highest_expected
+from flowercnn.prediction.explain import grad_cam, occlusion
+
+
+def softmax(logits: Any) -> Any:
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True)
+
+
+@given(st.floats(0.2, 5))
+@settings(deadline=None, max_examples=20)
+def test_the_temperature_of_distorted_probabilities_is_found(distortion: float) -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, size=(4000, 5))
+    y_true = np.array([random.choice(5, p=row) for row in softmax(logits)])
+    assert fit_temperature(y_true, softmax(logits * distortion)) == pytest.approx(distortion, rel=0.1)
+
+
+@given(st.integers(1, 60), st.sampled_from([0.5, 0.8, 0.9, 0.95]))
+def test_a_new_score_is_below_the_threshold_as_often_as_promised(count: int, share: float) -> None:
+    threshold = highest_expected(np.arange(count, dtype=float), share)
+    at_or_below = count + 1 if math.isinf(threshold) else threshold + 1  # of count + 1 equally likely ranks
+    assert at_or_below / (count + 1) >= share - 1e-9
+    assert (at_or_below - 1) / (count + 1) < share
+
+
+def test_nineteen_scores_are_enough_for_one_in_twenty() -> None:
+    assert highest_expected(np.arange(19.0), 0.95) == 18
+    assert highest_expected(np.arange(18.0), 0.95) == math.inf
+
+
+def test_what_is_unlike_the_training_pictures_is_unknown() -> None:
+    random = np.random.default_rng(0)
+    familiarity = Familiarity.fit(("a",), random.gamma(2, 1, (500, 20)), random.gamma(2, 1, (200, 20)))
+    calibration = Calibration(1.0, applied=True, reason=None, set_scores=np.empty(0), familiarity=familiarity)
+    known = [reason is not None for reason in calibration.unknown(random.gamma(2, 1, (2000, 20)))]
+    assert np.mean(known) == pytest.approx(0.05, abs=0.03)
+    assert all(calibration.unknown(random.gamma(9, 1, (50, 20))))
+
+
+def test_a_calibration_comes_back_from_its_description() -> None:
+    random = np.random.default_rng(0)
+    familiarity = Familiarity.fit(("a", "b"), random.random((30, 5)), random.random((25, 5)))
+    calibration = Calibration(
+        0.8, applied=True, reason=None, set_scores=np.linspace(0, 1, 9), familiarity=familiarity
+    )
+    again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
+    features = random.random((40, 5)) * 3
+    assert again.unknown(features) == calibration.unknown(features)
+    assert again.set_threshold(0.8) == pytest.approx(calibration.set_threshold(0.8))
+    for name, value in (("familiarity", {}), ("set_scores", "?"), ("false_alarms", 2), ("temperature", None)):
+        with pytest.raises(fc.ConfigurationError):
+            Calibration.from_dict({**calibration.to_dict(), name: value})
+
+
+@pytest.fixture(scope="module")
+def flowers() -> fc.Dataset:
+    return fc.Dataset.from_source(fc.SyntheticFlowers(per_class=60, num_classes=4, image_size=(48, 48)))
+
+
+@pytest.fixture(scope="module")
+def trained(flowers: fc.Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[fc.TrainingRun, Path]:
+    out = tmp_path_factory.mktemp("calibrated") / "model.keras"
+    run = fc.train(flowers, val=0.3, test=0.3, image_size=(32, 32), epochs=6, seed=1, out=out, progress=False)
+    return run, out
+
+
+def test_training_calibrates_on_val_and_the_file_keeps_it(trained: tuple[fc.TrainingRun, Path]) -> None:
+    run, out = trained
+    assert run.evaluation is not None
+    assert run.splits is not None
+    calibration = run.predictor.calibration
+    assert calibration is not None
+    assert calibration.applied
+    assert calibration.temperature != 1
+    loaded = fc.Predictor.load(out)
+    pictures = [sample.image for sample in run.splits.test][:20]
+    pairs = zip(loaded.predict(pictures), run.predictor.predict(pictures), strict=True)
+    assert all((a.label, a.reason) == (b.label, b.reason) for a, b in pairs)
+
+
+def test_the_temperature_is_in_the_weights_that_every_export_has(trained: tuple[fc.TrainingRun, Path]) -> None:
+    import keras
+
+    run, out = trained
+    assert run.evaluation is not None
+    assert run.splits is not None
+    pixels = np.stack([run.predictor.preprocessing.decode(sample.image) for sample in run.splits.test])
+    stock = keras.saving.load_model(out, compile=False).predict(pixels.astype(np.float32), verbose=0)
+    assert np.abs(stock - run.evaluation.y_prob).max() < 1e-4
+    recalibrated = calibrate(run.predictor, run.splits.train, run.splits.val, progress=False)
+    assert recalibrated.calibration is not None
+    assert recalibrated.calibration.temperature == pytest.approx(1, abs=0.01)  # nothing is left to mend
+
+
+def test_prediction_sets_hold_the_truth_as_often_as_promised(trained: tuple[fc.TrainingRun, Path]) -> None:
+    run, _ = trained
+    assert run.splits is not None
+    for coverage in (0.6, 0.9, 0.95):
+        sets = [run.predictor.predict_set(sample.image, coverage) for sample in run.splits.test]
+        held = [sample.label in found for sample, found in zip(run.splits.test, sets, strict=True)]
+        spread = math.sqrt(coverage * (1 - coverage) * (1 / len(sets) + 1 / len(run.splits.val)))
+        assert np.mean(held) >= coverage - 3 * spread
+        assert all(found == [name for name, _ in run.predictor.predict_one(s.image).top(len(found))]
+                   for s, found in zip(run.splits.test, sets, strict=True))  # fmt: skip
+    assert run.predictor.predict_set(run.splits.test[0].image, 0.999) == [
+        name for name, _ in run.predictor.predict_one(run.splits.test[0].image).top(4)
+    ]
+
+
+def test_pictures_of_nothing_known_are_unknown_with_a_reason(trained: tuple[fc.TrainingRun, Path]) -> None:
+    run, _ = trained
+    assert run.splits is not None
+    assert run.evaluation is not None
+    assert len(run.evaluation.refused) <= 0.2 * len(run.evaluation)
+    noise = np.random.default_rng(0).integers(0, 256, (20, 48, 48, 3), dtype=np.uint8)
+    predictions = run.predictor.predict(list(noise))
+    assert np.mean([prediction.label is None for prediction in predictions]) >= 0.8
+    unknown = next(prediction for prediction in predictions if prediction.label is None)
+    assert unknown.error is None
+    assert unknown.reason is not None
+    assert "unlike the training pictures" in unknown.reason
+    assert "reason=" in repr(unknown)
+    assert unknown.top(1)[0][0] in run.predictor.class_names
+    trusting = run.predictor.with_false_alarms(0)
+    assert all(prediction.label is not None for prediction in trusting.predict(list(noise)))
+
+
+def test_few_validation_pictures_change_nothing_and_it_is_said(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
+    calibrated = calibrate(predictor, coloured, coloured.subset(range(9)), progress=False)
+    assert calibrated.calibration is not None
+    assert calibrated.calibration.reason == "there are 9 validation pictures, fewer than 20."
+    pixels = np.zeros((1, *predictor.image_size, 3), np.uint8)
+    assert np.array_equal(calibrated.predict_proba(pixels), predictor.predict_proba(pixels))
+    assert calibrated.predict_one(np.zeros((9, 9, 3), np.uint8)).label is not None
+
+
+def test_heads_without_dense_and_softmax_keep_their_probabilities(coloured: fc.Dataset) -> None:
+    import keras
+
+    layers = keras.layers
+    stack = [
+        keras.Input((16, 16, 3)),
+        layers.Rescaling(1 / 255),
+        layers.Conv2D(3, 3),
+        layers.GlobalAveragePooling2D(),
+    ]
+    preprocessing = fc.Preprocessing(image_size=(16, 16))
+    bare = fc.Predictor(keras.Sequential([*stack, layers.Softmax()]), coloured.class_names, preprocessing)
+    calibration = calibrate(bare, coloured, coloured, progress=False).calibration
+    assert calibration is not None
+    assert calibration.reason == "the network does not end in Dense and softmax."
+    ending = [layers.Dense(3), layers.Activation("softmax")]
+    split = fc.Predictor(keras.Sequential([*stack, *ending]), coloured.class_names, preprocessing)
+    calibration = calibrate(split, coloured, coloured, progress=False).calibration
+    assert calibration is not None
+    assert calibration.applied
+
+
+def test_wrong_uses_are_told(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
+    bare = fc.Predictor(predictor.model, predictor.class_names, predictor.preprocessing)
+    with pytest.raises(fc.ConfigurationError, match="was not calibrated"):
+        bare.predict_set(np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(fc.ConfigurationError, match="val must have pictures"):
+        calibrate(bare, coloured, coloured.subset([]))
+    calibrated = calibrate(bare, coloured, coloured, progress=False)
+    for coverage in (-0.1, 1, 95, "0.9"):
+        with pytest.raises(fc.ConfigurationError, match="coverage must be a share"):
+            calibrated.predict_set(np.zeros((8, 8, 3), np.uint8), coverage)  # type: ignore[arg-type]  # the point
+    with pytest.raises(fc.ConfigurationError, match="false_alarms must be a share"):
+        calibrated.with_false_alarms(1.5)
+    described = calibrated.info["calibration"]
+    described["familiarity"]["layers"] = ["gone"]
+    with pytest.raises(fc.ConfigurationError, match="another network"):
+        fc.Predictor(bare.model, bare.class_names, bare.preprocessing, info={"calibration": described})
+    with pytest.raises(fc.ImageError):
+        calibrated.predict_set(b"no picture")
+
+
+@pytest.mark.parametrize("explain", [grad_cam, occlusion])
+def test_explanations_look_where_the_flower_is(trained: tuple[fc.TrainingRun, Path], explain: Any) -> None:
+    run, _ = trained
+    assert run.splits is not None
+    explanations = [explain(run.predictor, sample.image, sample.label) for sample in run.splits.test.samples[::8]]
+    for each in explanations:
+        assert each.heat.shape == (32, 32)
+        assert each.heat.min() >= 0
+        assert each.heat.max() <= 1
+        assert each.overlay().shape == (32, 32, 3)
+    mean = np.mean([each.heat for each in explanations], axis=0)
+    assert mean[8:24, 8:24].mean() > mean.mean()  # drawn flowers are in the middle
+
+
+def test_explanations_are_of_the_class_asked_for(predictor: fc.Predictor, tmp_path: Path) -> None:
+    picture = np.zeros((24, 24, 3), np.uint8)
+    assert grad_cam(predictor, picture, "red").class_name == "red"
+    assert occlusion(predictor, picture).class_name == predictor.predict_one(picture).top(1)[0][0]
+    grad_cam(predictor, picture).figure(dark=True).savefig(tmp_path / "cam.png")
+    assert (tmp_path / "cam.png").stat().st_size > 3000
+    with pytest.raises(fc.UnknownNameError, match="Did you mean 'red'"):
+        grad_cam(predictor, picture, "rd")
