@@ -15,7 +15,9 @@ import json
 import math
 import os
 import stat
+import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -83,7 +85,7 @@ class ModelFile:
         from flowercnn.models.registry import check_shapes
 
         is_archive = self.content.startswith(b"PK")
-        weights = io.BytesIO(_member(self.content, _WEIGHTS) if is_archive else self.content)
+        weights = _member(self.content, _WEIGHTS) if is_archive else self.content
         stored = check_weights(weights, str(self.path))
         _check_sizes(self.config, stored, str(self.path), exact=is_archive)
         if is_archive:
@@ -91,7 +93,9 @@ class ModelFile:
 
             # From memory and without our own members: from a path with more members than its own three, Keras
             # unpacks them all to a temporary folder. The public function takes paths only.
-            model = saving_lib.load_model(self._archive_of_keras(), compile=False, safe_mode=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="Skipping")  # layers without weights in the file
+                model = saving_lib.load_model(self._archive_of_keras(), compile=False, safe_mode=True)
         else:
             model = import_keras().saving.load_model(self.path, compile=False, safe_mode=True)
         check_shapes(model, "the model", self.description.preprocessing.image_size, len(self.description.class_names))
@@ -263,7 +267,7 @@ def _read_h5(path: Path, content: bytes) -> ModelFile:
         config = str(file.attrs["model_config"]).encode()
         check_network(parse_json(config, name), name)
         description = Description.from_json(str(file.attrs[_ATTRIBUTE]), name)
-    check_weights(io.BytesIO(content), name)
+    check_weights(content, name)
     return ModelFile(path, description, content, config)
 
 
@@ -273,7 +277,21 @@ def _member(content: bytes, name: str) -> bytes:
 
 
 def _check_sizes(config: bytes, stored: list[tuple[int, ...]], name: str, *, exact: bool) -> None:
-    """Refuse a network whose weights are not those in the file, or whose activations no memory holds.
+    """Refuse a network whose weights are not those in the file, or whose activations no memory holds."""
+    # A thread of its own: Keras keeps the variables it has not made yet, per thread, and would make them later.
+    with ThreadPoolExecutor(1) as thread:
+        needed, activations = thread.submit(_sizes, config).result()
+    if exact and needed != stored:
+        raise ModelFileError(f"{name}: refused: the weights in the file are not those of the network.")
+    parameters = sum(math.prod(shape) for shape in needed)
+    if parameters > sum(math.prod(shape) for shape in stored):
+        raise ModelFileError(f"{name}: refused: the network needs {parameters:,} weights, more than the file holds.")
+    if activations > _MOST_ACTIVATIONS:
+        raise ModelFileError(f"{name}: refused: a single picture would need {activations:,} bytes of memory.")
+
+
+def _sizes(config: bytes) -> tuple[list[tuple[int, ...]], int]:
+    """The shapes of all variables of a network, sorted, and the bytes of its activations for one picture.
 
     The network is built without its weights, so that nothing is allocated for sizes that only a description claims.
     """
@@ -285,15 +303,8 @@ def _check_sizes(config: bytes, stored: list[tuple[int, ...]], name: str, *, exa
     kind = keras.Sequential if network["class_name"] == "Sequential" else keras.Model
     with keras.StatelessScope(initialize_variables=False):
         sketch = kind.from_config(network["config"])
-        needed = sorted(tuple(variable.shape) for variable in sketch.variables)
-    if exact and needed != stored:
-        raise ModelFileError(f"{name}: refused: the weights in the file are not those of the network.")
-    parameters = sum(math.prod(shape) for shape in needed)
-    if parameters > sum(math.prod(shape) for shape in stored):
-        raise ModelFileError(f"{name}: refused: the network needs {parameters:,} weights, more than the file holds.")
-    needs = activation_bytes(sketch)
-    if needs > _MOST_ACTIVATIONS:
-        raise ModelFileError(f"{name}: refused: a single picture would need {needs:,} bytes of memory.")
+        shapes = sorted(tuple(variable.shape) for variable in sketch.variables)
+        return shapes, activation_bytes(sketch)
 
 
 def _unknown_classes(path: Path) -> str:

@@ -75,7 +75,9 @@ class Predictor:
         self._network = Network(model, wanted=runtime)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, runtime: RuntimeChoice = "auto") -> Predictor:
+    def load(
+        cls, path: str | os.PathLike[str], *, runtime: RuntimeChoice = "auto", max_pixels: int | None = None
+    ) -> Predictor:
         """Return the predictor in a model file or an export. No code in the file is run.
 
         Args:
@@ -83,9 +85,11 @@ class Predictor:
             runtime: What computes. ``"litert"`` and ``"onnx"`` do so without importing TensorFlow. ``"auto"`` takes
                 LiteRT if the file carries it and ai-edge-litert is installed, else Keras; and for exports what they
                 are for.
+            max_pixels: Larger pictures are refused before they are decoded; by default what the file says, and never
+                more than that.
 
         Raises:
-            ConfigurationError: If ``runtime`` is none of these.
+            ConfigurationError: If ``runtime`` is none of these, or ``max_pixels`` is not a positive int.
             MissingDependencyError: If the runtime asked for is not installed.
             ModelFileError: If the file cannot be read, is not one of this library, is not safe to load, or does not
                 hold the network for the runtime asked for.
@@ -106,9 +110,9 @@ class Predictor:
                 raise ModelFileError(
                     f"{where}: holds no network for runtime={runtime!r}, only for {computes.name!r}."
                 )
-            return cls._of(description, Network(runtime=computes))
+            return cls._of(_limited(description, max_pixels), Network(runtime=computes))
         file = read_model(where)
-        return cls._of(file.description, Network.of_file(file, runtime))
+        return cls._of(_limited(file.description, max_pixels), Network.of_file(file, runtime))
 
     @classmethod
     def _of(cls, description: Description, network: Network) -> Predictor:
@@ -321,4 +325,16 @@ class Predictor:
         compute = self._network.runtime
         if not tta:
             return compute(pixels)
-        return np.mean([compute(pixels), compute(pixels[:, :, ::-1])], axis=0, dtype=np.float32)
+        average: npt.NDArray[np.float32] = np.mean(
+            [compute(pixels), compute(pixels[:, :, ::-1])], axis=0, dtype=np.float32
+        )
+        return average
+
+
+def _limited(description: Description, max_pixels: int | None) -> Description:
+    if max_pixels is None:
+        return description
+    limited = description.preprocessing.replace(max_pixels=max_pixels)
+    if max_pixels > description.preprocessing.max_pixels:
+        return description
+    return replace(description, preprocessing=limited)

@@ -19,7 +19,7 @@ class Pictures(BaseHTTPRequestHandler):
 
     picture = b""
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         if self.path.startswith("/moved"):
             self.send_response(302)
             self.send_header("Location", {"/moved": "/flower.png", "/moved-out": "file:///etc/passwd"}[self.path])

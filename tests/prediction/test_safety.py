@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -68,23 +69,23 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
     ("write", "reason"),
     [
         (lambda f: f.update({"x": h5py.SoftLink("/layers")}), "link to another place"),
-        (lambda f: f.update({"x": h5py.ExternalLink("/etc/passwd", "/")}), "link to another place"),
-        (lambda f: f.update({"x": f["layers"]}), "twice"),
-        (lambda f: replace_array(f, chunks=True), "compressed or in parts"),
-        (lambda f: replace_array(f, compression="gzip"), "compressed or in parts"),
-        (lambda f: replace_array(f, data=[b"a", b"b"]), "no array of numbers"),
+        (lambda f: f.update({"x": h5py.ExternalLink("/etc/passwd", "/")}), "message of kind"),
+        (lambda f: f.update({"x": f["layers"]}), "used twice"),
+        (lambda f: replace_array(f, chunks=True), "not in one piece|message of kind"),
+        (lambda f: replace_array(f, compression="gzip"), "not in one piece|message of kind"),
+        (lambda f: replace_array(f, data=[b"a", b"b"]), "holds no numbers"),
         (lambda f: replace_array(f, data=np.full((3, 3, 3, 4), np.nan, np.float32)), "NaN or infinite"),
         (lambda f: replace_array(f, data=np.zeros((3, 3, 3, 5), np.float32)), "not those of the network"),
-        (lambda f: f.create_dataset("x", (10**12,), "f4"), "more data than the file holds"),
-        (lambda f: f.create_dataset("x", (4,), "f4", external=[("/etc/passwd", 0, 16)]), "in another file"),
+        (lambda f: f.create_dataset("x", (10**12,), "f4"), "outside the file|more data"),
+        (lambda f: f.create_dataset("x", (4,), "f4", external=[("/etc/passwd", 0, 16)]), "message of kind"),
         (
             lambda f: f.create_virtual_dataset("x", virtual_layout()),
-            "in another file",
+            "not in one piece|message of kind",
         ),
     ],
 )
 def test_weights_that_are_no_plain_arrays_are_refused(tmp_path: Path, write: Any, reason: str) -> None:
-    with pytest.raises(fc.ModelFileError, match=f"refused.*{reason}"):
+    with pytest.raises(fc.ModelFileError, match=f"refused.*({reason})"):
         fc.Predictor.load(with_weights(tmp_path / "evil.keras", write), runtime="keras")
 
 
@@ -165,9 +166,9 @@ def test_archives_that_are_not_as_keras_writes_them_are_refused(tmp_path: Path) 
         tmp_path / "1.keras", members() | {"model.weights.h5": bytes(2**24)}, compression=zipfile.ZIP_DEFLATED
     )
     traversal = sealed(tmp_path / "2.keras", members() | {"../evil": b""})
-    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(tmp_path / "3.keras", "w") as archive:
-        for name in ("config.json", "config.json", *members()):
-            archive.writestr(name, members()[name])
+    with zipfile.ZipFile(sealed(tmp_path / "3.keras", members()), "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        archive.writestr("config.json", b"{}")
     encrypted = bytearray(good)
     encrypted[good.index(b"PK\x01\x02") + 8] |= 1
     files = {"cut": good[:-1000], "grown": good + b"x", "before": b"x" + good, "encrypted": bytes(encrypted)}
@@ -202,20 +203,20 @@ def constant(model: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda m, s: setattr(convolution(m).builtinOptions, "strideW", 0), "strideW=0"),
-        (lambda m, s: setattr(convolution(m), "builtinOptions", None), "without its options"),
-        (lambda m, s: setattr(m.operatorCodes[0], "customCode", "evil"), "operation"),
+        (lambda m, _: setattr(convolution(m).builtinOptions, "strideW", 0), "strideW=0"),
+        (lambda m, _: setattr(convolution(m), "builtinOptions", None), "without its options"),
+        (lambda m, _: setattr(m.operatorCodes[0], "customCode", "evil"), "operation"),
         (lambda m, s: setattr(m.operatorCodes[0], "builtinCode", s.BuiltinOperator.WHILE), "WHILE"),
-        (lambda m, s: setattr(m.subgraphs[0].tensors[1], "buffer", 10**6), "outside"),
-        (lambda m, s: setattr(m.subgraphs[0].tensors[1], "shape", [-1]), "shape"),
-        (lambda m, s: setattr(m.subgraphs[0].tensors[1], "shape", [2**15, 2**15]), "bytes"),
+        (lambda m, _: setattr(m.subgraphs[0].tensors[1], "buffer", 10**6), "outside"),
+        (lambda m, _: setattr(m.subgraphs[0].tensors[1], "shape", [-1]), "shape"),
+        (lambda m, _: setattr(m.subgraphs[0].tensors[1], "shape", [2**15, 2**15]), "bytes"),
         (lambda m, s: setattr(m.subgraphs[0].tensors[1], "type", s.TensorType.RESOURCE), "RESOURCE"),
-        (lambda m, s: setattr(m.subgraphs[0].operators[0], "inputs", [10**6]), "not computed before"),
-        (lambda m, s: setattr(m.subgraphs[0].operators[0], "outputs", list(m.subgraphs[0].inputs)), "overwrites"),
-        (lambda m, s: setattr(constant(m), "data", np.zeros(4, np.uint8)), "bytes of data"),
-        (lambda m, s: setattr(constant(m), "offset", 4096), "outside"),
-        (lambda m, s: m.subgraphs.append(m.subgraphs[0]), "one graph"),
-        (lambda m, s: setattr(m.subgraphs[0], "outputs", list(m.subgraphs[0].inputs)), "shape"),
+        (lambda m, _: setattr(m.subgraphs[0].operators[0], "inputs", [10**6]), "not computed before"),
+        (lambda m, _: setattr(m.subgraphs[0].operators[0], "outputs", list(m.subgraphs[0].inputs)), "overwrites"),
+        (lambda m, _: setattr(constant(m), "data", np.zeros(4, np.uint8)), "bytes of data"),
+        (lambda m, _: setattr(constant(m), "offset", 4096), "outside"),
+        (lambda m, _: m.subgraphs.append(m.subgraphs[0]), "one graph"),
+        (lambda m, _: setattr(m.subgraphs[0], "outputs", list(m.subgraphs[0].inputs)), "shape"),
     ],
 )
 def test_light_networks_that_could_hurt_the_interpreter_are_refused(tmp_path: Path, change: Any, reason: str) -> None:
@@ -257,7 +258,7 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
 @pytest.mark.parametrize("suffix", [".keras", ".h5", ".tflite", ".onnx"])
 @pytest.mark.filterwarnings("ignore:.*HDF5 file.*")
 def test_three_hundred_mutated_copies_are_refused(tmp_path: Path, suffix: str) -> None:
-    chance = random.Random(0)  # noqa: S311 - mutations are no secrets
+    chance = random.Random(0)
     good = tmp_path / f"good{suffix}"
     fc.Predictor.load(GOOD).export(good)
     content = good.read_bytes()
@@ -281,7 +282,7 @@ def test_hdf5_model_files_are_checked_as_well(tmp_path: Path, change: str) -> No
         else:
             file["x"] = h5py.ExternalLink("/etc/passwd", "/")
     append_checksum(path)
-    with pytest.raises(fc.ModelFileError, match="refused.*(Lambda|link to another place)"):
+    with pytest.raises(fc.ModelFileError, match="refused.*(Lambda|message of kind)"):
         fc.Predictor.load(path)
 
 
