@@ -27,6 +27,7 @@ from flowercnn.errors import FlowerCNNError, ModelFileError
 from flowercnn.prediction.checksum import PLACEHOLDER, append_checksum, check_checksum, fill_checksum
 from flowercnn.prediction.convert import quiet
 from flowercnn.prediction.description import Description, parse_json
+from flowercnn.prediction.hdf5 import check_structure
 from flowercnn.prediction.safety import check_network, check_weights
 
 __all__ = ["ModelFile", "read_file", "read_model", "write_model"]
@@ -228,7 +229,9 @@ def _read_archive(path: Path, content: bytes) -> ModelFile:
         _check_members(archive, path)
         config = archive.read(_CONFIG)
         check_network(parse_json(config, name), name)
+        parse_json(archive.read(_METADATA), name)
         description = Description.from_json(archive.read(_DESCRIPTION), name)
+        check_structure(archive.read(_WEIGHTS), name)  # even if LiteRT computes and nobody reads them today
         # Only now: before, there may be a better reason to refuse it.
         check_checksum(content, name)
         litert = archive.read(_LITERT) if _LITERT in archive.namelist() else None

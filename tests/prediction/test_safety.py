@@ -89,6 +89,12 @@ def test_weights_that_are_no_plain_arrays_are_refused(tmp_path: Path, write: Any
         fc.Predictor.load(with_weights(tmp_path / "evil.keras", write), runtime="keras")
 
 
+def test_weights_are_looked_at_even_if_litert_computes(tmp_path: Path) -> None:
+    evil = with_weights(tmp_path / "evil.keras", lambda f: f.update({"x": h5py.ExternalLink("/etc/passwd", "/")}))
+    with pytest.raises(fc.ModelFileError, match="not laid out as Keras does it"):
+        fc.Predictor.load(evil, runtime="litert")
+
+
 def virtual_layout() -> h5py.VirtualLayout:
     layout = h5py.VirtualLayout((4,), "f4")
     layout[:] = h5py.VirtualSource("/etc/passwd", "x", (4,))
