@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from flowercnn.contents import Content
 from flowercnn.duplicates import exact_copies, join, near_pairs
 from flowercnn.errors import few
-from flowercnn.overlaps import names_and_links
+from flowercnn.overlaps import units_of
 from flowercnn.sources.base import Sample
 
 if TYPE_CHECKING:
@@ -211,10 +211,11 @@ def audit(dataset: Dataset, *, progress: bool = True) -> AuditReport:
         (True, 0)
     """
     contents = dataset.contents(progress=progress)
+    near = near_pairs(contents)
     findings = [
         *_of_pictures(dataset.samples, contents),
-        *_of_copies(dataset.samples, contents),
-        *_of_classes(dataset, contents),
+        *_of_copies(dataset.samples, contents, near),
+        *_of_classes(dataset, contents, near),
     ]
     order = {kind: place for place, kind in enumerate(KINDS)}
     findings.sort(key=lambda finding: order[finding.kind])
@@ -256,9 +257,10 @@ def _suffix(sample: Sample) -> str:
     return PurePath(name).suffix.lower()
 
 
-def _of_copies(samples: Sequence[Sample], contents: Sequence[Content]) -> Iterator[Finding]:
+def _of_copies(
+    samples: Sequence[Sample], contents: Sequence[Content], near: Sequence[tuple[int, int]]
+) -> Iterator[Finding]:
     exact = exact_copies(contents)
-    near = near_pairs(contents)
     for group in exact:
         yield Finding("exact_duplicates", _keys(samples, group), _labels(samples, group))
     of_near = {index for pair in near for index in pair}
@@ -271,14 +273,14 @@ def _of_copies(samples: Sequence[Sample], contents: Sequence[Content]) -> Iterat
             yield Finding("label_conflict", _keys(samples, group), _labels(samples, group))
 
 
-def _of_classes(dataset: Dataset, contents: Sequence[Content]) -> Iterator[Finding]:
+def _of_classes(dataset: Dataset, contents: Sequence[Content], near: Sequence[tuple[int, int]]) -> Iterator[Finding]:
     counts = {name: count for name, count in dataset.class_counts().items() if count}
     largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
     if counts[largest] >= _IMBALANCE * counts[smallest]:
         detail = f"{largest}: {counts[largest]} pictures, {smallest}: {counts[smallest]}"
         yield Finding("imbalance", (largest, smallest), detail)
     units: Counter[int] = Counter()
-    for together in names_and_links(dataset.samples, contents)[1]:
+    for together in units_of(dataset.samples, contents, near):
         units.update(set(dataset.labels[together].tolist()))
     for label, name in enumerate(dataset.class_names):
         if units[label] < _TOO_FEW_TO_SPLIT:

@@ -22,7 +22,7 @@ __all__ = ["THUMBNAIL_SIDE", "Content", "read_contents"]
 
 THUMBNAIL_SIDE: Final = 32
 _NETWORK_WORKERS: Final = 16
-_SAMPLES_AT_ONCE: Final = 8  # a thread's errand; handing over each picture by itself costs as much as a small one
+_SAMPLES_AT_ONCE: Final = 4  # a thread's errand; handing over each picture by itself costs as much as a small one
 _BLANK_THUMBNAIL: Final = 5.0  # spread of grey values, of 255; the plainest of 1,088 flower photographs has 15
 _BLANK_PICTURE: Final = 12.0
 _EXIF_ORIENTATION: Final = 0x0112

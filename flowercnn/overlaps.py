@@ -15,7 +15,7 @@ from flowercnn.splits import Overlap, Splits
 if TYPE_CHECKING:
     from flowercnn.dataset import Dataset
 
-__all__ = ["find_overlaps", "names_and_links", "overlapping"]
+__all__ = ["find_overlaps", "names_and_links", "overlapping", "units_of"]
 
 
 def names_and_links(
@@ -27,12 +27,17 @@ def names_and_links(
         samples: The samples.
         contents: What was read of them; ``None`` where copies are to be ignored.
     """
-    links = [*_same([sample.group for sample in samples])]
-    if contents is not None:
-        links += _copies(contents)
-        links += [list(pair) for pair in near_pairs(contents)]
+    near = () if contents is None else near_pairs(contents)
     names = [_name(sample, None if contents is None else contents[index]) for index, sample in enumerate(samples)]
-    return names, join(len(samples), links)
+    return names, units_of(samples, contents, near)
+
+
+def units_of(
+    samples: Sequence[Sample], contents: Sequence[Content] | None, near: Sequence[tuple[int, int]]
+) -> list[list[int]]:
+    """Return the positions of samples that belong together: of one group, exact copies, and the pairs ``near``."""
+    exact = () if contents is None else _copies(contents)
+    return join(len(samples), [*_same([sample.group for sample in samples]), *exact, *near])
 
 
 def find_overlaps(parts: Mapping[str, Dataset], *, progress: bool) -> list[Overlap]:

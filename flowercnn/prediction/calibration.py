@@ -20,7 +20,7 @@ __all__ = ["Calibration", "Familiarity", "fit_temperature", "highest_expected"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
-_SHRINKAGE: Final = 0.01
+_SHRINKAGE: Final = 0.003
 _SMALLEST: Final = 1e-12
 _MOST_FEATURES: Final = 512
 

@@ -9,12 +9,12 @@ from flowercnn.models.keras3 import import_keras
 
 __all__ = ["check_layers", "feature_layers", "last_feature_map", "with_features"]
 
-_DEPTHS = 3
+_DEPTHS = 4
 _FEATURE_MAP_DIMENSIONS = 4  # (n, height, width, channels)
 
 
 def feature_layers(model: Any) -> tuple[str, ...]:
-    """Return the names of the last layers of the three smallest sizes of feature maps, from shallow to deep.
+    """Return the names of the last layers of the four smallest sizes of feature maps, from shallow to deep.
 
     Empty if the model has no feature maps.
     """
