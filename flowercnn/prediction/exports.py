@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
@@ -114,6 +114,8 @@ def export(
 ) -> ExportReport:
     """Write an export and prove it; see `Predictor.export`."""
     chosen = _choose_format(path, format)
+    if chosen not in ("keras", "h5"):
+        description = _for_others(description)
     target = _target(Path(path), chosen)
     least = _least_agreement(chosen, min_agreement)
     contents, pixels = _pictures(predictor, images, chosen)
@@ -141,6 +143,13 @@ def export(
             raise
         raise ModelFileError(f"{target}: cannot be written ({error.strerror or error}).") from error
     return report
+
+
+def _for_others(description: Description) -> Description:
+    """Leave out what tells unknown pictures: other formats have no features to tell them by."""
+    if not description.calibration:
+        return description
+    return replace(description, calibration={**description.calibration, "familiarity": None})
 
 
 def _choose_format(path: str | os.PathLike[str], wanted: str | None) -> ExportFormat:

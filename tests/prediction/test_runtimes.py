@@ -107,7 +107,7 @@ def test_a_network_is_converted_once(
 ) -> None:
     calls = []
 
-    def count(model: Any) -> bytes | None:
+    def count(model: Any, _layers: tuple[str, ...]) -> bytes | None:
         calls.append(model)
         return None
 

@@ -222,7 +222,8 @@ def constant(model: Any) -> Any:
         (lambda m, _: setattr(constant(m), "data", np.zeros(4, np.uint8)), "bytes of data"),
         (lambda m, _: setattr(constant(m), "offset", 4096), "outside"),
         (lambda m, _: m.subgraphs.append(m.subgraphs[0]), "one graph"),
-        (lambda m, _: setattr(m.subgraphs[0], "outputs", list(m.subgraphs[0].inputs)), "shape"),
+        (lambda m, _: setattr(m.subgraphs[0], "outputs", list(m.subgraphs[0].inputs) * 2), "shape"),
+        (lambda m, _: setattr(m.subgraphs[0], "outputs", list(m.subgraphs[0].inputs)), "one input and 2 outputs"),
     ],
 )
 def test_light_networks_that_could_hurt_the_interpreter_are_refused(tmp_path: Path, change: Any, reason: str) -> None:
