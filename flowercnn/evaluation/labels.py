@@ -23,8 +23,8 @@ class LabelIssue:
         key: Which picture.
         label: The label it has.
         suggested: The class the classifier takes it for.
-        quality: The probability of the label minus the highest of the others, -1 to 1; the lowest are the worst.
-        likely: Whether confident learning counts it as wrong; the others are listed for completeness.
+        quality: The probability the classifier gives to the label, 0-1; the lowest are the worst.
+        likely: Whether confident learning counts it as wrong.
         sample: Where the picture is, or ``None`` if that is not known.
     """
 
@@ -42,8 +42,9 @@ class LabelIssue:
 def label_issues(evaluation: Evaluation) -> list[LabelIssue]:
     """Return every picture, those first whose label is most probably wrong (Northcutt et al. 2021).
 
-    Confident learning: a picture counts as wrong if it is as surely of another class as pictures of that class are on
-    average, and less surely of its own. Those come first; within both parts the order is by `LabelIssue.quality`.
+    The order is that of `LabelIssue.quality` (there: self-confidence). A picture counts as wrong (`LabelIssue.likely`)
+    if it is at least as surely of another class as pictures of that class are on average, and more surely than of its
+    own.
 
     Args:
         evaluation: Of pictures the classifier has not learned from; `flowercnn.workflow.cross_validate` gives one of
@@ -60,7 +61,7 @@ def label_issues(evaluation: Evaluation) -> list[LabelIssue]:
     others = y_prob.copy()
     others[rows, y_true] = -1
     rival = others.argmax(axis=1)
-    quality = y_prob[rows, y_true] - others.max(axis=1)
+    quality = y_prob[rows, y_true]
     likely = _confidently_other(y_true, y_prob)
     samples = evaluation.samples or (None,) * len(evaluation)
     return [
@@ -72,7 +73,7 @@ def label_issues(evaluation: Evaluation) -> list[LabelIssue]:
             likely=bool(likely[index]),
             sample=samples[index],
         )
-        for index in np.lexsort((quality, ~likely)).tolist()
+        for index in np.argsort(quality, kind="stable").tolist()
     ]
 
 
