@@ -97,12 +97,21 @@ def train(
 @click.argument("pictures", nargs=-1, required=True, type=click.Path())
 @click.option("--top", default=1, show_default=True, type=click.IntRange(1), help="How many classes to show.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-def predict(model: str, pictures: tuple[str, ...], top: int, *, as_json: bool) -> None:
-    """Say what is on PICTURES (files or folders) with a MODEL file."""
+@click.option("--tta", is_flag=True, help="Average over each picture and its mirror image; takes twice the time.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "keras", "litert", "onnx"]),
+    default="auto",
+    show_default=True,
+    help="What computes; auto is LiteRT where it can be had.",
+)
+def predict(model: str, pictures: tuple[str, ...], top: int, *, as_json: bool, tta: bool, runtime: str) -> None:
+    """Say what is on PICTURES (files, folders, archives, URLs, patterns) with a MODEL file or export."""
     from flowercnn.prediction.predictor import Predictor
 
     failed = 0
-    for prediction in Predictor.load(model).predict_iter(pictures):
+    predictor = Predictor.load(model, runtime=runtime)  # type: ignore[arg-type]  # click has checked it
+    for prediction in predictor.predict_iter(pictures, tta=tta):
         failed += prediction.error is not None
         click.echo(_as_json(prediction, top) if as_json else _as_line(prediction, top))
     if failed:
@@ -167,12 +176,22 @@ def audit(progress: bool, /, source: str, *, as_json: bool) -> None:  # noqa: FB
 
 @main.command()
 @click.argument("model", type=click.Path())
-@click.argument("out", type=click.Path(dir_okay=False))
-def export(model: str, out: str) -> None:
-    """Write a MODEL file in another format, told by the suffix of OUT: .keras or .h5."""
+@click.argument("out", type=click.Path())
+@click.option(
+    "--format",
+    "chosen",
+    type=click.Choice(["keras", "h5", "saved_model", "litert", "litert-int8", "onnx"]),
+    help="Default: told by the suffix of OUT (.keras, .h5, .tflite, .onnx).",
+)
+@click.option("--images", multiple=True, type=click.Path(), help="Pictures to prove it on; litert-int8 needs some.")
+@click.option("--min-agreement", type=click.FloatRange(0, 1), help="Share of them that must get the same label.")
+def export(model: str, out: str, *, chosen: str | None, images: tuple[str, ...], min_agreement: float | None) -> None:
+    """Write a MODEL file in another format to OUT, after proving that it answers the same."""
     from flowercnn.prediction.predictor import Predictor
 
-    click.echo(Predictor.load(model).export(out))
+    predictor = Predictor.load(model)
+    report = predictor.export(out, chosen, images=images or None, min_agreement=min_agreement)  # type: ignore[arg-type]  # click has checked it
+    click.echo(report.summary())
 
 
 @main.command()

@@ -523,7 +523,11 @@ def evaluate(
         skipped=tuple(prediction.key for prediction in failed),
         refused=tuple(prediction.key for prediction in predictions if prediction.reason is not None),
         samples=tuple(dataset.samples[index] for index, _ in rows),
-        info={**predictor.info, "preprocessing": predictor.preprocessing.to_dict()},
+        info={
+            **predictor.info,
+            "preprocessing": predictor.preprocessing.to_dict(),
+            "calibration": None if predictor.calibration is None else predictor.calibration.summary(),
+        },
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flowercnn.errors import ConfigurationError
 
-__all__ = ["check_side", "couples_pictures", "pictures_at_once"]
+__all__ = ["activation_bytes", "check_side", "couples_pictures", "pictures_at_once"]
 
 _BYTES_AT_ONCE: Final = 128 * 2**20
 
@@ -41,10 +41,14 @@ def pictures_at_once(model: Any, *, most: int, itemsize: int = 4) -> int:
         most: The whole batch.
         itemsize: Bytes per activation.
     """
-    per_picture = itemsize * sum(
+    return max(1, min(most, _BYTES_AT_ONCE // max(activation_bytes(model, itemsize=itemsize), 1)))
+
+
+def activation_bytes(model: Any, *, itemsize: int = 4) -> int:
+    """Return how many bytes the outputs of all layers take for one picture."""
+    return itemsize * sum(
         math.prod(size or 1 for size in shape[1:]) for layer in _layers(model) for shape in _output_shapes(layer)
     )
-    return max(1, min(most, _BYTES_AT_ONCE // max(per_picture, 1)))
 
 
 def _layers(model: Any) -> list[Any]:

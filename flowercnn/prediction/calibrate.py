@@ -82,7 +82,7 @@ def calibrate(
         familiarity=familiarity,
         false_alarms=false_alarms,
     )
-    return calibrated.with_info(calibration=calibration.to_dict())
+    return calibrated.with_calibration(calibration)
 
 
 def _outputs(

@@ -114,6 +114,10 @@ class Calibration:
             for score in self.familiarity.score(features)
         ]
 
+    def summary(self) -> dict[str, Any]:
+        """Return what a reader wants to know of it, as JSON can hold it."""
+        return {"temperature": self.temperature, "applied": self.applied, "reason": self.reason}
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
         known = self.familiarity

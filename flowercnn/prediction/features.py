@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from flowercnn.errors import ConfigurationError, few
 from flowercnn.models.keras3 import import_keras
 
-__all__ = ["feature_layers", "last_feature_map", "with_features"]
+__all__ = ["check_layers", "feature_layers", "last_feature_map", "with_features"]
 
 _DEPTHS = 4
 _FEATURE_MAP_DIMENSIONS = 4  # (n, height, width, channels)
@@ -29,6 +30,19 @@ def last_feature_map(model: Any) -> str | None:
     """Return the name of the deepest layer whose output has height and width, or ``None``."""
     found = _feature_maps(model)
     return str(found[-1].name) if found else None
+
+
+def check_layers(model: Any, layers: tuple[str, ...]) -> None:
+    """Refuse layers a model has not.
+
+    Raises:
+        ConfigurationError: If it has not all of them.
+    """
+    missing = set(layers) - {layer.name for layer in model.layers}
+    if missing:
+        raise ConfigurationError(
+            f"The calibration is of another network: this one has no layer {few(sorted(missing))}."
+        )
 
 
 def with_features(model: Any, layers: tuple[str, ...]) -> Any:

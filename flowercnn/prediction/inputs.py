@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from flowercnn.errors import ConfigurationError
+from flowercnn.errors import ConfigurationError, SourceError
+from flowercnn.prediction.url import fetch, is_url
 from flowercnn.sources.base import DataSource, ImageInput, Sample
-from flowercnn.sources.folder import find_pictures
+from flowercnn.sources.folder import ImageFolder, find_pictures
 
 __all__ = ["PredictInput", "keyed_pictures"]
 
 PredictInput: TypeAlias = "ImageInput | Sample | DataSource | Iterable[Any]"
-"""One picture, a folder, a data set or source, or an iterable of those."""
+"""One picture (an ``http`` or ``https`` URL and an open file included), a folder, archive or pattern, a data set or
+source, or an iterable of those."""
 
-_ONE_PICTURE_DIMENSIONS = 3
+_ONE_PICTURE_DIMENSIONS: Final = 3
+_ARCHIVE: Final = re.compile(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 
 
 def keyed_pictures(images: PredictInput) -> Iterator[tuple[str, ImageInput]]:
     """Yield key and picture of everything in ``images``, in order, listing folders as it meets them.
 
-    The key of a file is its path, of a sample its key, of anything else its number from 0.
+    The key of a file is its path, of a URL the URL, of a sample its key, of anything else its number from 0.
 
     Raises:
         ConfigurationError: If something is no picture and nothing that holds pictures.
+        SourceError: If a folder or archive cannot be listed, or nothing fits a pattern.
     """
     for number, (key, image) in enumerate(_expand(images)):
         yield (str(number) if key is None else key), image
@@ -37,13 +44,11 @@ def _expand(item: Any) -> Iterator[tuple[str | None, ImageInput]]:
     if isinstance(item, Sample):
         yield item.key, item.image
     elif isinstance(item, (str, os.PathLike)):
-        path = os.fspath(item)
-        if os.path.isdir(path):  # noqa: PTH112 - paths stay the strings the user gave
-            yield from ((found, found) for found in find_pictures(path))
-        else:
-            yield path, path
+        yield from _expand_path(os.fspath(item))
     elif isinstance(item, (bytes, bytearray, memoryview, Image.Image)) or _is_one_array(item):
         yield None, item
+    elif callable(getattr(item, "read", None)):  # an open file is an iterable of lines too
+        yield None, item.read
     elif isinstance(item, Iterable):
         for member in item:
             yield from _expand(member)
@@ -51,9 +56,29 @@ def _expand(item: Any) -> Iterator[tuple[str | None, ImageInput]]:
         yield None, item
     else:
         raise ConfigurationError(
-            "Pictures must be paths, bytes, Pillow images, uint8 arrays, samples, folders, or iterables of those. "
-            f"Received: {type(item).__name__} {item!r}"
+            "Pictures must be paths, URLs, bytes, open files, Pillow images, uint8 arrays, samples, folders, or "
+            f"iterables of those. Received: {type(item).__name__} {item!r}"
         )
+
+
+def _expand_path(path: str) -> Iterator[tuple[str, ImageInput]]:
+    if is_url(path):
+        yield path, partial(fetch, path)
+    elif os.path.isdir(path):  # noqa: PTH112 - paths stay the strings the user gave
+        yield from ((found, found) for found in find_pictures(path))
+    elif os.path.lexists(path):
+        if _ARCHIVE.search(path):
+            yield from ((sample.key, sample.image) for sample in ImageFolder(path))
+        else:
+            yield path, path
+    elif glob.has_magic(path):
+        found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - as the user wrote it, absolute or not
+        files = [name for name in found if os.path.isfile(name)]  # noqa: PTH113
+        if not files:
+            raise SourceError(f"{path}: no file fits this pattern.")
+        yield from ((name, name) for name in files)
+    else:
+        yield path, path  # its prediction will say that it is not there
 
 
 def _is_one_array(item: Any) -> bool:

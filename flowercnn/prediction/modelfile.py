@@ -1,181 +1,313 @@
 """The model file: one archive that stock Keras opens, with what flowercnn needs beside the network.
 
 A ``.keras`` file is a zip of ``config.json``, ``metadata.json`` and ``model.weights.h5``; flowercnn adds
-``flowercnn.json`` (class names, preprocessing, versions, how it was trained), which Keras passes over. In an ``.h5``
-file the same text is an attribute. Before Keras sees a file, its members, its network description and its weights are
-checked: only Keras's own layers, no code, no reference to another file.
+``flowercnn.json`` (see `Description`) and ``model.tflite`` (the same network for LiteRT, to predict without
+TensorFlow), which Keras passes over. In an ``.h5`` file the same text is an attribute. Both end in a checksum.
+
+A file is read once, into memory. Its members, its description, its network and its weights are checked before
+anything else sees them: only Keras's own layers, no code, no reference to another file.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
-import platform
+import stat
+import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from flowercnn import __version__
 from flowercnn.atomic import replace_file
 from flowercnn.errors import FlowerCNNError, ModelFileError
-from flowercnn.labels import LabelEncoder
-from flowercnn.models.keras3 import import_keras
-from flowercnn.models.registry import check_shapes
-from flowercnn.models.twin import copy_model
+from flowercnn.prediction.checksum import PLACEHOLDER, append_checksum, check_checksum, fill_checksum
+from flowercnn.prediction.convert import quiet
+from flowercnn.prediction.description import Description, parse_json
+from flowercnn.prediction.hdf5 import check_structure
 from flowercnn.prediction.safety import check_network, check_weights
-from flowercnn.preprocessing.preprocessing import Preprocessing
 
-__all__ = ["read_model", "write_model"]
+__all__ = ["ModelFile", "read_file", "read_model", "write_model"]
 
-_MEMBER: Final = "flowercnn.json"
+_CONFIG: Final = "config.json"
+_METADATA: Final = "metadata.json"
+_WEIGHTS: Final = "model.weights.h5"
+_DESCRIPTION: Final = "flowercnn.json"
+_LITERT: Final = "model.tflite"
+_KERAS_MEMBERS: Final = frozenset({_CONFIG, _METADATA, _WEIGHTS})
 _ATTRIBUTE: Final = "flowercnn"
-_FORMAT: Final = "flowercnn-model"
-_VERSION: Final = 1
-_KERAS_MEMBERS: Final = frozenset({"config.json", "metadata.json", "model.weights.h5"})
-_MAX_JSON_BYTES: Final = 16 * 2**20
-_MAX_WEIGHT_BYTES: Final = 4 * 2**30
+_MOST_JSON_BYTES: Final = 16 * 2**20
+_MOST_BYTES: Final = 2 * 2**30
+_MOST_ACTIVATIONS: Final = 2 * 2**30
+_HDF5_START: Final = b"\x89HDF\r\n\x1a\n"
 
-ModelParts = tuple[Any, tuple[str, ...], Preprocessing, dict[str, Any]]
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model file whose members, description and network have been checked; nothing of it is built yet.
+
+    Args:
+        path: Where it was read.
+        description: Class names, preprocessing, calibration and the rest.
+        content: The whole file.
+        config: The network as Keras describes it, JSON.
+        litert: The network as LiteRT flatbuffer, unchecked, or ``None``.
+    """
+
+    path: Path
+    description: Description
+    content: bytes
+    config: bytes
+    litert: bytes | None = None
+
+    def keras_model(self) -> Any:
+        """Build the Keras model, after its weights have been checked, and return it.
+
+        Raises:
+            ModelFileError: If the weights are not those of the network, or not safe to load.
+        """
+        try:
+            return self._keras_model()
+        except ModelFileError:
+            raise
+        except FlowerCNNError as error:
+            raise ModelFileError(f"{self.path}: not a model this library has saved: {error}") from error
+        except Exception as error:
+            # Networks that make no sense fail in Keras and HDF5 in too many ways to list.
+            raise ModelFileError(
+                f"{self.path}: the model file is damaged ({type(error).__name__}: {str(error)[:300]})."
+            ) from error
+
+    def _keras_model(self) -> Any:
+        from flowercnn.models.keras3 import import_keras
+        from flowercnn.models.registry import check_shapes
+
+        is_archive = self.content.startswith(b"PK")
+        weights = _member(self.content, _WEIGHTS) if is_archive else self.content
+        stored = check_weights(weights, str(self.path))
+        _check_sizes(self.config, stored, str(self.path), exact=is_archive)
+        if is_archive:
+            from keras.src.saving import saving_lib
+
+            # From memory and without our own members: from a path with more members than its own three, Keras
+            # unpacks them all to a temporary folder. The public function takes paths only.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="Skipping")  # layers without weights in the file
+                model = saving_lib.load_model(self._archive_of_keras(), compile=False, safe_mode=True)
+        else:
+            model = import_keras().saving.load_model(self.path, compile=False, safe_mode=True)
+        check_shapes(model, "the model", self.description.preprocessing.image_size, len(self.description.class_names))
+        return model
+
+    def _archive_of_keras(self) -> io.BytesIO:
+        stripped = io.BytesIO()
+        with zipfile.ZipFile(stripped, "w") as archive:
+            for name in (_CONFIG, _METADATA, _WEIGHTS):
+                archive.writestr(name, _member(self.content, name))
+        stripped.seek(0)
+        return stripped
 
 
 def write_model(
-    path: str | os.PathLike[str],
-    model: Any,
-    class_names: Sequence[str],
-    preprocessing: Preprocessing,
-    info: Mapping[str, Any],
+    path: str | os.PathLike[str], model: Any, description: Description, *, litert: bytes | None = None
 ) -> Path:
     """Write a model file, whole or not at all, and return its path.
 
+    Args:
+        path: Ends in ``.keras`` or ``.h5``.
+        model: A Keras model.
+        description: What is kept beside it.
+        litert: The same network for LiteRT, to be kept in a ``.keras`` file.
+
     Raises:
-        ModelFileError: If the suffix is not ``.keras`` or ``.h5``, the network has layers this library would refuse
-            to load, or the file cannot be written.
+        ModelFileError: If the suffix is another, the network has layers this library would refuse to load or weights
+            that are not finite, or the file cannot be written.
     """
+    import numpy as np
+
+    from flowercnn.models.twin import copy_model
+
     target = Path(path)
     if target.suffix not in (".keras", ".h5"):
         raise ModelFileError(f"{target}: the name of a model file must end in .keras or .h5.")
     model = copy_model(model)  # a compiled model would take its optimizer along
     check_network(json.loads(model.to_json()), "this model")
-    text = json.dumps(
-        {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "class_names": list(class_names),
-            "preprocessing": preprocessing.to_dict(),
-            "info": {**info, "versions": _versions()},
-        },
-        ensure_ascii=True,
-        indent=1,
-    )
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise ModelFileError(f"{target}: the network has weights that are NaN or infinite; it is not saved.")
+    text = description.to_json()
 
     def write(temporary: Path) -> None:
-        model.save(temporary)
-        if target.suffix == ".keras":
-            with zipfile.ZipFile(temporary, "a") as archive:
-                archive.writestr(_MEMBER, text)
+        with quiet():  # Keras calls .h5 a thing of the past, which the user has chosen
+            model.save(temporary)
+        if target.suffix == ".h5":
+            _describe_h5(temporary, text)
         else:
-            import h5py
-
-            with h5py.File(temporary, "a") as file:
-                file.attrs[_ATTRIBUTE] = text
+            _describe_archive(temporary, text, litert)
 
     try:
         return replace_file(target, write)
     except OSError as error:
+        if isinstance(error, ModelFileError):
+            raise
         raise ModelFileError(f"{target}: the model cannot be written ({error.strerror or error}).") from error
 
 
-def read_model(path: Path) -> ModelParts:
-    """Return the network, class names, preprocessing and info of a model file.
+def _describe_h5(path: Path, text: str) -> None:
+    import h5py
+
+    with h5py.File(path, "a") as file:
+        file.attrs[_ATTRIBUTE] = text
+    append_checksum(path)
+
+
+def _describe_archive(path: Path, text: str, litert: bytes | None) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members: dict[str, str | bytes] = {name: archive.read(name) for name in (_CONFIG, _METADATA, _WEIGHTS)}
+    members[_DESCRIPTION] = text
+    if litert is not None:
+        members[_LITERT] = litert
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+        archive.comment = PLACEHOLDER
+    fill_checksum(path)
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a model file or export.
+
+    Raises:
+        ModelFileError: If it cannot be read, is no regular file, or is too large to be one.
+    """
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelFileError(f"{path}: there is no such file; it is a folder or a device.")
+            if status.st_size > _MOST_BYTES:
+                raise ModelFileError(f"{path}: refused: larger than a model can be ({status.st_size:,} bytes).")
+            return file.read()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ModelFileError(f"{path}: there is no such file.") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a named pipe called model.keras must not hold everything up."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_model(path: Path) -> ModelFile:
+    """Return a checked model file, of which nothing is built yet.
 
     Raises:
         ModelFileError: If it cannot be read, is none, or is not safe to load.
     """
+    content = read_file(path)
     try:
-        start = _first_bytes(path)
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read ({error.strerror}).") from error
-    if start is None:
-        raise ModelFileError(f"{path}: there is no such file.")
-    try:
-        if start.startswith(b"PK"):
-            return _read_keras(path)
-        if start == b"\x89HDF\r\n\x1a\n":
-            return _read_h5(path)
-    except FlowerCNNError as error:
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(f"{path}: not a model this library has saved: {error}") from error
+        if content.startswith(b"PK"):
+            return _read_archive(path, content)
+        if content.startswith(_HDF5_START):
+            return _read_h5(path, content)
+    except ModelFileError:
+        raise
     except Exception as error:
-        # Damaged archives fail in zipfile, h5py and Keras in too many ways to list.
+        # Damaged archives fail in zipfile and HDF5 in too many ways to list.
         raise ModelFileError(f"{path}: the model file is damaged ({type(error).__name__}: {error}).") from error
     raise ModelFileError(f"{path}: not a model file; it is neither a .keras archive nor HDF5.")
 
 
-def _first_bytes(path: Path) -> bytes | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return file.read(8)
+def _read_archive(path: Path, content: bytes) -> ModelFile:
+    name = str(path)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        _check_members(archive, path)
+        config = archive.read(_CONFIG)
+        check_network(parse_json(config, name), name)
+        parse_json(archive.read(_METADATA), name)
+        description = Description.from_json(archive.read(_DESCRIPTION), name)
+        check_structure(archive.read(_WEIGHTS), name)  # even if LiteRT computes and nobody reads them today
+        # Only now: before, there may be a better reason to refuse it.
+        check_checksum(content, name)
+        litert = archive.read(_LITERT) if _LITERT in archive.namelist() else None
+        return ModelFile(path, description, content, config, litert)
 
 
-def _read_keras(path: Path) -> ModelParts:
-    with zipfile.ZipFile(path) as archive:
-        sizes = {item.filename: item.file_size for item in archive.infolist()}
-        if len(sizes) != len(archive.infolist()) or not _KERAS_MEMBERS <= sizes.keys() <= {*_KERAS_MEMBERS, _MEMBER}:
-            raise ModelFileError(f"{path}: not a model file; the archive has other members than one of Keras.")
-        if _MEMBER not in sizes:
-            raise ModelFileError(_unknown_classes(path))
-        for name, size in sizes.items():
-            if size > (_MAX_JSON_BYTES if name.endswith(".json") else _MAX_WEIGHT_BYTES):
-                raise ModelFileError(
-                    f"{path}: {name} is larger than a model of this library can be ({size:,} bytes)."
-                )
-        if archive.getinfo("model.weights.h5").compress_type != zipfile.ZIP_STORED:
-            raise ModelFileError(f"{path}: the weights are compressed; Keras never does that.")
-        check_network(json.loads(archive.read("config.json")), str(path))
-        with archive.open("model.weights.h5") as weights:
-            check_weights(io.BytesIO(weights.read()), str(path))
-        described = _parse(archive.read(_MEMBER), path)
-    return _assemble(path, described)
+def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
+    members = archive.infolist()
+    sizes = {member.filename: member.file_size for member in members}
+    known = {*_KERAS_MEMBERS, _DESCRIPTION, _LITERT}
+    if len(sizes) != len(members) or not _KERAS_MEMBERS <= sizes.keys() <= known:
+        raise ModelFileError(f"{path}: not a model file; the archive has other members than one of Keras.")
+    if _DESCRIPTION not in sizes:
+        raise ModelFileError(_unknown_classes(path))
+    for member in members:
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+            raise ModelFileError(f"{path}: refused: {member.filename} is compressed; Keras never does that.")
+        if member.flag_bits & 1:
+            raise ModelFileError(f"{path}: refused: {member.filename} is encrypted.")
+        if member.filename.endswith(".json") and member.file_size > _MOST_JSON_BYTES:
+            raise ModelFileError(
+                f"{path}: refused: {member.filename} is larger than any network needs ({member.file_size:,} bytes)."
+            )
 
 
-def _read_h5(path: Path) -> ModelParts:
+def _read_h5(path: Path, content: bytes) -> ModelFile:
     import h5py
 
-    check_weights(path, str(path))
-    with h5py.File(path, "r") as file:
+    name = str(path)
+    check_checksum(content, name)  # first: what follows reads it in C
+    with h5py.File(io.BytesIO(content), "r") as file:
         if "model_config" not in file.attrs:
             raise ModelFileError(f"{path}: not a model file; the HDF5 file holds no network.")
         if _ATTRIBUTE not in file.attrs:
             raise ModelFileError(_unknown_classes(path))
-        check_network(json.loads(file.attrs["model_config"]), str(path))
-        described = _parse(file.attrs[_ATTRIBUTE], path)
-    return _assemble(path, described)
+        config = str(file.attrs["model_config"]).encode()
+        check_network(parse_json(config, name), name)
+        description = Description.from_json(str(file.attrs[_ATTRIBUTE]), name)
+    check_weights(content, name)
+    return ModelFile(path, description, content, config)
 
 
-def _assemble(path: Path, described: dict[str, Any]) -> ModelParts:
+def _member(content: bytes, name: str) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return archive.read(name)
+
+
+def _check_sizes(config: bytes, stored: list[tuple[int, ...]], name: str, *, exact: bool) -> None:
+    """Refuse a network whose weights are not those in the file, or whose activations no memory holds."""
+    # A thread of its own: Keras keeps the variables it has not made yet, per thread, and would make them later.
+    with ThreadPoolExecutor(1) as thread:
+        needed, activations = thread.submit(_sizes, config).result()
+    if exact and needed != stored:
+        raise ModelFileError(f"{name}: refused: the weights in the file are not those of the network.")
+    parameters = sum(math.prod(shape) for shape in needed)
+    if parameters > sum(math.prod(shape) for shape in stored):
+        raise ModelFileError(f"{name}: refused: the network needs {parameters:,} weights, more than the file holds.")
+    if activations > _MOST_ACTIVATIONS:
+        raise ModelFileError(f"{name}: refused: a single picture would need {activations:,} bytes of memory.")
+
+
+def _sizes(config: bytes) -> tuple[list[tuple[int, ...]], int]:
+    """The shapes of all variables of a network, sorted, and the bytes of its activations for one picture.
+
+    The network is built without its weights, so that nothing is allocated for sizes that only a description claims.
+    """
+    from flowercnn.models.keras3 import import_keras
+    from flowercnn.models.parts import activation_bytes
+
     keras = import_keras()
-    class_names = LabelEncoder(tuple(described["class_names"])).class_names
-    preprocessing = Preprocessing.from_dict(described["preprocessing"])
-    model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    check_shapes(model, "the model", preprocessing.image_size, len(class_names))
-    return model, class_names, preprocessing, dict(described["info"])
-
-
-def _parse(text: str | bytes, path: Path) -> dict[str, Any]:
-    described = json.loads(text)
-    if described.get("format") != _FORMAT:
-        raise ModelFileError(_unknown_classes(path))
-    if described.get("version") != _VERSION:
-        raise ModelFileError(
-            f"{path}: the file has format version {described.get('version')}, this flowercnn reads {_VERSION}. "
-            "Install the flowercnn that wrote it, or a newer one."
-        )
-    return dict(described)
+    network = json.loads(config)
+    kind = keras.Sequential if network["class_name"] == "Sequential" else keras.Model
+    with keras.StatelessScope(initialize_variables=False):
+        sketch = kind.from_config(network["config"])
+        shapes = sorted(tuple(variable.shape) for variable in sketch.variables)
+        return shapes, activation_bytes(sketch)
 
 
 def _unknown_classes(path: Path) -> str:
@@ -183,9 +315,3 @@ def _unknown_classes(path: Path) -> str:
         f"{path}: a Keras model, but not saved by flowercnn: it has no class names. Load it with keras and make "
         "flowercnn.Predictor(model, class_names, preprocessing) of it."
     )
-
-
-def _versions() -> dict[str, str]:
-    packages = ("keras", "tensorflow", "pillow", "numpy")
-    own = {"python": platform.python_version(), "flowercnn": __version__}
-    return own | {name: version(name) for name in packages}

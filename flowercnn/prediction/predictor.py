@@ -2,50 +2,58 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.errors import ConfigurationError, ImageError, few
+from flowercnn.errors import ConfigurationError, ImageError, ModelFileError
 from flowercnn.labels import LabelEncoder
-from flowercnn.models.parts import pictures_at_once
-from flowercnn.models.registry import check_shapes
 from flowercnn.prediction.calibration import Calibration, check_share
-from flowercnn.prediction.features import with_features
+from flowercnn.prediction.description import Description
+from flowercnn.prediction.exportfile import read_export
 from flowercnn.prediction.inputs import PredictInput, keyed_pictures
 from flowercnn.prediction.modelfile import read_model, write_model
+from flowercnn.prediction.network import Network, RuntimeChoice
 from flowercnn.prediction.prediction import Prediction
+from flowercnn.prediction.runtimes import KerasRuntime, RuntimeName, litert_interpreter
 from flowercnn.preprocessing.pixels import Pixels
 from flowercnn.preprocessing.preprocessing import Preprocessing
 from flowercnn.sources.base import ImageInput
 
+if TYPE_CHECKING:
+    from flowercnn.prediction.exports import ExportFormat, ExportReport
+
 __all__ = ["Predictor"]
 
-_BATCH = 64
 _BATCH_DIMENSIONS = 4
 
 
 class Predictor:
-    """A Keras model with the class names and the preprocessing it was trained with.
+    """A trained network with the class names and the preprocessing it was trained with.
 
-    Made by training or by `load`; several threads may use one.
+    Made by training or by `load`; several threads may use one. It computes with the weights the model has at the
+    first prediction.
 
     Args:
         model: A Keras model from (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities.
         class_names: One name per output, in order.
         preprocessing: How pictures become pixels.
-        info: Anything else to keep with the model (JSON values): versions, training, metrics.
+        calibration: What was fitted on validation pictures; see `flowercnn.prediction.calibrate.calibrate`. Its
+            temperature must be in the model's weights already.
+        info: Anything else to keep with the model (JSON values by name): versions, training, metrics.
+        runtime: ``"keras"``, ``"litert"`` or ``"auto"``.
 
     Raises:
-        ConfigurationError: If the model's shapes do not fit the class names and the picture size.
+        ConfigurationError: If the model's shapes do not fit the class names and the picture size, or the calibration
+            is of another network.
+        MissingDependencyError: If ``runtime="litert"`` and ai-edge-litert is not installed.
     """
 
     def __init__(
@@ -54,58 +62,126 @@ class Predictor:
         class_names: Sequence[str],
         preprocessing: Preprocessing,
         *,
+        calibration: Calibration | None = None,
         info: Mapping[str, Any] | None = None,
+        runtime: RuntimeChoice = "auto",
     ) -> None:
-        self._class_names = LabelEncoder(tuple(class_names)).class_names
-        check_shapes(model, "model", preprocessing.image_size, len(self._class_names))
-        self._model = model
-        self._preprocessing = preprocessing
-        self._info = dict(info or {})
-        self._batch = pictures_at_once(model, most=_BATCH)
-        self._compiled: Any = None
-        self._calibration = Calibration.from_dict(self._info["calibration"]) if "calibration" in self._info else None
-        known = self._calibration and self._calibration.familiarity
-        self._layers = known.layers if known else ()
-        _check_layers(model, self._layers)
-        self._lock = threading.Lock()
+        from flowercnn.models.registry import check_shapes
+
+        names = LabelEncoder(tuple(class_names)).class_names
+        check_shapes(model, "model", preprocessing.image_size, len(names))
+        if runtime not in ("auto", "keras", "litert"):
+            raise ConfigurationError(f"runtime must be 'auto', 'keras' or 'litert'. Received: runtime={runtime!r}")
+        if runtime == "litert":
+            litert_interpreter()
+        described = {} if calibration is None else calibration.to_dict()
+        self._description = Description(names, preprocessing, described, dict(info or {}))
+        self._calibration = calibration
+        self._network = Network(model, layers=_layers(calibration), wanted=runtime)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, runtime: RuntimeChoice = "auto", max_pixels: int | None = None
+    ) -> Predictor:
+        """Return the predictor in a model file or an export. No code in the file is run.
+
+        Args:
+            path: A ``.keras`` or ``.h5`` file of `save`, or a ``.tflite`` or ``.onnx`` file of `export`.
+            runtime: What computes. ``"litert"`` and ``"onnx"`` do so without importing TensorFlow. ``"auto"`` takes
+                LiteRT if the file carries it and ai-edge-litert is installed, else Keras; and for exports what they
+                are for.
+            max_pixels: Larger pictures are refused before they are decoded; by default what the file says, and never
+                more than that.
+
+        Raises:
+            ConfigurationError: If ``runtime`` is none of these, or ``max_pixels`` is not a positive int.
+            MissingDependencyError: If the runtime asked for is not installed.
+            ModelFileError: If the file cannot be read, is not one of this library, is not safe to load, or does not
+                hold the network for the runtime asked for.
+
+        Example:
+            >>> path = predictor.save("model.keras")
+            >>> Predictor.load(path).class_names == predictor.class_names
+            True
+        """
+        if runtime not in get_args(RuntimeChoice):
+            raise ConfigurationError(
+                f"runtime must be one of {', '.join(get_args(RuntimeChoice))}. Received: runtime={runtime!r}"
+            )
+        where = Path(path)
+        if where.suffix in (".tflite", ".onnx"):
+            description, computes = read_export(where)
+            calibration = _read_calibration(description, where)
+            if runtime not in ("auto", computes.name):
+                raise ModelFileError(
+                    f"{where}: holds no network for runtime={runtime!r}, only for {computes.name!r}."
+                )
+            return cls._of(_limited(description, max_pixels), calibration, Network(runtime=computes))
+        file = read_model(where)
+        calibration = _read_calibration(file.description, where)
+        network = Network.of_file(file, runtime, _layers(calibration))
+        return cls._of(_limited(file.description, max_pixels), calibration, network)
+
+    @classmethod
+    def _of(cls, description: Description, calibration: Calibration | None, network: Network) -> Predictor:
+        predictor = cls.__new__(cls)
+        predictor._description = description  # noqa: SLF001 - its own
+        predictor._calibration = calibration  # noqa: SLF001
+        predictor._network = network  # noqa: SLF001
+        return predictor
 
     def __repr__(self) -> str:
         height, width = self.image_size
-        return f"Predictor({len(self._class_names)} classes, pictures {height} x {width})"
+        return f"Predictor({len(self.class_names)} classes, pictures {height} x {width})"
 
     @property
     def model(self) -> Any:
-        """The Keras model: (n, height, width, 3) pixels 0-255 in, (n, num_classes) probabilities out."""
-        return self._model
+        """The Keras model: (n, height, width, 3) pixels 0-255 in, (n, num_classes) probabilities out.
+
+        Raises:
+            ModelFileError: If this is an export for another runtime, or the file's weights cannot be used.
+        """
+        return self._network.model
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes, in the order of the probabilities."""
-        return self._class_names
+        return self._description.class_names
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How pictures become pixels."""
-        return self._preprocessing
+        return self._description.preprocessing
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels that the model sees."""
-        return self._preprocessing.image_size
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """What was kept with the model: versions, training, metrics."""
-        return dict(self._info)
-
-    def with_info(self, **info: Any) -> Predictor:
-        """Return the same classifier with more kept beside it (JSON values)."""
-        return Predictor(self._model, self._class_names, self._preprocessing, info={**self._info, **info})
+        return self._description.preprocessing.image_size
 
     @property
     def calibration(self) -> Calibration | None:
         """What was fitted on validation pictures, or ``None`` for a classifier that was not calibrated."""
         return self._calibration
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What was kept with the model: versions, training, metrics."""
+        return dict(self._description.info)
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """What computes: ``"keras"``, ``"litert"`` or ``"onnx"``."""
+        return self._network.runtime.name
+
+    def with_info(self, **info: Any) -> Predictor:
+        """Return the same classifier with more kept beside it (JSON values)."""
+        described = replace(self._description, info={**self._description.info, **info})
+        return self._of(described, self._calibration, self._network)
+
+    def with_calibration(self, calibration: Calibration | None) -> Predictor:
+        """Return the same network with another calibration, whose temperature must be in its weights already."""
+        described = replace(self._description, calibration={} if calibration is None else calibration.to_dict())
+        return self._of(described, calibration, self._network.with_layers(_layers(calibration)))
 
     def with_false_alarms(self, share: float) -> Predictor:
         """Return the same classifier with another share of known pictures that may be refused as unknown.
@@ -116,10 +192,9 @@ class Predictor:
         Raises:
             ConfigurationError: If the share is out of range, or the classifier was not calibrated.
         """
-        calibration = dataclasses.replace(self._calibrated(), false_alarms=share)
-        return self.with_info(calibration=calibration.to_dict())
+        return self.with_calibration(replace(self._calibrated(), false_alarms=share))
 
-    def predict_set(self, image: ImageInput, coverage: float = 0.95) -> list[str]:
+    def predict_set(self, image: PredictInput, coverage: float = 0.95) -> list[str]:
         """Return class names, most probable first, among which the truth is with the chance ``coverage``.
 
         The promise (split conformal prediction) holds over pictures like those of validation, not for each picture.
@@ -136,13 +211,12 @@ class Predictor:
         """
         check_share("coverage", coverage)
         least = self._calibrated().set_threshold(coverage)
-        (probabilities,) = self._probabilities(self._preprocessing.decode(image)[None])
-        order = np.argsort(-probabilities, kind="stable")
-        return [
-            self._class_names[label]
-            for place, label in enumerate(order.tolist())
-            if not place or float(probabilities[label]) >= least
-        ]
+        prediction = self.predict_one(image)
+        if prediction.probabilities is None:
+            raise ImageError(prediction.error)
+        order = np.argsort(-prediction.probabilities, kind="stable").tolist()
+        certain = [label for label in order if float(prediction.probabilities[label]) >= least]
+        return [self.class_names[label] for label in certain or order[:1]]
 
     def _calibrated(self) -> Calibration:
         if self._calibration is None:
@@ -152,31 +226,47 @@ class Predictor:
             )
         return self._calibration
 
-    def predict_one(self, image: ImageInput) -> Prediction:
+    def predict_one(self, image: PredictInput, *, tta: bool = False) -> Prediction:
         """Return the prediction for one picture; a picture that cannot be used is one with ``error`` set.
+
+        Args:
+            image: Anything `Sample.image` takes, an ``http`` or ``https`` URL, or an open file.
+            tta: Whether to average over the picture and its mirror image; takes twice the time.
+
+        Raises:
+            ConfigurationError: If ``image`` is not one picture.
 
         Example:
             >>> predictor.predict_one(picture).label in predictor.class_names
             True
         """
-        ((key, picture),) = keyed_pictures([image])
-        return self._predictions([key], list(self._preprocessing.decode_each([picture])))[0]
+        pairs = list(islice(keyed_pictures(image), 2))
+        if len(pairs) != 1:
+            found = "several" if pairs else "none"
+            raise ConfigurationError(f"image must be one picture. Received: {found}; give several to predict().")
+        (key, picture) = pairs[0]
+        return self._predictions([key], list(self.preprocessing.decode_each([picture])), tta=tta)[0]
 
-    def predict(self, images: PredictInput) -> list[Prediction]:
+    def predict(self, images: PredictInput, *, tta: bool = False) -> list[Prediction]:
         """Return one prediction per picture, in order; bad pictures are records with ``error``, never an abort.
 
         Args:
-            images: Anything `Sample.image` takes, a `Dataset` or source, a folder (with all pictures below it), or
-                an iterable of those.
+            images: Anything `predict_one` takes, a `Dataset` or source, a folder or archive (with all pictures in
+                it), a pattern such as ``"photos/**/*.jpg"``, or an iterable of those.
+            tta: As in `predict_one`.
 
         Raises:
             ConfigurationError: If something is neither a picture nor holds pictures.
-            SourceError: If a folder or source cannot be listed.
+            SourceError: If a folder, archive or source cannot be listed, or nothing fits a pattern.
         """
-        return list(self.predict_iter(images))
+        return list(self.predict_iter(images, tta=tta))
 
-    def predict_iter(self, images: PredictInput) -> Iterator[Prediction]:
-        """Yield one prediction per picture as `predict` does, in bounded memory however many there are."""
+    def predict_iter(self, images: PredictInput, *, tta: bool = False) -> Iterator[Prediction]:
+        """Yield one prediction per picture as `predict` does, in bounded memory however many there are.
+
+        Pictures are decoded ahead in threads and computed in batches. For a camera, where each answer is wanted at
+        once, call `predict_one` per frame.
+        """
         keys: deque[str] = deque()
 
         def pictures() -> Iterator[ImageInput]:
@@ -184,16 +274,16 @@ class Predictor:
                 keys.append(key)
                 yield image
 
-        # Decoding runs ahead in threads while a batch is computed.
-        decoded = self._preprocessing.decode_each(pictures())
-        while batch := list(islice(decoded, self._batch)):
-            yield from self._predictions([keys.popleft() for _ in batch], batch)
+        decoded = self.preprocessing.decode_each(pictures())
+        while batch := list(islice(decoded, self._network.runtime.batch)):
+            yield from self._predictions([keys.popleft() for _ in batch], batch, tta=tta)
 
-    def predict_proba(self, array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def predict_proba(self, array: npt.NDArray[Any], *, tta: bool = False) -> npt.NDArray[np.float32]:
         """Return the probabilities for pictures that have the model's size already.
 
         Args:
             array: Shape (n, height, width, 3), uint8 or float, values 0-255.
+            tta: As in `predict_one`.
 
         Returns:
             Shape (n, num_classes), float32, rows sum to 1.
@@ -213,116 +303,125 @@ class Predictor:
             pixels = pixels.astype(np.float32)
             if not np.isfinite(pixels).all():
                 raise ConfigurationError("array must be finite. Received: NaN or infinite values")
-        parts = [self._probabilities(pixels[i : i + self._batch]) for i in range(0, len(pixels), self._batch)]
-        return np.concatenate([np.empty((0, len(self._class_names)), np.float32), *parts])
+        batch = self._network.runtime.batch
+        parts = [self._probabilities(pixels[i : i + batch], tta=tta) for i in range(0, len(pixels), batch)]
+        return np.concatenate([np.empty((0, len(self.class_names)), np.float32), *parts])
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the model with class names and preprocessing to one file, whole or not at all.
+    def save(self, path: str | os.PathLike[str], *, light: bool = True) -> Path:
+        """Write the model with class names, preprocessing and calibration to one file, whole or not at all.
 
         Args:
             path: Ends in ``.keras``, or in ``.h5`` for the older format of Keras.
+            light: Whether a ``.keras`` file also carries the network for LiteRT, where ai-edge-litert is installed.
+                It doubles the size of the file and lets it predict without TensorFlow.
 
         Returns:
             The path.
 
         Raises:
-            ModelFileError: If the suffix is another, the model has layers that are not Keras's own, or the file
-                cannot be written.
+            ModelFileError: If the suffix is another, the model has layers that are not Keras's own or weights that
+                are not finite, or the file cannot be written.
         """
-        return write_model(path, self._model, self._class_names, self._preprocessing, self._info)
+        wanted = light and Path(path).suffix == ".keras"
+        copy = self._network.light if wanted else None
+        return write_model(path, self.model, self._description, litert=copy)
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Predictor:
-        """Return the predictor saved in a ``.keras`` or ``.h5`` file. No code in the file is run.
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        format: ExportFormat | None = None,  # noqa: A002 - the public name
+        *,
+        images: PredictInput | None = None,
+        min_agreement: float | None = None,
+    ) -> ExportReport:
+        """Write the network for other programs, after proving that it answers as this one does.
 
-        Raises:
-            ModelFileError: If the file cannot be read, is not a model saved by this library, or is not safe to load.
-        """
-        model, class_names, preprocessing, info = read_model(Path(path))
-        return cls(model, class_names, preprocessing, info=info)
-
-    def export(self, path: str | os.PathLike[str], format: Literal["keras", "h5"] | None = None) -> Path:  # noqa: A002 - the public name
-        """Write the model for other programs and return the path.
+        Class names, preprocessing and calibration travel inside the file, and as JSON beside it
+        (``model.tflite.json``). Whatever fails, what was at ``path`` before stays and no file is left.
 
         Args:
-            path: The file.
-            format: ``"keras"`` or ``"h5"``; by default what the suffix says.
+            path: The file, or the folder of a SavedModel.
+            format: ``"keras"``, ``"h5"``, ``"saved_model"`` (a folder), ``"litert"``, ``"litert-int8"`` or
+                ``"onnx"``; by default what the suffix says (``.keras``, ``.h5``, ``.tflite``, ``.onnx``).
+            images: Pictures to prove it on, as for `predict`; by default flowers that the library draws.
+                ``"litert-int8"`` needs some dozens of training pictures: every second one sets the ranges of the
+                numbers, the others prove the result.
+            min_agreement: Share of those pictures that must get the same label, 0-1; by default 1, and 0.97 for
+                ``"litert-int8"``. Probabilities may differ by 1e-4 at most, except for ``"litert-int8"``.
+
+        Returns:
+            The path and what was measured.
 
         Raises:
-            ConfigurationError: If the format is not one of these.
-            ModelFileError: As `save`.
+            ConfigurationError: If the format is not one of these, or pictures are missing.
+            MissingDependencyError: If the format needs a package that is not installed.
+            ModelFileError: If the network cannot be written in this format, or the copy answers otherwise.
         """
-        chosen = format or Path(path).suffix.removeprefix(".")
-        if chosen not in ("keras", "h5"):
-            raise ConfigurationError(f"format must be 'keras' or 'h5'. Received: format={chosen!r}")
-        return self.save(Path(path).with_suffix(f".{chosen}"))
+        from flowercnn.prediction.exports import export
 
-    def _predictions(
-        self, keys: Sequence[str], decoded: Sequence[npt.NDArray[np.uint8] | ImageError]
-    ) -> list[Prediction]:
-        usable = [pixels for pixels in decoded if not isinstance(pixels, ImageError)]
-        rows = iter(self._answers(np.stack(usable)) if usable else ())
-        return [
-            Prediction.failed(key, self._class_names, str(pixels))
-            if isinstance(pixels, ImageError)
-            else Prediction.of(key, self._class_names, *next(rows))
-            for key, pixels in zip(keys, decoded, strict=True)
-        ]
-
-    def _answers(self, pixels: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[np.float32], str | None]]:
-        """Yield the probabilities of each picture of a batch, and why it shows nothing known, if so."""
-        probabilities, features = self._run(pixels)
-        reasons = self._calibration.unknown(features) if self._calibration else [None] * len(pixels)
-        yield from zip(probabilities, reasons, strict=True)
+        return export(self, self._description, path, format, images=images, min_agreement=min_agreement)
 
     def outputs(
         self, pixels: Pixels, layers: Sequence[str]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return the probabilities of decoded pictures, and the mean activations of some layers side by side."""
-        compute = _compiled(self._model, tuple(layers))
-        starts = range(0, len(pixels), self._batch)
-        parts = [compute(pixels.take(range(i, min(i + self._batch, len(pixels))))) for i in starts]
+        runtime = KerasRuntime(self.model, tuple(layers))
+        starts = range(0, len(pixels), runtime.batch)
+        parts = [runtime.outputs(pixels.take(range(i, min(i + runtime.batch, len(pixels))))) for i in starts]
         probabilities, features = zip(*parts, strict=True)
         return np.concatenate(probabilities), np.concatenate(features)
 
-    def _probabilities(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Probabilities of one batch, from one compiled function for the life of the predictor."""
-        return self._run(pixels)[0]
+    def _predictions(
+        self, keys: Sequence[str], decoded: Sequence[npt.NDArray[np.uint8] | ImageError], *, tta: bool
+    ) -> list[Prediction]:
+        usable = [pixels for pixels in decoded if not isinstance(pixels, ImageError)]
+        rows = self._answers(np.stack(usable), tta=tta) if usable else iter(())
+        return [
+            Prediction.failed(key, self.class_names, str(pixels))
+            if isinstance(pixels, ImageError)
+            else Prediction.of(key, self.class_names, *next(rows))
+            for key, pixels in zip(keys, decoded, strict=True)
+        ]
 
-    def _run(self, pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Probabilities and mean activations of one batch."""
-        with self._lock:
-            if self._compiled is None:
-                self._compiled = _compiled(self._model, self._layers)
-        probabilities, features = self._compiled(pixels)
-        return probabilities, features
+    def _answers(
+        self, pixels: npt.NDArray[Any], *, tta: bool
+    ) -> Iterator[tuple[npt.NDArray[np.float32], str | None]]:
+        """Yield the probabilities of each picture of a batch, and why it shows nothing known, if so."""
+        compute = self._network.runtime
+        probabilities, features = compute.outputs(pixels)
+        if tta:
+            probabilities = _average(probabilities, compute(pixels[:, :, ::-1]))
+        # Exports for other programs have no features: there, nothing is called unknown.
+        asked = self._calibration if features.shape[1] else None
+        reasons = [None] * len(pixels) if asked is None else asked.unknown(features)
+        yield from zip(probabilities, reasons, strict=True)
 
-
-def _compiled(model: Any, layers: tuple[str, ...]) -> Callable[[Any], tuple[Any, Any]]:
-    """Return a function from pixels to probabilities and mean activations, compiled when first called."""
-    import tensorflow as tf
-
-    extended = with_features(model, layers) if layers else model
-
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow is untyped
-    def compute(pictures: Any) -> tuple[Any, Any]:
-        outputs = extended(tf.cast(pictures, tf.float32), training=False)
-        if not layers:
-            return outputs, tf.zeros([tf.shape(outputs)[0], 0])
-        return outputs[0], tf.concat(
-            [tf.reduce_mean(feature_map, axis=(1, 2)) for feature_map in outputs[1:]], axis=1
-        )
-
-    def run(pixels: Any) -> tuple[Any, Any]:
-        probabilities, features = compute(pixels)
-        return probabilities.numpy(), features.numpy()
-
-    return run
+    def _probabilities(self, pixels: npt.NDArray[Any], *, tta: bool) -> npt.NDArray[np.float32]:
+        """Probabilities of one batch."""
+        compute = self._network.runtime
+        return _average(compute(pixels), compute(pixels[:, :, ::-1])) if tta else compute(pixels)
 
 
-def _check_layers(model: Any, layers: tuple[str, ...]) -> None:
-    missing = set(layers) - {layer.name for layer in model.layers}
-    if missing:
-        raise ConfigurationError(
-            f"The calibration is of another network: this one has no layer {few(sorted(missing))}."
-        )
+def _average(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return ((a + b) / 2).astype(np.float32)
+
+
+def _layers(calibration: Calibration | None) -> tuple[str, ...]:
+    """The layers whose mean activations tell pictures of nothing known."""
+    return () if calibration is None or calibration.familiarity is None else calibration.familiarity.layers
+
+
+def _read_calibration(description: Description, path: Path) -> Calibration | None:
+    try:
+        return Calibration.from_dict(description.calibration) if description.calibration else None
+    except ConfigurationError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+
+
+def _limited(description: Description, max_pixels: int | None) -> Description:
+    if max_pixels is None:
+        return description
+    limited = description.preprocessing.replace(max_pixels=max_pixels)
+    if max_pixels > description.preprocessing.max_pixels:
+        return description
+    return replace(description, preprocessing=limited)

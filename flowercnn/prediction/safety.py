@@ -1,43 +1,66 @@
-"""What a model file may hold: Keras's own layers with sensible sizes, and weights in the file itself."""
+"""What a model file may hold: Keras's own layers with sensible sizes, and weights in the file itself.
+
+Nothing here needs TensorFlow, and nothing in the file has been used when it is refused.
+"""
 
 from __future__ import annotations
 
 import io
 import math
-from pathlib import Path
+import unicodedata
 from typing import Any, Final
 
+import numpy as np
+
 from flowercnn.errors import ModelFileError
+from flowercnn.prediction.hdf5 import check_structure
 
 __all__ = ["check_network", "check_weights"]
 
 _LAYERS: Final = frozenset(
     [
         *("Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "CenterCrop", "Concatenate"),
-        *("Conv2D", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "ELU", "Flatten", "Functional"),
-        *("GaussianDropout", "GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization"),
-        *("InputLayer", "LayerNormalization", "LeakyReLU", "MaxPooling2D", "Maximum", "Minimum", "Multiply"),
-        *("Normalization", "PReLU", "Permute", "ReLU", "Rescaling", "Reshape", "Resizing", "SeparableConv2D"),
-        *("Sequential", "Softmax", "SpatialDropout2D", "Subtract", "UnitNormalization", "UpSampling2D"),
-        *("ZeroPadding2D"),
+        *("Conv2D", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "ELU", "Flatten", "GaussianDropout"),
+        *("GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization", "InputLayer"),
+        *("LayerNormalization", "LeakyReLU", "MaxPooling2D", "Maximum", "Minimum", "Multiply", "Normalization"),
+        *("PReLU", "Permute", "ReLU", "Rescaling", "Reshape", "Resizing", "SeparableConv2D", "Softmax"),
+        *("SpatialDropout2D", "Subtract", "UnitNormalization", "UpSampling2D", "ZeroPadding2D"),
     ]
 )
-_MODULES: Final = (
-    "keras.layers",
-    "keras.initializers",
-    "keras.regularizers",
-    "keras.constraints",
-    "keras.src.models.functional",
-    "keras.src.models.sequential",
-    "keras.models",
-    "keras",
+_STOCK: Final[dict[str | None, frozenset[str] | set[str]]] = {
+    "keras": {"DTypePolicy"},
+    "keras.layers": _LAYERS,
+    "keras.models": {"Functional", "Sequential"},
+    "keras.src.models.functional": {"Functional"},
+    "keras.src.models.sequential": {"Sequential"},
+    "keras.initializers": {
+        *("Constant", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "LecunNormal", "LecunUniform"),
+        *("Ones", "Orthogonal", "OrthogonalInitializer", "RandomNormal", "RandomUniform", "TruncatedNormal"),
+        *("VarianceScaling", "Zeros"),
+    },
+    "keras.regularizers": {"L1", "L1L2", "L2"},
+    "keras.constraints": {"MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"},
+}
+_STOCK[None] = frozenset().union(*_STOCK.values(), {"__keras_tensor__", "__tuple__"})
+"""By module; ``.h5`` files name none, and Keras writes two of its own where it says what a layer's input is."""
+
+_ACTIVATIONS: Final = frozenset(
+    [
+        *("celu", "elu", "exponential", "gelu", "hard_sigmoid", "hard_silu", "hard_swish", "leaky_relu", "linear"),
+        *("log_softmax", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "softsign"),
+        *("swish", "tanh"),
+    ]
+)
+_DTYPES: Final = frozenset(
+    [*("float16", "float32", "bfloat16", "mixed_float16", "mixed_bfloat16"), *("uint8", "int32", "int64", "bool")]
 )
 _LARGEST_INT: Final = 2**32  # seeds; sizes are bounded below
 _LARGEST_SIZE: Final = 2**16
 _SIZES: Final = frozenset(
-    {"units", "filters", "kernel_size", "pool_size", "size", "target_shape", "padding", "depth_multiplier"}
+    {"units", "filters", "kernel_size", "pool_size", "size", "target_shape", "padding", "depth_multiplier", "strides"}
 )
 _MOST_NODES: Final = 200_000
+_LONGEST_TEXT: Final = 1_000
 
 
 def check_network(config: Any, name: str) -> None:
@@ -61,55 +84,105 @@ def check_network(config: Any, name: str) -> None:
             raise ModelFileError(f"{name}: refused: the network description has over {_MOST_NODES:,} parts.")
         if isinstance(node, dict):
             _check_object(node, name)
+            for key, value in node.items():
+                _check_value(key, value, name)
             waiting.extend(node.values())
         elif isinstance(node, list):
             waiting.extend(node)
         elif isinstance(node, int) and abs(node) > _LARGEST_INT:
             raise ModelFileError(f"{name}: refused: the number {node} is beyond any size or seed.")
+        elif isinstance(node, str) and len(node) > _LONGEST_TEXT:
+            raise ModelFileError(f"{name}: refused: a text of {len(node):,} characters in the network description.")
 
 
 def _check_object(node: dict[str, Any], name: str) -> None:
+    """An object that Keras would make something of must be one of Keras's own."""
+    if not node.keys() & {"class_name", "module"}:
+        return
     module, class_name = node.get("module"), node.get("class_name")
-    if module is not None and module not in _MODULES:
+    known = module is None or isinstance(module, str)
+    if not known or not isinstance(class_name, str) or class_name not in _STOCK.get(module, ()):
+        if module == "keras.layers":
+            raise ModelFileError(
+                f"{name}: refused: the layer {class_name!r} is not one that classifiers are made of."
+            )
         raise ModelFileError(
             f"{name}: refused: it refers to {module}.{class_name}, which is not one of Keras's layers."
         )
-    is_layer = module in ("keras.layers", None) and isinstance(node.get("config"), dict) and class_name is not None
-    if is_layer and class_name not in _LAYERS and class_name not in ("DTypePolicy", "__tensor__", "__keras_tensor__"):
-        raise ModelFileError(f"{name}: refused: the layer {class_name!r} is not one that classifiers are made of.")
     registered = node.get("registered_name")
-    if isinstance(registered, str) and registered not in ("Functional", "Sequential"):
+    if registered is not None and not (registered == class_name and class_name in ("Functional", "Sequential")):
         raise ModelFileError(f"{name}: refused: it needs the custom class {registered!r}.")
-    for key in _SIZES & node.keys():
-        for size in node[key] if isinstance(node[key], list) else [node[key]]:
-            if isinstance(size, int) and size > _LARGEST_SIZE:
+
+
+def _check_value(key: str, value: Any, name: str) -> None:
+    if key in _SIZES:
+        for size in _flat(value):
+            if isinstance(size, (int, float)) and size > _LARGEST_SIZE:
                 raise ModelFileError(f"{name}: refused: {key}={size} is larger than {_LARGEST_SIZE}.")
+    elif key == "activation" and value is not None and (not isinstance(value, str) or value not in _ACTIVATIONS):
+        raise ModelFileError(f"{name}: refused: the activation {str(value)[:100]!r} is not one of Keras's own.")
+    elif key == "dtype" and isinstance(value, str) and value not in _DTYPES:
+        raise ModelFileError(f"{name}: refused: the number type {value[:100]!r} is not one that networks compute in.")
+    elif key == "name" and value is not None:
+        plain = isinstance(value, str) and not any(
+            character in "/\\:" or unicodedata.category(character) == "Cc" for character in value
+        )
+        if not plain:  # a name may become a path inside the weights
+            raise ModelFileError(f"{name}: refused: {str(value)[:100]!r} cannot be the name of a layer.")
 
 
-def check_weights(file: Path | io.BytesIO, name: str) -> None:
-    """Refuse HDF5 files whose data lie elsewhere or whose shapes claim more than the file holds.
+def _flat(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        return [value]
+    return [inner for item in value for inner in (item if isinstance(item, list) else [item])]
+
+
+def check_weights(content: bytes, name: str) -> list[tuple[int, ...]]:
+    """Refuse HDF5 files that are anything but plain arrays of numbers, and return the arrays' shapes, sorted.
 
     Args:
-        file: An HDF5 file.
+        content: An HDF5 file.
         name: For messages.
 
     Raises:
-        ModelFileError: If it has links out of itself, virtual or external data, or arrays larger than the file.
+        ModelFileError: If it has links out of itself, virtual or external data, objects, compressed arrays, arrays
+            larger than the file, or numbers that are not finite.
     """
     import h5py
 
-    with h5py.File(file, "r") as weights:
-        groups = [weights]
+    check_structure(content, name)
+    shapes: list[tuple[int, ...]] = []
+    with h5py.File(io.BytesIO(content), "r") as weights:
+        groups, seen = [weights], set()
         while groups:
             group = groups.pop()
             for key in group:
-                link = group.get(key, getlink=True)
-                if not isinstance(link, h5py.HardLink):
+                link = group.id.links.get_info(key.encode())
+                if link.type != h5py.h5l.TYPE_HARD:
                     raise ModelFileError(f"{name}: refused: the weights link to another place ({key!r}).")
+                if link.u in seen:  # the address: a group within itself would never end
+                    raise ModelFileError(f"{name}: refused: {key!r} is in the weights twice.")
+                seen.add(link.u)
                 item = group[key]
                 if isinstance(item, h5py.Group):
                     groups.append(item)
-                elif item.external or item.is_virtual:
-                    raise ModelFileError(f"{name}: refused: the weights of {key!r} lie in another file.")
-                elif item.chunks is None and item.id.get_storage_size() < math.prod(item.shape) * item.dtype.itemsize:
-                    raise ModelFileError(f"{name}: refused: {key!r} claims more data than the file holds.")
+                elif isinstance(item, h5py.Dataset):
+                    _check_array(item, len(content), key, name)
+                    shapes.append(tuple(item.shape))
+                else:
+                    raise ModelFileError(f"{name}: refused: {key!r} is no array of numbers.")
+    return sorted(shapes)
+
+
+def _check_array(array: Any, file_size: int, key: str, name: str) -> None:
+    if array.external or array.is_virtual:
+        raise ModelFileError(f"{name}: refused: the weights of {key!r} lie in another file.")
+    if array.shape is None or array.dtype.kind not in "fiu":
+        raise ModelFileError(f"{name}: refused: {key!r} is no array of numbers.")
+    if array.chunks is not None:
+        raise ModelFileError(f"{name}: refused: {key!r} is compressed or in parts; Keras never does that.")
+    size = math.prod(array.shape) * array.dtype.itemsize
+    if size > min(file_size, array.id.get_storage_size()):
+        raise ModelFileError(f"{name}: refused: {key!r} claims more data than the file holds.")
+    if not np.isfinite(array[()]).all():
+        raise ModelFileError(f"{name}: refused: weights that are NaN or infinite; such a model predicts nothing.")

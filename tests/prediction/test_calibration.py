@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,13 @@ def test_a_calibration_comes_back_from_its_description() -> None:
 
 @pytest.fixture(scope="module")
 def flowers() -> fc.Dataset:
-    return fc.Dataset.from_source(fc.SyntheticFlowers(per_class=60, num_classes=4, image_size=(48, 48)))
+    return fc.Dataset.from_source(fc.SyntheticFlowers(per_class=60, num_classes=4, image_size=(64, 64)))
 
 
 @pytest.fixture(scope="module")
 def trained(flowers: fc.Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[fc.TrainingRun, Path]:
     out = tmp_path_factory.mktemp("calibrated") / "model.keras"
-    run = fc.train(flowers, val=0.3, test=0.3, image_size=(32, 32), epochs=6, seed=1, out=out, progress=False)
+    run = fc.train(flowers, val=0.3, test=0.3, image_size=(64, 64), epochs=8, seed=1, out=out, progress=False)
     return run, out
 
 
@@ -183,10 +184,12 @@ def test_wrong_uses_are_told(predictor: fc.Predictor, coloured: fc.Dataset) -> N
             calibrated.predict_set(np.zeros((8, 8, 3), np.uint8), coverage)  # type: ignore[arg-type]  # the point
     with pytest.raises(fc.ConfigurationError, match="false_alarms must be a share"):
         calibrated.with_false_alarms(1.5)
-    described = calibrated.info["calibration"]
-    described["familiarity"]["layers"] = ["gone"]
+    calibration = calibrated.calibration
+    assert calibration is not None
+    assert calibration.familiarity is not None
+    other = replace(calibration, familiarity=replace(calibration.familiarity, layers=("gone",)))
     with pytest.raises(fc.ConfigurationError, match="another network"):
-        fc.Predictor(bare.model, bare.class_names, bare.preprocessing, info={"calibration": described})
+        fc.Predictor(bare.model, bare.class_names, bare.preprocessing, calibration=other)
     with pytest.raises(fc.ImageError):
         calibrated.predict_set(b"no picture")
 
@@ -197,12 +200,12 @@ def test_explanations_look_where_the_flower_is(trained: tuple[fc.TrainingRun, Pa
     assert run.splits is not None
     explanations = [explain(run.predictor, sample.image, sample.label) for sample in run.splits.test.samples[::8]]
     for each in explanations:
-        assert each.heat.shape == (32, 32)
+        assert each.heat.shape == (64, 64)
         assert each.heat.min() >= 0
         assert each.heat.max() <= 1
-        assert each.overlay().shape == (32, 32, 3)
+        assert each.overlay().shape == (64, 64, 3)
     mean = np.mean([each.heat for each in explanations], axis=0)
-    assert mean[8:24, 8:24].mean() > mean.mean()  # drawn flowers are in the middle
+    assert mean[16:48, 16:48].mean() > mean.mean()  # drawn flowers are in the middle
 
 
 def test_explanations_are_of_the_class_asked_for(predictor: fc.Predictor, tmp_path: Path) -> None:

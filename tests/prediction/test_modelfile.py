@@ -10,12 +10,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import flowercnn as fc
 from flowercnn.models.keras3 import import_keras
+from flowercnn.prediction.calibration import Calibration
+from flowercnn.prediction.checksum import PLACEHOLDER, fill_checksum
 
+FILES = Path(__file__).parent / "files"
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
 
 
@@ -94,9 +95,9 @@ def test_other_suffixes_are_refused(predictor: fc.Predictor, tmp_path: Path, nam
 @pytest.mark.filterwarnings("ignore:.*HDF5 file.*")
 def test_export_goes_by_suffix_or_format(predictor: fc.Predictor, tmp_path: Path) -> None:
     assert fc.Predictor.load(predictor.export(tmp_path / "a.h5")).class_names == predictor.class_names
-    assert predictor.export(tmp_path / "b", format="keras").name == "b.keras"
+    assert predictor.export(tmp_path / "b", format="keras").path.name == "b.keras"
     with pytest.raises(fc.ConfigurationError, match="format must be"):
-        predictor.export(tmp_path / "c.onnx")
+        predictor.export(tmp_path / "c.pt")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_a_keras_model_of_others_is_refused_with_the_way_out(predictor: fc.Predi
 
 
 def altered(saved: Path, target: Path, **changes: Any) -> Path:
-    """A copy of a model file with some members changed by functions, removed (None) or added (bytes)."""
+    """A copy of a model file, with a fitting checksum, some members changed by functions, removed or added."""
     with zipfile.ZipFile(saved) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
             change = changes.pop(name.replace(".", "_"), lambda content: content)
@@ -136,6 +137,8 @@ def altered(saved: Path, target: Path, **changes: Any) -> Path:
                 new.writestr(name, change(old.read(name)))
         for name, content in changes.items():
             new.writestr(name, content)
+        new.comment = PLACEHOLDER
+    fill_checksum(target)
     return target
 
 
@@ -194,10 +197,24 @@ def test_weights_that_lie_elsewhere_are_refused(saved: Path, tmp_path: Path) -> 
     weights = tmp_path / "weights.h5"
     with h5py.File(weights, "w") as file:
         file["evil"] = h5py.ExternalLink("/etc/passwd", "/")
-    with pytest.raises(fc.ModelFileError, match="link to another place"):
+    with pytest.raises(fc.ModelFileError, match="refused: the weights are not laid out"):
         fc.Predictor.load(
-            altered(saved, tmp_path / "evil.keras", model_weights_h5=lambda _content: weights.read_bytes())
+            altered(saved, tmp_path / "evil.keras", model_weights_h5=lambda _content: weights.read_bytes()),
+            runtime="keras",
         )
+
+
+@pytest.mark.parametrize("part", ["class_names", "preprocessing"])
+def test_a_newer_minor_version_loads_with_parts_nobody_knows(saved: Path, tmp_path: Path, part: str) -> None:
+    newer = _edit(lambda c: c.update(version="1.7", hierarchy={"rose": "plant"}, requires=[part]))
+    loaded = fc.Predictor.load(altered(saved, tmp_path / "newer.keras", flowercnn_json=newer))
+    assert loaded.class_names == ("blue", "green", "red")
+
+
+def test_a_newer_minor_version_says_which_part_it_cannot_do_without(saved: Path, tmp_path: Path) -> None:
+    newer = _edit(lambda c: c.update(version="1.7", hierarchy={}, requires=["hierarchy"]))
+    with pytest.raises(fc.ModelFileError, match=r"1\.7 and cannot be used without hierarchy.*newer flowercnn"):
+        fc.Predictor.load(altered(saved, tmp_path / "newer.keras", flowercnn_json=newer))
 
 
 def test_a_newer_format_is_said_to_be_one(saved: Path, tmp_path: Path) -> None:
@@ -213,8 +230,21 @@ def test_a_newer_format_is_said_to_be_one(saved: Path, tmp_path: Path) -> None:
         lambda c: c.update(class_names=["a", "a", "b"]),
         lambda c: c.update(class_names=None),
         lambda c: c["preprocessing"].update(image_size=[0, 0]),
+        lambda c: c["preprocessing"].update(image_size=[10**9, 10**9]),
+        lambda c: c["preprocessing"].update(max_pixels=2**40),
         lambda c: c["preprocessing"].update(cache_dir="/"),
         lambda c: c.pop("preprocessing"),
+        lambda c: c.update(class_names=["a", "b\x1b[2J", "c"]),
+        lambda c: c.update(class_names=["a", "b", "c" * 2000]),
+        lambda c: c.update(class_names=[str(n) for n in range(100_001)]),
+        lambda c: c.update(class_names=[["a"], "b", "c"]),
+        lambda c: c.update(class_names={"a": 1, "b": 2, "c": 3}),
+        lambda c: c.update(version=None),
+        lambda c: c.update(version="one"),
+        lambda c: c.update(requires="everything"),
+        lambda c: c.update(info={"accuracy": float("nan")}),
+        lambda c: c.update(info={"accuracy": 10**400}),
+        lambda c: c.update(calibration=[1]),
     ],
 )
 def test_wrong_settings_inside_are_a_model_file_error(saved: Path, tmp_path: Path, change: Any) -> None:
@@ -222,14 +252,60 @@ def test_wrong_settings_inside_are_a_model_file_error(saved: Path, tmp_path: Pat
         fc.Predictor.load(altered(saved, tmp_path / "wrong.keras", flowercnn_json=_edit(change)))
 
 
-@given(position=st.floats(0, 1), junk=st.binary(min_size=1, max_size=8))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_mutated_files_load_or_are_refused(saved: Path, tmp_path: Path, position: float, junk: bytes) -> None:
-    content = saved.read_bytes()
-    start = int(position * len(content))
-    mutated = tmp_path / "mutated.keras"
-    mutated.write_bytes(content[:start] + junk + content[start + len(junk) :])
-    try:
-        assert fc.Predictor.load(mutated).class_names
-    except fc.ModelFileError:
-        return
+def test_calibration_travels_with_the_model(predictor: fc.Predictor, tmp_path: Path) -> None:
+    calibration = Calibration(1.5, applied=True, reason=None, set_scores=np.array([0.25, 0.5]), false_alarms=0.1)
+    calibrated = predictor.with_calibration(calibration)
+    loaded = fc.Predictor.load(calibrated.save(tmp_path / "model.keras"))
+    assert loaded.calibration is not None
+    assert loaded.calibration.to_dict() == calibration.to_dict()
+    noted = loaded.with_info(note="x").calibration
+    assert noted is loaded.calibration
+    assert calibrated.with_calibration(None).calibration is None
+
+
+@pytest.mark.parametrize("part", ["temperature", "set_scores", "familiarity"])
+def test_a_damaged_calibration_is_a_model_file_error(saved: Path, tmp_path: Path, part: str) -> None:
+    def damage(document: dict[str, Any]) -> None:
+        document["calibration"] = {"temperature": 1.0, "applied": False, "reason": None, "false_alarms": 0.05}
+        document["calibration"] |= {"set_scores": "", "familiarity": None}
+        document["calibration"][part] = "no such thing"
+
+    with pytest.raises(fc.ModelFileError, match="calibration"):
+        fc.Predictor.load(altered(saved, tmp_path / "wrong.keras", flowercnn_json=_edit(damage)))
+
+
+@pytest.mark.parametrize("info", [{"threshold": float("nan")}, {"threshold": {1, 2}}])
+def test_what_json_cannot_hold_is_refused_before_anything_is_written(
+    predictor: fc.Predictor, tmp_path: Path, info: dict[str, Any]
+) -> None:
+    with pytest.raises(fc.ModelFileError, match="JSON values only"):
+        predictor.with_info(**info).save(tmp_path / "model.keras")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_with_weights_that_are_not_finite_is_not_saved(predictor: fc.Predictor, tmp_path: Path) -> None:
+    keras = import_keras()
+    model = keras.models.clone_model(predictor.model)
+    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    with pytest.raises(fc.ModelFileError, match="NaN"):
+        fc.Predictor(model, predictor.class_names, predictor.preprocessing).save(tmp_path / "model.keras")
+
+
+def test_a_file_without_the_light_copy_is_half_as_large(saved: Path, predictor: fc.Predictor, tmp_path: Path) -> None:
+    heavy = predictor.save(tmp_path / "model.keras", light=False)
+    assert heavy.stat().st_size < 0.6 * saved.stat().st_size
+    assert np.array_equal(fc.Predictor.load(heavy).predict_proba(PIXELS), predictor.predict_proba(PIXELS))
+
+
+@pytest.mark.parametrize("version", sorted(path.stem for path in FILES.glob("*.keras")))
+@pytest.mark.parametrize("runtime", ["keras", "litert"])
+def test_files_of_released_versions_still_answer_the_same(version: str, runtime: Any) -> None:
+    answers = json.loads((FILES / f"{version}.json").read_text())
+    loaded = fc.Predictor.load(FILES / f"{version}.keras", runtime=runtime)
+    pixels = (np.arange(2 * 16 * 16 * 3) * 7 % 256).astype(np.uint8).reshape(2, 16, 16, 3)
+    assert list(loaded.class_names) == answers["class_names"]
+    assert np.allclose(loaded.predict_proba(pixels), answers["probabilities"], atol=1e-5)
+
+
+def test_the_present_version_has_left_a_file() -> None:
+    assert (FILES / f"{fc.__version__}.keras").is_file()

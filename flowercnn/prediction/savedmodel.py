@@ -1,0 +1,120 @@
+"""A network as a TensorFlow SavedModel, which takes pixels or the bytes of picture files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from flowercnn.prediction.convert import constant_function, quiet
+from flowercnn.prediction.description import Description
+from flowercnn.prediction.runtimes import RuntimeName
+from flowercnn.preprocessing.preprocessing import Preprocessing
+
+__all__ = ["SavedModelRuntime", "write_saved_model"]
+
+_BATCH: Final = 32
+
+
+def write_saved_model(path: Path, *, model: Any, description: Description) -> None:
+    """Write a SavedModel folder with two signatures.
+
+    ``serving_default`` takes ``pixels``, float32 (n, height, width, 3), 0-255, of the model's size. ``serve_bytes``
+    takes ``images``, (n,) strings: the bytes of JPEG, PNG, GIF or BMP files of any size. Both return
+    ``probabilities``, float32 (n, num_classes), and ``labels``, (n,) strings.
+    """
+    import tensorflow as tf
+
+    network = constant_function(model, batch=None, dtype="float32")
+    size = description.preprocessing.image_size
+    names = tf.constant(description.class_names)
+
+    def answers(pixels: Any) -> dict[str, Any]:
+        probabilities = network(pixels)
+        return {"probabilities": probabilities, "labels": tf.gather(names, tf.argmax(probabilities, axis=1))}
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *size, 3), tf.float32, name="pixels")])  # type: ignore[untyped-decorator]  # TensorFlow is untyped
+    def serve(pixels: Any) -> dict[str, Any]:
+        return answers(pixels)
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="images")])  # type: ignore[untyped-decorator]  # as above
+    def serve_bytes(images: Any) -> dict[str, Any]:
+        signature = tf.TensorSpec((*size, 3), tf.float32)
+        decode = lambda content: _decode(content, description.preprocessing)  # noqa: E731 - TensorFlow traces it
+        return answers(tf.map_fn(decode, images, fn_output_signature=signature))
+
+    module = tf.Module()
+    module.serve, module.serve_bytes = serve, serve_bytes
+    with quiet():
+        tf.saved_model.save(module, str(path), signatures={"serving_default": serve, "serve_bytes": serve_bytes})
+    extra = path / "assets.extra"
+    extra.mkdir(exist_ok=True)
+    (extra / "flowercnn.json").write_text(description.to_json(), encoding="utf-8")
+
+
+def _decode(content: Any, preprocessing: Preprocessing) -> Any:
+    """Decode and resize in TensorFlow as `Preprocessing` does in Pillow, up to rounding and EXIF."""
+    import tensorflow as tf
+
+    height, width = preprocessing.image_size
+    image = tf.cast(tf.io.decode_image(content, channels=3, expand_animations=False), tf.float32)
+    given = tf.cast(tf.shape(image)[:2], tf.float32)
+    wanted = tf.constant([height, width], tf.float32)
+    scale = wanted / given
+    if preprocessing.resize == "crop":
+        scale = tf.fill([2], tf.reduce_max(scale))
+    elif preprocessing.resize == "pad":
+        scale = tf.fill([2], tf.reduce_min(scale))
+    background = tf.constant(preprocessing.background, tf.float32)
+    resized = tf.raw_ops.ScaleAndTranslate(
+        images=(image - background)[None],  # what lies outside the picture becomes zero
+        size=[height, width],
+        scale=scale,
+        translation=(wanted - given * scale) / 2,
+        kernel_type="keyscubic",
+        antialias=True,
+    )[0]
+    return tf.ensure_shape(tf.clip_by_value(tf.round(resized + background), 0.0, 255.0), (height, width, 3))
+
+
+class SavedModelRuntime:
+    """A SavedModel folder that was just written, for comparison with what it was written from.
+
+    Args:
+        path: The folder. Never a stranger's: it may hold anything TensorFlow can do, reading files included.
+    """
+
+    name: RuntimeName = "keras"
+    batch: int = _BATCH
+
+    def __init__(self, path: Path) -> None:
+        import tensorflow as tf
+
+        self._loaded = tf.saved_model.load(str(path))
+
+    def __call__(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Return probabilities; see `Runtime`."""
+        import tensorflow as tf
+
+        return self._answer("serving_default", tf.constant(pixels, tf.float32))
+
+    def decode_and_predict(self, contents: list[bytes]) -> npt.NDArray[np.float32]:
+        """Return probabilities for encoded pictures; rows of zeros for formats TensorFlow does not know."""
+        import tensorflow as tf
+
+        rows = [np.zeros((1, self._classes()), np.float32)] * len(contents)
+        for place, content in enumerate(contents):
+            try:
+                rows[place] = self._answer("serve_bytes", tf.constant([content]))
+            except tf.errors.InvalidArgumentError:
+                continue
+        return np.concatenate(rows)
+
+    def _answer(self, signature: str, value: Any) -> npt.NDArray[np.float32]:
+        probabilities: npt.NDArray[np.float32] = self._loaded.signatures[signature](value)["probabilities"].numpy()
+        return probabilities
+
+    def _classes(self) -> int:
+        return int(self._loaded.signatures["serving_default"].structured_outputs["probabilities"].shape[1])

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flowercnn as fc
+from flowercnn.prediction import url
+from flowercnn.prediction.inputs import keyed_pictures
+
+
+class Pictures(BaseHTTPRequestHandler):
+    """A server of one picture, and of answers that are none."""
+
+    picture = b""
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/moved"):
+            self.send_response(302)
+            self.send_header("Location", {"/moved": "/flower.png", "/moved-out": "file:///etc/passwd"}[self.path])
+            self.end_headers()
+            return
+        found = self.path.startswith("/flower.png")
+        self.send_response(200 if found else 404)
+        self.end_headers()
+        self.wfile.write(self.picture if found else b"gone")
+
+    def log_message(self, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server(photo_folder: Path) -> Iterator[str]:
+    handler = type("Handler", (Pictures,), {"picture": (photo_folder / "red" / "0.png").read_bytes()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+def test_pictures_come_from_the_web(predictor: fc.Predictor, server: str, photo_folder: Path) -> None:
+    expected = predictor.predict_one(photo_folder / "red" / "0.png")
+    for name in ("flower.png", "flower.png?size=1", "moved"):
+        prediction = predictor.predict_one(f"{server}/{name}")
+        assert prediction.probabilities is not None
+        assert (prediction.probabilities == expected.probabilities).all()
+        assert prediction.key == f"{server}/{name}"
+
+
+@pytest.mark.parametrize("name", ["gone.png", "moved-out"])
+def test_what_the_web_does_not_give_is_a_record(predictor: fc.Predictor, server: str, name: str) -> None:
+    with_secret = f"{server}/{name}".replace("http://", "http://me:password@")
+    if name == "gone.png":
+        with_secret += "?token=secret"
+    good, bad = predictor.predict([f"{server}/flower.png", with_secret])
+    assert good.label is not None
+    assert bad.error is not None
+    assert "password" not in bad.error
+    assert "secret" not in bad.error
+
+
+def test_a_server_that_is_not_there_or_sends_too_much_is_a_record(
+    predictor: fc.Predictor, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "cannot be fetched" in (predictor.predict_one("http://127.0.0.1:9/x.jpg").error or "")
+    assert "cannot be fetched" in (predictor.predict_one("http://[::1/x.jpg").error or "")
+    monkeypatch.setattr(url, "_MOST_BYTES", 100)
+    assert "more than 100 bytes" in (predictor.predict_one(f"{server}/flower.png").error or "")
+    monkeypatch.setattr(url, "_MOST_BYTES", 10**9)
+    monkeypatch.setattr(url, "_SECONDS_IN_ALL", -1)
+    assert "TimeoutError" in (predictor.predict_one(f"{server}/flower.png").error or "")
+
+
+def test_patterns_name_files(predictor: fc.Predictor, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(predictor.predict(f"{photo_folder}/**/*.png")) == 30
+    monkeypatch.chdir(photo_folder)
+    assert [p.key for p in predictor.predict("red/[01].png")] == ["red/0.png", "red/1.png"]
+    Path("red/[x].png").write_bytes(Path("red/0.png").read_bytes())
+    assert [p.key for p in predictor.predict("red/[x].png")] == ["red/[x].png"]
+    with pytest.raises(fc.SourceError, match="no file fits"):
+        predictor.predict("*.jpeg")
+
+
+def test_open_files_are_pictures(predictor: fc.Predictor, photo_folder: Path) -> None:
+    path = photo_folder / "red" / "0.png"
+    with path.open("rb") as file:
+        opened = predictor.predict_one(file)
+    in_memory = predictor.predict([io.BytesIO(path.read_bytes()), path])
+    assert [opened.label, *(p.label for p in in_memory)] == [predictor.predict_one(path).label] * 3
+    assert predictor.predict_one(io.StringIO("text")).error
+
+
+def test_one_picture_is_one_picture(predictor: fc.Predictor, photo_folder: Path) -> None:
+    with pytest.raises(fc.ConfigurationError, match="one picture. Received: several"):
+        predictor.predict_one(photo_folder)
+    with pytest.raises(fc.ConfigurationError, match="one picture. Received: none"):
+        predictor.predict_one([])
+
+
+def test_archives_are_listed_as_the_source_of_folders_lists_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos.zip").touch()
+    listed = [fc.Sample("rose/1.jpg", "rose", b"1"), fc.Sample("rose/2.jpg", "rose", b"2")]
+    monkeypatch.setattr("flowercnn.prediction.inputs.ImageFolder", lambda _path: listed)
+    assert list(keyed_pictures(str(tmp_path / "photos.zip"))) == [("rose/1.jpg", b"1"), ("rose/2.jpg", b"2")]

@@ -1,0 +1,61 @@
+"""The service in docs/how-to/serve.md, run."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+import flowercnn as fc
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "serve.md"
+
+
+@pytest.fixture(scope="module")
+def service() -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "service"}
+    for example in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        exec(compile(example, PAGE.name, "exec"), names)  # noqa: S102 - our own documentation
+    return names
+
+
+@pytest.fixture
+def client(service: dict[str, Any], predictor: fc.Predictor, tmp_path: Path) -> Any:
+    return TestClient(service["make_app"](str(predictor.save(tmp_path / "model.keras"))))
+
+
+def test_the_service_says_that_it_is_well(client: Any) -> None:
+    assert client.get("/health").json() == {"status": "ok", "classes": 3, "runtime": "litert"}
+
+
+def test_the_service_answers_as_the_predictor(client: Any, predictor: fc.Predictor, photo_folder: Path) -> None:
+    path = photo_folder / "red" / "3.png"
+    answer = client.post("/predict", content=path.read_bytes())
+    assert answer.status_code == 200
+    expected = predictor.predict_one(path)
+    assert answer.json()["label"] == expected.label
+    assert answer.json()["confidence"] == pytest.approx(expected.confidence, abs=1e-5)
+    assert len(answer.json()["top"]) == 3
+
+
+@pytest.mark.parametrize(("body", "status"), [(b"", 422), (b"/etc/passwd", 422), (b"http://127.0.0.1/x", 422)])
+def test_the_service_refuses_what_is_no_picture(client: Any, body: bytes, status: int) -> None:
+    assert client.post("/predict", content=body).status_code == status
+
+
+def test_the_service_limits_bytes_and_pixels_and_writes_nothing(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    assert client.post("/predict", content=bytes(11 * 2**20)).status_code == 413
+    Image.new("1", (10_000, 6_000)).save(tmp_path / "large.png")
+    answer = client.post("/predict", content=(tmp_path / "large.png").read_bytes())
+    assert answer.status_code == 422
+    assert "max_pixels=50,000,000" in answer.json()["detail"]
+    assert not list((tmp_path / "temporary").iterdir())
