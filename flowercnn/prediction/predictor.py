@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,10 @@ from flowercnn.prediction.modelfile import read_model, write_model
 from flowercnn.prediction.prediction import Prediction
 from flowercnn.preprocessing.preprocessing import Preprocessing
 from flowercnn.sources.base import ImageInput
+
+if TYPE_CHECKING:
+    from flowercnn.dataset import Dataset
+    from flowercnn.prediction.similar import Similar
 
 __all__ = ["Predictor"]
 
@@ -157,6 +161,18 @@ class Predictor:
                 raise ConfigurationError("array must be finite. Received: NaN or infinite values")
         parts = [self._probabilities(pixels[i : i + self._batch]) for i in range(0, len(pixels), self._batch)]
         return np.concatenate([np.empty((0, len(self._class_names)), np.float32), *parts])
+
+    def embed(self, images: PredictInput) -> npt.NDArray[np.float32]:
+        """Return one feature vector per picture, shape (n, d), float32; see `flowercnn.prediction.similar.embed`."""
+        from flowercnn.prediction.similar import embed
+
+        return embed(self, images)
+
+    def find_similar(self, image: ImageInput, dataset: Dataset, k: int = 5) -> list[Similar]:
+        """Return the ``k`` pictures of ``dataset`` most like ``image``; see `flowercnn.prediction.similar.find_similar`."""
+        from flowercnn.prediction.similar import find_similar
+
+        return find_similar(self, image, dataset, k)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the model with class names and preprocessing to one file, whole or not at all.

@@ -19,7 +19,7 @@ _LAYERS: Final = frozenset(
         *("InputLayer", "LayerNormalization", "LeakyReLU", "MaxPooling2D", "Maximum", "Minimum", "Multiply"),
         *("Normalization", "PReLU", "Permute", "ReLU", "Rescaling", "Reshape", "Resizing", "SeparableConv2D"),
         *("Sequential", "Softmax", "SpatialDropout2D", "Subtract", "UnitNormalization", "UpSampling2D"),
-        *("ZeroPadding2D"),
+        "ZeroPadding2D",
     ]
 )
 _MODULES: Final = (
