@@ -1,6 +1,6 @@
 """Pretrained networks as classifiers: pixels 0-255 in, probabilities out, stock layers only.
 
-The networks are those of ``keras.applications``. What each does to pixels beforehand is put into the model, and its few
+The networks are those of ``keras.applications``. What each wants done to pixels is put into the model, and its few
 layers that are not among Keras's stock layers are replaced by stock ones that compute the same.
 """
 
@@ -52,7 +52,7 @@ def find_weights(name: str, weights: Any = "imagenet") -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def build_backbone(
+def build_backbone(  # noqa: PLR0913 - each is an option of its own
     name: str,
     image_size: tuple[int, int],
     num_classes: int,
@@ -71,11 +71,11 @@ def build_backbone(
         name: Of a network of ``keras.applications`` in lower case, or ``"own"``.
         image_size: (height, width).
         num_classes: At least 2.
-        weights: ``"imagenet"``: the official ones, downloaded once; a path: a local ``.weights.h5`` or ``.h5`` file,
-            of the first layers at least; ``None``: random ones.
-        backbone: A Keras model to use instead, with its weights; it is copied. A softmax layer at its end is left out.
-        scaling: What ``backbone`` wants pixels to be: ``"none"`` (0-255), ``"tf"`` (-1 to 1), ``"torch"`` or ``"caffe"``.
-            By default what the network ``name`` wants, for ``"own"`` ``"none"``.
+        weights: ``"imagenet"``: the official ones, downloaded once; a path: a local ``.weights.h5`` or ``.h5``
+            file, of the first layers at least; ``None``: random ones.
+        backbone: A Keras model to use instead, with its weights; it is copied. A softmax layer at its end goes.
+        scaling: What ``backbone`` wants pixels to be: ``"none"`` (0-255), ``"tf"`` (-1 to 1), ``"torch"`` or
+            ``"caffe"``. By default what the network ``name`` wants, for ``"own"`` ``"none"``.
         until: The layer whose output is used; by default the last.
         dropout: Share of features dropped before the last layer while fine-tuning.
         mirror: Another server of the official weights, with the same folders.
@@ -126,9 +126,9 @@ def scale_pixels(pixels: Any, scaling: Scaling) -> Any:
     if scaling == "tf":
         return layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(pixels)
     if scaling == "torch":
-        return layers.Rescaling(
-            (1 / 255 / _DEVIATION).tolist(), offset=(-_MEAN / _DEVIATION).tolist(), name="scale"
-        )(pixels)
+        return layers.Rescaling((1 / 255 / _DEVIATION).tolist(), offset=(-_MEAN / _DEVIATION).tolist(), name="scale")(
+            pixels
+        )
     centred = layers.Rescaling(1.0, offset=[-mean for mean in _CAFFE_MEAN], name="scale")(pixels)
     reverse = layers.Conv2D(3, 1, use_bias=False, trainable=False, name="to_bgr")  # red and blue change places
     reversed_pixels = reverse(centred)
@@ -158,8 +158,8 @@ def _network(
 def _mend_efficientnet(net: Any) -> None:
     """Let the first EfficientNets normalise as they were trained.
 
-    Their files hold a variance that is a deviation. Keras divides by its root once more if, and only if, it has loaded
-    the official file itself.
+    Their files hold a variance that is a deviation. Keras divides by its root once more if, and only if, it has
+    loaded the official file itself.
     """
     for layer in net.layers:
         if net.name.startswith("efficientnetb") and type(layer).__name__ == "Normalization":
@@ -196,7 +196,6 @@ def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling) -> Any:
     """Return the output of a copy of a network on scaled ``pixels``, its weights copied, made of stock layers."""
     keras = import_keras()
     scaled = scale_pixels(pixels, scaling)
-    layers = keras.layers
     copies: dict[str, Any] = {}
 
     def copy(operation: Any) -> Any:
@@ -210,15 +209,8 @@ def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling) -> Any:
         return copies[operation.name]
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        kind = type(operation).__name__
         args = tuple(scaled if value is pixels else value for value in args)
-        if kind == "LayerScale":  # of ConvNeXt: a factor per channel, folded into the layer before
-            return args[0]
-        if kind == "CustomScaleLayer":  # of Inception-ResNet
-            return layers.Add()([args[0][0], layers.Rescaling(operation.scale)(args[0][1])])
-        if not isinstance(operation, keras.Layer) and kind in ("Add", "Multiply"):
-            return _arithmetic(kind, *args)
-        return operation(*args, **kwargs)
+        return _call_stock(operation, *args, **kwargs)
 
     # A bare view: cloning asks for the same structure of inputs, and a compiled model would compile the copy.
     view = keras.Model(net.inputs[0], net.outputs[0], name=net.name)
@@ -229,15 +221,25 @@ def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling) -> Any:
     for layer in view.layers:
         if type(layer).__name__ == "LayerScale":
             before = copies[layer.input._keras_history.operation.name]  # noqa: SLF001 - no public way
-            factors = np.asarray(layer.gamma)
-            before.set_weights([weight * factors for weight in before.get_weights()])
+            before.set_weights([weight * np.asarray(layer.gamma) for weight in before.get_weights()])
     return output
 
 
-def _arithmetic(kind: str, tensor: Any, other: Any) -> Any:
-    """Return a sum or product, with a number (in MobileNetV3) or a tensor (in ConvNeXt), as a layer computes it."""
-    layers = import_keras().layers
-    if not isinstance(other, (int, float)):
-        return getattr(layers, kind)()([tensor, other])
-    scaled = layers.Rescaling(1.0, offset=float(other)) if kind == "Add" else layers.Rescaling(float(other))
-    return scaled(tensor)
+def _call_stock(operation: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return what an operation computes, computed by stock layers."""
+    keras = import_keras()
+    kind = type(operation).__name__
+    if kind == "LayerScale":  # of ConvNeXt: a factor per channel, folded into the weights of the layer before
+        return args[0]
+    if kind == "CustomScaleLayer":  # of Inception-ResNet
+        return keras.layers.Add()([args[0][0], keras.layers.Rescaling(operation.scale)(args[0][1])])
+    if isinstance(operation, keras.Layer) or kind not in ("Add", "Multiply"):
+        return operation(*args, **kwargs)
+    tensor, other = args
+    if not isinstance(other, (int, float)):  # in ConvNeXt
+        return getattr(keras.layers, kind)()([tensor, other])
+    # In MobileNetV3.
+    by_number = (
+        keras.layers.Rescaling(1.0, offset=float(other)) if kind == "Add" else keras.layers.Rescaling(float(other))
+    )
+    return by_number(tensor)

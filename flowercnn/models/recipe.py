@@ -59,8 +59,8 @@ class Recipe:
             network must take pictures of any size. Empty: always at ``image_size``.
         balance: ``"auto"`` gives pictures of rare classes more weight in the loss if the largest class has at least
             twice as many as the smallest; ``"none"`` never does.
-        fine_tune: Of backbones, what is trained after the last layer: ``"none"``, the ``"top"`` (all layers at the last
-            resolution) or ``"all"``; farther layers at a lower rate.
+        fine_tune: Of backbones, what is trained after the last layer: ``"none"``, the ``"top"`` (all layers at the
+            last resolution) or ``"all"``; farther layers at a lower rate.
         adapt: Whether ``epochs`` and ``batch_size`` are meant for a thousand pictures and change with their number;
             see `adapted`.
 

@@ -1,6 +1,6 @@
 """Pretrained weights: fetched, checked, and put into a network layer by layer.
 
-Both kinds of HDF5 file Keras has written are read: ``.weights.h5`` (Keras 3) and ``.h5`` (before, the official files).
+Both kinds of HDF5 file of Keras are read: ``.weights.h5`` (Keras 3) and ``.h5`` (before, and the official files).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def fetch_weights(spec: BackboneSpec, *, mirror: str | None = None, progress: bo
     known = spec.checksum or None
     if target.is_file():
         if known and pooch.file_hash(str(target), alg=known.partition(":")[0]) != known.partition(":")[2]:
-            raise SourceError(f"{target}: not the official file (its checksum is another). Remove it to get it anew.")
+            raise SourceError(f"{target}: not the official file (its checksum is another). Remove it.")
         return target
     logger = pooch.get_logger()
     level = logger.level
@@ -72,8 +72,8 @@ def fetch_weights(spec: BackboneSpec, *, mirror: str | None = None, progress: bo
 def read_weights(net: Any, path: Path) -> Any:
     """Fill a network from a file and return the tensor up to which the file has weights.
 
-    A file with weights of the first layers only gives the network up to there; layers of the file that the network does
-    not have, such as a classifier's last ones, are passed over.
+    A file with weights of the first layers only gives the network up to there. Layers of the file that the network
+    has not, such as a classifier's last ones, are passed over.
 
     Args:
         net: A functional Keras model; its weights are changed.
@@ -108,8 +108,8 @@ def _assign(net: Any, file: Any, path: Path) -> Any:
     count = present.index(False) if False in present else len(weighted)
     if any(present[count:]):
         raise ModelFileError(
-            f"{path}: of another network than {net.name}: it has no weights for {weighted[count].name!r} but for later "
-            "layers."
+            f"{path}: of another network than {net.name}: it has no weights for {weighted[count].name!r} but for "
+            "later layers."
         )
     for layer in weighted[:count]:
         for variable, data in stored[id(layer)]:
@@ -137,7 +137,7 @@ def _is_legacy(file: Any) -> bool:
 
 
 def _top(file: Any) -> Any:
-    return file["model_weights"] if "model_weights" in file else file
+    return file.get("model_weights", file)
 
 
 def _legacy_pairs(net: Any, file: Any) -> Iterator[list[tuple[Any, Any]]]:
@@ -150,8 +150,8 @@ def _legacy_pairs(net: Any, file: Any) -> Iterator[list[tuple[Any, Any]]]:
         variables = [*layer.trainable_weights, *layer.non_trainable_weights]
         if len(variables) != len(data):
             raise ModelFileError(
-                f"{file.filename}: of another network than {net.name}: {layer.name!r} has {len(variables)} arrays, the "
-                f"file {len(data)}."
+                f"{file.filename}: of another network than {net.name}: {layer.name!r} has {len(variables)} arrays, "
+                f"the file {len(data)}."
             )
         yield list(zip(variables, data, strict=True))
 

@@ -169,7 +169,7 @@ class Predictor:
         return embed(self, images)
 
     def find_similar(self, image: ImageInput, dataset: Dataset, k: int = 5) -> list[Similar]:
-        """Return the ``k`` pictures of ``dataset`` most like ``image``; see `flowercnn.prediction.similar.find_similar`."""
+        """Return the ``k`` pictures of ``dataset`` most like ``image``; see `flowercnn.prediction.similar`."""
         from flowercnn.prediction.similar import find_similar
 
         return find_similar(self, image, dataset, k)

@@ -83,7 +83,7 @@ def find_similar(predictor: Predictor, image: ImageInput, dataset: Dataset, k: i
     Example:
         >>> from flowercnn import Dataset, ImageFolder
         >>> photos = Dataset.from_source(ImageFolder("photos"))
-        >>> [similar.sample.label == photos[0].label for similar in find_similar(predictor, photos[0].image, photos, k=1)]
+        >>> [found.sample.key == photos[0].key for found in find_similar(predictor, photos[0].image, photos, k=1)]
         [True]
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:

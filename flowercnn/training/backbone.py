@@ -84,15 +84,17 @@ def fit_backbone(
     if recipe.fine_tune == "none":
         _call_back(callbacks, model, record)
         if trainer.epochs is not None:
-            notes.append("epochs had no effect: only the last layer was trained. Recipe(fine_tune='top') trains more.")
+            notes.append(
+                "epochs had no effect: only the last layer was trained. Recipe(fine_tune='top') trains more."
+            )
     else:
         tuned, interrupted = _fine_tune(trainer, model, train, val, checkpoint_dir, callbacks, started, progress)
         losses = [epoch["val_loss"] for epoch in tuned.epochs if "val_loss" in epoch]
         history = History((record, *tuned.epochs))
         if losses and min(losses) >= record["val_loss"]:
             notes.append(
-                f"Fine-tuning did not help: val_loss {min(losses):.3f}, against {record['val_loss']:.3f} with the last "
-                "layer alone. That one is kept."
+                f"Fine-tuning did not help: val_loss {min(losses):.3f}, against {record['val_loss']:.3f} with "
+                "the last layer alone. That one is kept."
             )
             model = build_for(trainer, train.num_classes, progress=progress)
             set_head(model, head)

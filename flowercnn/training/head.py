@@ -1,4 +1,4 @@
-"""The last layer on fixed feature vectors: a linear discriminant, its shrinkage and sharpness chosen by cross-validation.
+"""The last layer on fixed feature vectors: a linear discriminant, its settings chosen by cross-validation.
 
 Of linear classifiers it needs the fewest pictures, and it is solved for every shrinkage at once, without iterations.
 """

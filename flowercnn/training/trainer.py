@@ -176,9 +176,7 @@ class Trainer:
             from flowercnn.training.backbone import fit_backbone
 
             folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-            return fit_backbone(
-                self, train, val, checkpoint_dir=folder, callbacks=callbacks, progress=progress
-            )
+            return fit_backbone(self, train, val, checkpoint_dir=folder, callbacks=callbacks, progress=progress)
         preprocessing = self.resolved_preprocessing()
         train_data, skipped = self.load(train, preprocessing, progress=progress)
         val_data, val_skipped = (None, ()) if not val else self.load(val, preprocessing, progress=progress)
@@ -275,9 +273,7 @@ class Trainer:
         precision = choose_precision(self.precision)
         return Loop(model, recipe, train, val, seed=self.seed, precision=precision)
 
-    def load(
-        self, dataset: Dataset, preprocessing: Preprocessing, *, progress: bool
-    ) -> tuple[Data, tuple[str, ...]]:
+    def load(self, dataset: Dataset, preprocessing: Preprocessing, *, progress: bool) -> tuple[Data, tuple[str, ...]]:
         """Return pixels and labels of a data set, and the keys of pictures that had to be left out."""
         pixels, kept = preprocessing.load(dataset.samples, bad_images=self.bad_images, progress=progress)
         left_out = sorted(set(range(len(dataset))) - set(kept.tolist()))
