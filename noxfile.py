@@ -88,6 +88,13 @@ def newer(session: nox.Session) -> None:
     session.run("pytest", *session.posargs, env={"PYTHONSAFEPATH": "1"})
 
 
+@nox.session(python="3.11")
+def backbones(session: nox.Session) -> None:
+    """Every network of keras.applications: built, trained a step, saved, loaded. Takes long, so not by default."""
+    install(session, "test")
+    session.run("pytest", "-m", "backbones", *session.posargs, env={"PYTHONSAFEPATH": "1"})
+
+
 @nox.session(python="3.11", venv_backend="uv")
 def minimums(session: nox.Session) -> None:
     """The tests with the oldest versions the package says it works with."""

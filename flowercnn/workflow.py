@@ -20,6 +20,7 @@ from flowercnn.prediction.calibrate import calibrate
 from flowercnn.sources.base import DataSource
 from flowercnn.sources.plugins import as_source
 from flowercnn.splits import Splits, check_fractions
+from flowercnn.training.auto import choose_trainer
 from flowercnn.training.run import TrainingRun
 from flowercnn.training.trainer import Trainer
 
@@ -49,7 +50,8 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
 
     Args:
         source: A source, the path of a folder, or a URI such as ``"tensorbay:Flower17-1"``.
-        model: A registered name or a Keras model; see `Trainer`.
+        model: A registered name or a Keras model; see `Trainer`. ``"auto"``: what does best in cross-validation on
+            ``train``, from scratch or on pretrained weights at hand, within ``time_budget``; ``run.notes`` says why.
         out: Where to save the model (``.keras`` or ``.h5``), or ``None``.
         val: Share of each class to watch while training.
         test: Share of each class kept for the final figure. Where every sample has a predefined part, the parts are
@@ -77,9 +79,14 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
     """
     check_fractions(val, test)
     _check_out(out)
-    trainer = _make_trainer(model, seed, settings)
+    automatic = model == "auto" if isinstance(model, str) else False
+    trainer = _make_trainer("fast" if automatic else model, seed, settings)
     dataset = Dataset.from_source(as_source(source))
     splits = _split(dataset, val=val, test=test, seed=seed, duplicates=duplicates, progress=progress)
+    reason: tuple[str, ...] = ()
+    if automatic:
+        trainer, why = choose_trainer(splits.train, seed=seed, settings=settings, progress=progress)
+        reason = (why,)
     if len(splits.test):  # a bad test picture must not be found after hours of training
         trainer.resolved_preprocessing().load(splits.test.samples, bad_images=trainer.bad_images, progress=progress)
     run = trainer.fit(splits.train, splits.val, checkpoint_dir=checkpoint_dir, callbacks=callbacks, progress=progress)
@@ -96,7 +103,7 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
         audited = dataset.audit(progress=progress) if duplicates == "group" else None  # its pictures were read
         evaluation = dataclasses.replace(evaluation, history=run.history.to_dict(), audit=audited)
         _log.info("Test: %s", evaluation.summary())
-    run = dataclasses.replace(run, splits=splits, evaluation=evaluation)
+    run = dataclasses.replace(run, splits=splits, evaluation=evaluation, notes=(*reason, *run.notes))
     if out is not None and evaluation is not None:
         metrics = {"accuracy": evaluation.accuracy, "accuracy_interval": list(evaluation.accuracy_interval)}
         run.predictor.with_info(test={**metrics, "samples": len(evaluation)}).save(out)

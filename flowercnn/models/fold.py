@@ -15,7 +15,8 @@ def fold_normalization(model: Any) -> Any:
     """Return a copy of a functional or sequential model without the batch normalisation that follows a convolution.
 
     After training, normalisation is a scale and an offset per channel, which a convolution can do itself (Jacob et
-    al. 2018, section 3.2). Outputs differ by rounding only. What does not follow a ``Conv2D`` alone is kept.
+    al. 2018, section 3.2). Outputs differ by rounding only. What does not follow a ``Conv2D``, ``DepthwiseConv2D``,
+    ``SeparableConv2D`` or ``Dense`` alone is kept.
 
     Args:
         model: A Keras model; not changed.
@@ -60,15 +61,18 @@ def _foldable(model: Any) -> list[tuple[Any, Any]]:
             continue
         conv = norm.input._keras_history.operation  # noqa: SLF001
         users = [user for node in conv._outbound_nodes for user in [node.operation]]  # noqa: SLF001
-        linear = type(conv) is layers.Conv2D and conv.activation is import_keras().activations.linear
-        if linear and set(map(id, users)) == {id(norm)} and norm.axis in (-1, 3):
+        foldable = type(conv) in (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Dense)
+        linear = foldable and conv.activation is import_keras().activations.linear
+        if linear and set(map(id, users)) == {id(norm)} and norm.axis in (-1, len(norm.input.shape) - 1):
             pairs.append((conv, norm))
     return pairs
 
 
 def _merge(conv: Any, norm: Any) -> list[Any]:
     """Return kernel and bias of a convolution that normalises what it computes."""
-    kernel, *bias = (np.asarray(weight, dtype=np.float64) for weight in conv.get_weights())
+    weights = [np.asarray(weight, dtype=np.float64) for weight in conv.get_weights()]
+    bias = [weights.pop()] if conv.use_bias else []
+    *first, kernel = weights  # a separable convolution has a kernel before the one that makes its outputs
     mean, variance = (np.asarray(weight, dtype=np.float64) for weight in (norm.moving_mean, norm.moving_variance))
     scale = 1 / np.sqrt(variance + norm.epsilon)
     if norm.scale:
@@ -76,4 +80,5 @@ def _merge(conv: Any, norm: Any) -> list[Any]:
     offset = (sum(bias) - mean) * scale
     if norm.center:
         offset = offset + np.asarray(norm.beta, dtype=np.float64)
-    return [(kernel * scale).astype(np.float32), offset.astype(np.float32)]
+    per_output = scale.reshape(kernel.shape[-2:]) if type(conv).__name__ == "DepthwiseConv2D" else scale
+    return [weight.astype(np.float32) for weight in (*first, kernel * per_output, offset)]

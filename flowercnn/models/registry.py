@@ -10,6 +10,7 @@ from typing import Any
 
 from flowercnn.errors import ConfigurationError, UnknownNameError, closest
 from flowercnn.models.article import build_article
+from flowercnn.models.backbones import PREFIX, backbone_builders, is_backbone
 from flowercnn.models.fast import build_fast
 from flowercnn.models.keras3 import seeded_weights
 from flowercnn.models.recipe import Recipe
@@ -55,6 +56,25 @@ _REGISTRY: dict[str, _Entry] = {
         ),
     ),
 }
+
+
+def _backbone_recipe(side: int) -> Recipe:
+    # Small pictures are best seen a little larger than they were learned from (Touvron et al. 2019).
+    image_size = (max(side, 256), max(side, 256))
+    tuning = Augmentation(min_area=0.5, rotate=10.0)
+    return Recipe(
+        image_size=image_size,
+        epochs=6,
+        batch_size=32,
+        optimizer="adamw",
+        learning_rate=3e-4,
+        schedule="cosine",
+        warmup=0.2,
+        augmentation=tuning,
+    )
+
+
+_REGISTRY |= {name: _Entry(builder, _backbone_recipe(side)) for name, (builder, side) in backbone_builders().items()}
 
 
 def list_models() -> list[str]:
@@ -162,12 +182,14 @@ def check_shapes(model: Any, name: str, image_size: tuple[int, int], num_classes
 
 
 def _entry(name: str) -> _Entry:
-    if name not in _REGISTRY:
+    known = name.lower() if is_backbone(name) else name
+    if known not in _REGISTRY:
+        short = ", ".join(listed for listed in list_models() if not listed.startswith(PREFIX))
         raise UnknownNameError(
-            f"model must be one of {', '.join(list_models())}.{closest(name, _REGISTRY)} Received: {name!r}. "
-            "Register your own with flowercnn.register_model."
+            f"model must be one of {short} or a backbone, {PREFIX}<name>, that list_models() names."
+            f"{closest(name, _REGISTRY)} Received: {name!r}. Register your own with flowercnn.register_model."
         )
-    return _REGISTRY[name]
+    return _REGISTRY[known]
 
 
 def _check_num_classes(num_classes: int) -> int:

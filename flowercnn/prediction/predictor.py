@@ -28,7 +28,9 @@ from flowercnn.preprocessing.preprocessing import Preprocessing
 from flowercnn.sources.base import ImageInput
 
 if TYPE_CHECKING:
+    from flowercnn.dataset import Dataset
     from flowercnn.prediction.exports import ExportFormat, ExportReport
+    from flowercnn.prediction.similar import Similar
 
 __all__ = ["Predictor"]
 
@@ -306,6 +308,18 @@ class Predictor:
         batch = self._network.runtime.batch
         parts = [self._probabilities(pixels[i : i + batch], tta=tta) for i in range(0, len(pixels), batch)]
         return np.concatenate([np.empty((0, len(self.class_names)), np.float32), *parts])
+
+    def embed(self, images: PredictInput) -> npt.NDArray[np.float32]:
+        """Return one feature vector per picture, shape (n, d), float32; see `flowercnn.prediction.similar.embed`."""
+        from flowercnn.prediction.similar import embed
+
+        return embed(self, images)
+
+    def find_similar(self, image: ImageInput, dataset: Dataset, k: int = 5) -> list[Similar]:
+        """Return the ``k`` pictures of ``dataset`` most like ``image``; see `flowercnn.prediction.similar`."""
+        from flowercnn.prediction.similar import find_similar
+
+        return find_similar(self, image, dataset, k)
 
     def save(self, path: str | os.PathLike[str], *, light: bool = True) -> Path:
         """Write the model with class names, preprocessing and calibration to one file, whole or not at all.

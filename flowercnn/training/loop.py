@@ -44,6 +44,7 @@ class Loop:
         val: What to watch, or ``None``.
         seed: Of order and augmentation.
         precision: Of the activations in training.
+        optimizer: Another Keras optimizer than the recipe's, or ``None``.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Loop:
         *,
         seed: int,
         precision: Literal["float32", "bfloat16"],
+        optimizer: Any = None,
     ) -> None:
         import tensorflow as tf
 
@@ -63,7 +65,7 @@ class Loop:
         self._val = val
         with seeded_weights(seed):  # for the random numbers of dropout layers
             self._twin = make_twin(model, precision=precision, any_size=bool(recipe.progressive))
-        self._optimizer = make_optimizer(recipe)
+        self._optimizer = optimizer or make_optimizer(recipe)
         counts = np.bincount(train[1], minlength=model.output_shape[1])
         self._step = TrainStep(self._twin, self._optimizer, recipe, recipe.class_weights(counts))
         self._infer = tf.function(

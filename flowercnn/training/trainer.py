@@ -16,6 +16,7 @@ import numpy as np
 
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, DataError, SplitError, few
+from flowercnn.models.backbones import is_backbone
 from flowercnn.models.fold import fold_normalization
 from flowercnn.models.recipe import Recipe
 from flowercnn.models.registry import build_model, check_shapes, recipe_of
@@ -171,12 +172,17 @@ class Trainer:
         _check_data(train, val)
         if self.early_stopping is not None and not val:
             raise DataError("early_stopping needs val: give fit a second data set.")
+        if is_backbone(self.model):
+            from flowercnn.training.backbone import fit_backbone
+
+            folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+            return fit_backbone(self, train, val, checkpoint_dir=folder, callbacks=callbacks, progress=progress)
         preprocessing = self.resolved_preprocessing()
-        train_data, skipped = self._load(train, preprocessing, progress=progress)
-        val_data, val_skipped = (None, ()) if not val else self._load(val, preprocessing, progress=progress)
+        train_data, skipped = self.load(train, preprocessing, progress=progress)
+        val_data, val_skipped = (None, ()) if not val else self.load(val, preprocessing, progress=progress)
         decoded = time.perf_counter()
         folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-        fingerprint = self._fingerprint(preprocessing, train)
+        fingerprint = self.fingerprint(preprocessing, train)
         checkpoint = None if folder is None else read_checkpoint(folder, fingerprint)
         # What this trainer was told about epochs and batches stays as it was told.
         recipe = (
@@ -238,7 +244,7 @@ class Trainer:
                 f"Received: lowest={lowest!r}, highest={highest!r}, steps={steps!r}"
             )
         _check_data(train, None)
-        data, _ = self._load(train, self.resolved_preprocessing(), progress=progress)
+        data, _ = self.load(train, self.resolved_preprocessing(), progress=progress)
         recipe = self.resolved_recipe().adapted(len(data[1])).replace(batch_size=self.batch_size)
         loop = self._make_loop(recipe, train.num_classes, data, None)
         rates = np.geomspace(lowest, highest, steps).tolist()
@@ -267,9 +273,8 @@ class Trainer:
         precision = choose_precision(self.precision)
         return Loop(model, recipe, train, val, seed=self.seed, precision=precision)
 
-    def _load(
-        self, dataset: Dataset, preprocessing: Preprocessing, *, progress: bool
-    ) -> tuple[Data, tuple[str, ...]]:
+    def load(self, dataset: Dataset, preprocessing: Preprocessing, *, progress: bool) -> tuple[Data, tuple[str, ...]]:
+        """Return pixels and labels of a data set, and the keys of pictures that had to be left out."""
         pixels, kept = preprocessing.load(dataset.samples, bad_images=self.bad_images, progress=progress)
         left_out = sorted(set(range(len(dataset))) - set(kept.tolist()))
         skipped = tuple(dataset.samples[index].key for index in left_out)
@@ -288,7 +293,7 @@ class Trainer:
     def _model_name(self) -> str:
         return self.model if isinstance(self.model, str) else str(self.model.name)
 
-    def _fingerprint(self, preprocessing: Preprocessing, train: Dataset) -> str:
+    def fingerprint(self, preprocessing: Preprocessing, train: Dataset) -> str:
         """Return a name for everything that decides about the weights."""
         parts: Sequence[object] = (
             self._model_name(),

@@ -46,9 +46,22 @@ def test_a_convolution_with_bias_is_folded_too() -> None:
     assert "BatchNormalization" not in kinds(fold_normalization(model))
 
 
+@pytest.mark.parametrize("kind", ["depthwise", "separable", "dense"])
+def test_other_linear_layers_are_folded_too(kind: str) -> None:
+    layers = import_keras().layers
+    linear = {
+        "depthwise": layers.DepthwiseConv2D(3, depth_multiplier=2),
+        "separable": layers.SeparableConv2D(5, 3, depth_multiplier=2, use_bias=False),
+        "dense": layers.Dense(4),
+    }[kind]
+    model = small(linear, layers.BatchNormalization())
+    assert agree(model)
+    assert "BatchNormalization" not in kinds(fold_normalization(model))
+
+
 def test_normalisation_that_follows_no_convolution_alone_is_kept() -> None:
     layers = import_keras().layers
-    for before in (layers.MaxPooling2D(), layers.Conv2D(4, 3, activation="relu"), layers.DepthwiseConv2D(3)):
+    for before in (layers.MaxPooling2D(), layers.Conv2D(4, 3, activation="relu"), layers.ReLU()):
         model = small(before, layers.BatchNormalization())
         assert agree(model)
         assert "BatchNormalization" in kinds(fold_normalization(model))

@@ -1,0 +1,136 @@
+"""``model="auto"``: what does best on this data in this time, by cross-validation, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from flowercnn.dataset import Dataset
+from flowercnn.errors import ConfigurationError, FlowerCNNError
+from flowercnn.evaluation.evaluation import evaluate
+from flowercnn.models.backbone_table import BACKBONES
+from flowercnn.models.backbones import PREFIX, find_weights
+from flowercnn.training.backbone import build_for, wants_flips
+from flowercnn.training.budget import parse_time
+from flowercnn.training.trainer import Trainer
+from flowercnn.training.transfer import compute_features, fit_on_features
+
+__all__ = ["choose_trainer", "weights_at_hand"]
+
+_FOLDS: Final = 2  # of training from scratch, which takes long
+_SHARE: Final = 0.25  # of the time for each of those; the rest is for the training itself
+_TRAINING: Final = 0.4  # of the time that is kept for the training itself
+_log = logging.getLogger(__name__)
+
+
+def weights_at_hand(weights: Any = None) -> dict[str, Path]:
+    """Return the files of pretrained weights that need no download, by backbone.
+
+    Args:
+        weights: A file or several named by the user, told apart by the network's name in the file's name, or a
+            mapping from backbone to file. What lies in Keras's cache is found without.
+
+    Raises:
+        ConfigurationError: If a file's name names no network.
+    """
+    found = {PREFIX + name: path for name in BACKBONES if (path := find_weights(name)) is not None}
+    if weights is None or weights == "imagenet":
+        return found
+    if isinstance(weights, Mapping):
+        return found | {PREFIX + name.lower().removeprefix(PREFIX): Path(file) for name, file in weights.items()}
+    for file in [weights] if isinstance(weights, (str, os.PathLike)) else weights:
+        plain = re.sub(r"[^a-z0-9]", "", Path(file).name.lower())
+        names = [name for name in BACKBONES if name in plain]
+        if not names:
+            raise ConfigurationError(
+                f"weights: {Path(file).name} does not say of which network it is. Give a mapping, "
+                '{"mobilenet": "file.weights.h5"}, or model="backbone:<name>".'
+            )
+        found[PREFIX + max(names, key=len)] = Path(file)
+    return found
+
+
+def choose_trainer(
+    train: Dataset, *, seed: int = 0, settings: Mapping[str, Any] | None = None, progress: bool = False
+) -> tuple[Trainer, str]:
+    """Return the trainer of what does best on ``train`` in cross-validation, and the reason in a sentence.
+
+    Compared are ``fast``, from scratch, and every backbone whose weights are at hand, with its last layer trained.
+
+    Args:
+        train: The data learned from; nothing else is looked at.
+        seed: Of folds and training.
+        settings: Other arguments of `Trainer`; ``model_options={"weights": ...}`` names weights, ``time_budget`` is
+            the time for all.
+        progress: Whether to show progress bars.
+    """
+    started = time.perf_counter()
+    given = dict(settings or {})
+    options = dict(given.pop("model_options", {}))
+    weights = options.pop("weights", None)
+    budget = given.pop("time_budget", None)
+    seconds = None if budget is None else parse_time(budget)
+    trainers: dict[str, Trainer] = {}
+    scores: dict[str, float] = {}
+    skipped: list[str] = []
+    for name, path in weights_at_hand(weights).items():
+        if seconds is not None and time.perf_counter() - started > (1 - _TRAINING) * seconds:
+            skipped.append(f"{name} (no time left)")
+            continue
+        trainer = Trainer(name, seed=seed, model_options={**options, "weights": str(path)}, **given)
+        try:
+            scores[name] = _score_backbone(trainer, train, progress=progress)
+            trainers[name] = trainer
+        except FlowerCNNError as error:  # one bad file of weights must not end the others' chances
+            skipped.append(f"{name} ({error})")
+    scratch = Trainer("fast", seed=seed, **given)
+    left = None if seconds is None else seconds - (time.perf_counter() - started)
+    if left is not None and seconds is not None and scores and left < _TRAINING * seconds:
+        skipped.append("fast (no time left)")
+    else:
+        share = None if left is None or "epochs" in given else max(1.0, _SHARE * left)
+        scores["fast"] = _score_scratch(dataclasses.replace(scratch, time_budget=share), train, seed)
+        rest = None if seconds is None else max(1.0, seconds - (time.perf_counter() - started))
+        trainers["fast"] = dataclasses.replace(scratch, time_budget=None if "epochs" in given else rest)
+    best = max(scores, key=lambda name: (scores[name], name))
+    compared = ", ".join(f"{name} {score:.1%}" for name, score in sorted(scores.items(), key=lambda item: -item[1]))
+    reason = f"auto chose {best}: accuracy in cross-validation on train was {compared}."
+    if not any(name.startswith(PREFIX) for name in scores):
+        reason += " No pretrained weights were at hand; with some, few pictures go much further."
+    if skipped:
+        reason += f" Not tried: {'; '.join(skipped)}."
+    _log.info(reason)
+    return trainers[best], reason
+
+
+def _score_backbone(trainer: Trainer, train: Dataset, *, progress: bool) -> float:
+    recipe, preprocessing = trainer.resolved_recipe(), trainer.resolved_preprocessing()
+    model = build_for(trainer, train.num_classes, progress=progress)
+    features = compute_features(
+        model,
+        train,
+        preprocessing,
+        flips=wants_flips(recipe),
+        bad_images=trainer.bad_images,
+        progress=progress,
+    )
+    return float(np.nan_to_num(fit_on_features(features, train, recipe, seed=trainer.seed).accuracy))
+
+
+def _score_scratch(trainer: Trainer, train: Dataset, seed: int) -> float:
+    if min(count for count in train.class_counts().values() if count) < _FOLDS:
+        return 0.0  # a class with one picture cannot be learned from and tested on
+    hits = total = 0.0
+    for fold in train.folds(_FOLDS, seed=seed):
+        run = trainer.fit(fold.train, progress=False)
+        evaluation = evaluate(run.predictor, fold.test, bad_images=trainer.bad_images, progress=False)
+        hits, total = hits + evaluation.accuracy * len(evaluation), total + len(evaluation)
+    return hits / total

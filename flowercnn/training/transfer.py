@@ -1,0 +1,222 @@
+"""Training on top of a pretrained network: features once, the last layer in seconds, then fine-tuning on request."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from flowercnn.atomic import replace_file
+from flowercnn.dataset import Dataset
+from flowercnn.errors import ImageError, SplitError, TrainingError, few
+from flowercnn.models.features import Extractor, head_of
+from flowercnn.models.keras3 import import_keras
+from flowercnn.models.recipe import Recipe
+from flowercnn.overlaps import names_and_links
+from flowercnn.preprocessing.preprocessing import BadImages, Preprocessing
+from flowercnn.progress import tracked
+from flowercnn.splits import draw_folds, draw_units
+from flowercnn.training.head import Head, fit_head
+
+__all__ = ["Features", "compute_features", "fit_on_features", "freeze", "make_optimizer_by_depth", "stages"]
+
+_MOST_FOLDS: Final = 5
+_SLOWER: Final = 1 / 2.6  # per stage towards the pixels (Howard & Ruder 2018)
+_log = logging.getLogger(__name__)
+
+
+class Features:
+    """Feature vectors of the pictures of a data set.
+
+    Args:
+        rows: Shape (n, views, size), float32.
+        kept: Positions in the data set of the pictures they are of.
+        skipped: Keys of those that could not be decoded.
+    """
+
+    def __init__(self, rows: npt.NDArray[np.float32], kept: npt.NDArray[np.int64], skipped: tuple[str, ...]) -> None:
+        self.rows, self.kept, self.skipped = rows, kept, skipped
+
+
+def compute_features(
+    model: Any,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    flips: bool,
+    bad_images: BadImages = "error",
+    cache: Path | None = None,
+    progress: bool = False,
+) -> Features:
+    """Return the feature vectors of a data set: one pass over its pictures, or none if they are in ``cache``.
+
+    Args:
+        model: A classifier that ends in a dense layer.
+        dataset: The pictures.
+        preprocessing: How they become pixels.
+        flips: Whether mirror images are computed, too.
+        bad_images: What to do about pictures that cannot be decoded.
+        cache: A folder where the vectors are kept, or ``None``. Ctrl-C keeps there what was computed.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ImageError: If pictures cannot be decoded; all are named.
+    """
+    extractor = Extractor(model)
+    name = _fingerprint(model, preprocessing, flips=flips)
+    known = {} if cache is None else _read(cache / f"features-{name}.npz", dataset.keys)
+    waiting = [sample for sample in dataset if sample.key not in known]
+    errors: dict[str, ImageError] = {}
+    stream = extractor.stream((sample.image for sample in waiting), preprocessing, flips=flips)
+    shown = tracked(stream, total=len(waiting), description="Features", unit="img", enabled=progress)
+    try:
+        for sample, result in zip(waiting, shown, strict=True):
+            if isinstance(result, ImageError):
+                errors[sample.key] = result
+            else:
+                known[sample.key] = result
+    finally:
+        if cache is not None and waiting and known:
+            _write(cache / f"features-{name}.npz", known)
+    if errors and (bad_images == "error" or len(errors) == len(dataset)):
+        raise ImageError(
+            f"{len(errors)} of {len(dataset)} pictures cannot be used: "
+            f"{few([f'{key}: {error}' for key, error in errors.items()])} "
+            "Replace or remove them, or leave them out with bad_images='skip'."
+        )
+    if errors:
+        _log.warning("%d pictures cannot be decoded and are left out: %s", len(errors), few(sorted(errors)))
+    kept = np.array([number for number, key in enumerate(dataset.keys) if key in known], dtype=np.int64)
+    rows = np.stack([known[dataset.keys[number]] for number in kept])
+    if not np.isfinite(rows).all():
+        raise TrainingError("The network's features are not finite. Are its weights the right ones?")
+    return Features(rows, kept, tuple(errors))
+
+
+def fit_on_features(features: Features, dataset: Dataset, recipe: Recipe, *, seed: int) -> Head:
+    """Return the last layer for the feature vectors of a data set; its settings are chosen by folds of it."""
+    used = dataset.subset(features.kept)
+    counts = np.bincount(used.labels, minlength=used.num_classes)
+    folds: Sequence[npt.NDArray[np.int64]] = ()
+    number = int(min(_MOST_FOLDS, counts[counts > 0].min()))
+    if number > 1:
+        try:
+            units = draw_units(*names_and_links(used.samples, None), seed)
+            folds = draw_folds(units, used.labels, used.class_names, k=number)
+        except SplitError as error:  # groups too large
+            _log.info("No cross-validation: %s", error)
+    head = fit_head(features.rows, used.labels, used.num_classes, folds, recipe.class_weights(counts))
+    _log.info(
+        "Last layer: shrinkage %g; in cross-validation accuracy %.3f, loss %.3f.",
+        head.shrinkage,
+        head.accuracy,
+        head.loss,
+    )
+    return head
+
+
+def stages(model: Any) -> dict[str, int]:
+    """Return how many reductions of resolution each layer with weights lies before the features; the head is 0."""
+    sizes: list[int] = []
+    found: dict[str, int] = {}
+    for layer in reversed(model.layers):
+        shape = tuple(layer.output.shape)
+        if len(shape) == 4 and (not sizes or shape[1] > sizes[-1]):  # noqa: PLR2004 - (n, height, width, channels)
+            sizes.append(int(shape[1]))
+        found[layer.name] = len(sizes)
+    return found
+
+
+def freeze(model: Any, depth: int | None) -> None:
+    """Make layers trainable down to a depth, as `stages` counts it; normalisation and scaling never.
+
+    Args:
+        model: A backbone with its head; changed.
+        depth: How many stages are trainable: 0 the head alone, 1 the last stage too; ``None`` all.
+    """
+    for name, stage in stages(model).items():
+        layer = model.get_layer(name)
+        fixed = type(layer).__name__ in ("BatchNormalization", "Normalization") or name in ("scale", "to_bgr")
+        layer.trainable = not fixed and (depth is None or stage <= depth)
+
+
+def make_optimizer_by_depth(recipe: Recipe, model: Any) -> Any:
+    """Return Adam with a lower learning rate for each stage farther from the head."""
+    optimizers = import_keras().optimizers
+    rates = {name: _SLOWER**stage for name, stage in stages(model).items()}
+
+    class AdamByDepth(optimizers.AdamW):  # type: ignore[name-defined, misc]  # Keras is untyped
+        def build(self, variables: Any) -> None:
+            super().build(variables)
+            self._rates = [rates[variable.path.partition("/")[0]] for variable in variables]
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            rate = self._rates[self._get_variable_index(variable)]
+            super().update_step(gradient, variable, learning_rate * rate)
+
+    optimizer = AdamByDepth(recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def set_head(model: Any, head: Head) -> None:
+    """Give a backbone its last layer."""
+    head_of(model).set_weights([head.kernel, head.bias])
+
+
+def figures(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Return loss and accuracy of probabilities."""
+    of_truth = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)
+    accuracy = float((probabilities.argmax(axis=1) == labels).mean())
+    return {"loss": float(-np.log(of_truth).mean()), "accuracy": accuracy}
+
+
+def head_record(
+    head: Head, train: Features, labels: npt.NDArray[np.int64], val: Features | None, val_labels: Any, started: float
+) -> dict[str, float]:
+    """Return what `History` keeps of the training of the last layer."""
+    record = figures(head.probabilities(train.rows[:, 0]), labels)
+    if val is not None:
+        measured = figures(head.probabilities(val.rows[:, 0]), val_labels)
+        record |= {f"val_{name}": value for name, value in measured.items()}
+    return {**record, "learning_rate": 0.0, "seconds": time.perf_counter() - started}
+
+
+def _fingerprint(model: Any, preprocessing: Preprocessing, *, flips: bool) -> str:
+    digest = hashlib.blake2b(repr((preprocessing.to_dict(), flips)).encode(), digest_size=12)
+    head = {id(weight) for weight in head_of(model).weights}
+    for weight in model.weights:
+        if id(weight) not in head:
+            digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path, keys: Iterable[str]) -> dict[str, npt.NDArray[np.float32]]:
+    wanted = set(keys)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {str(key): row for key, row in zip(file["keys"], file["rows"], strict=True) if str(key) in wanted}
+    except FileNotFoundError:
+        return {}
+    except Exception as error:  # NumPy raises anything on damaged files
+        raise TrainingError(f"{path}: the features kept here cannot be read ({error}). Remove the file.") from error
+
+
+def _write(path: Path, rows: dict[str, npt.NDArray[np.float32]]) -> None:
+    kept = {**_read(path, _everything(path)), **rows}
+    replace_file(
+        path, lambda temporary: np.savez(temporary, keys=np.array(list(kept)), rows=np.stack(list(kept.values())))
+    )
+
+
+def _everything(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    with np.load(path, allow_pickle=False) as file:
+        return [str(key) for key in file["keys"]]

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import flowercnn as fc
+from flowercnn.models import weights as weights_module
+from flowercnn.models.backbone_table import BACKBONES
+from flowercnn.models.backbones import build_backbone
+from flowercnn.models.features import head_of
+from flowercnn.models.fold import fold_normalization
+from flowercnn.models.keras3 import import_keras
+from flowercnn.models.weights import fetch_weights
+from flowercnn.prediction.safety import check_network
+
+QUICK = ("mobilenet", "mobilenetv3small", "vgg16")
+"""Built in every run; the others are slow, and ``nox -s backbones`` runs all."""
+
+
+def side(name: str) -> int:
+    return max(33 if name.startswith("convnext") else 32, BACKBONES[name].smallest)
+
+
+def shaken(net: Any) -> Any:
+    """The network with normalisations that have seen data."""
+    random = np.random.default_rng(1)
+    for weight in net.weights:
+        if "float" in str(weight.dtype):
+            weight.assign(np.asarray(weight) + np.abs(random.normal(0, 0.02, weight.shape)).astype(np.float32))
+    return net
+
+
+def original(name: str, **options: Any) -> Any:
+    function = getattr(import_keras().applications, BACKBONES[name].function)
+    return function(weights=None, include_top=False, input_shape=(side(name), side(name), 3), **options)
+
+
+def reference_scaling(name: str, pixels: Any) -> Any:
+    applications = import_keras().applications
+    if name.startswith("resnet"):  # their functions live together in one module, for several preprocessings
+        module = applications.resnet_v2 if name.endswith("v2") else applications.resnet
+    else:
+        module = inspect.getmodule(getattr(applications, BACKBONES[name].function))
+    return module.preprocess_input(pixels.copy())
+
+
+def pictures(name: str) -> Any:
+    return np.random.default_rng(0).integers(0, 256, (2, side(name), side(name), 3)).astype(np.float32)
+
+
+def features(model: Any, pixels: Any) -> Any:
+    keras = import_keras()
+    return np.asarray(keras.Model(model.inputs[0], head_of(model).input)(pixels, training=False))
+
+
+def pooled(net: Any, pixels: Any) -> Any:
+    return np.asarray(net(pixels, training=False)).mean(axis=(1, 2))
+
+
+def close(a: Any, b: Any) -> bool:
+    return bool(np.abs(a - b).max() <= 1e-3 * max(np.abs(b).max(), 1e-6))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.backbones) for name in sorted(BACKBONES)],
+)
+def test_every_backbone_scales_pixels_as_its_reference_and_trains_saves_loads_and_predicts_the_same(
+    name: str, tmp_path: Path
+) -> None:
+    net = shaken(original(name))
+    path = tmp_path / "net.weights.h5"
+    net.save_weights(path)
+    size = (side(name), side(name))
+    model = build_backbone(name, size, 3, weights=path)
+    pixels = pictures(name)
+    expected = pooled(net, reference_scaling(name, pixels))
+    if not name.startswith("efficientnetb"):  # those have a test of their own
+        assert close(features(model, pixels), expected)
+    folded = fold_normalization(model)
+    assert np.allclose(model(pixels), folded(pixels), atol=1e-3)
+    check_network(json.loads(folded.to_json()), name)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    assert np.isfinite(model.train_on_batch(pixels, np.array([0, 1])))
+    predictor = fc.Predictor(fold_normalization(model), ["a", "b", "c"], fc.Preprocessing(image_size=size))
+    predictor.save(tmp_path / "model.keras")
+    before = predictor.predict_proba(pixels)
+    assert np.allclose(fc.Predictor.load(tmp_path / "model.keras").predict_proba(pixels), before, atol=1e-6)
+    stock = import_keras().saving.load_model(tmp_path / "model.keras")
+    assert np.allclose(stock(pixels), before, atol=1e-5)
+
+
+def test_the_table_is_what_keras_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from keras.src.utils import file_utils
+
+    asked: list[Any] = []
+
+    def note(fname: str, origin: str, **options: Any) -> str:
+        asked.append((fname, origin, options.get("file_hash") or ""))
+        raise LookupError
+
+    monkeypatch.setattr(file_utils, "get_file", note)
+    for name in ("mobilenetv3small", "vgg19", "convnexttiny", "resnet50", "efficientnetv2b0"):
+        spec = BACKBONES[name]
+        function = getattr(import_keras().applications, spec.function)
+        with pytest.raises(LookupError):
+            function(weights="imagenet", include_top=False, input_shape=(224, 224, 3))
+        file, origin, checksum = asked[-1]
+        assert (file, origin) == (spec.file, f"https://storage.googleapis.com/{spec.url}")
+        assert spec.checksum.partition(":")[2] == checksum
+
+
+def test_the_table_has_every_network_of_keras() -> None:
+    applications = import_keras().applications
+    functions = [name for name in dir(applications) if inspect.isfunction(getattr(applications, name))]
+    assert sorted(BACKBONES) == sorted(name.lower() for name in functions)
+    assert {f"backbone:{name}" for name in BACKBONES} <= set(fc.list_models())
+
+
+def as_older_format(net: Any, path: Path) -> None:
+    """Write weights as Keras 2 did, as the official files are."""
+    from keras.src.legacy.saving import legacy_h5_format
+
+    with h5py.File(path, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, net)
+
+
+def test_the_first_efficientnets_normalise_as_keras_does_with_the_official_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras.src.utils import file_utils
+
+    net = shaken(original("efficientnetb0"))
+    layer = net.get_layer("normalization")
+    layer.set_weights(
+        [np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32), np.int32(0)]
+    )
+    path = tmp_path / "official.h5"
+    as_older_format(net, path)
+    monkeypatch.setattr(file_utils, "get_file", lambda *_, **__: str(path))
+    function = import_keras().applications.EfficientNetB0
+    reference = function(weights="imagenet", include_top=False, input_shape=(32, 32, 3))
+    pixels = pictures("efficientnetb0")
+    ours = build_backbone("efficientnetb0", (32, 32), 2, weights=path)
+    assert close(features(ours, pixels), pooled(reference, pixels))
+
+
+def test_the_older_format_is_read_too(tmp_path: Path) -> None:
+    net = shaken(original("mobilenet"))
+    as_older_format(net, tmp_path / "net.h5")
+    model = build_backbone("mobilenet", (32, 32), 2, weights=tmp_path / "net.h5")
+    pixels = pictures("mobilenet")
+    assert close(features(model, pixels), pooled(net, reference_scaling("mobilenet", pixels)))
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_file_of_the_first_layers_gives_the_network_up_to_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, older: bool
+) -> None:
+    net = shaken(original("mobilenet"))
+    part = import_keras().Model(net.input, net.get_layer("conv_pw_11_relu").output)
+    path = tmp_path / "part.weights.h5"
+    as_older_format(part, path) if older else part.save_weights(path)
+    with caplog.at_level(logging.WARNING):
+        model = build_backbone("mobilenet", (32, 32), 2, weights=path)
+    assert "up to 'conv_pw_11_relu' only" in caplog.text
+    pixels = pictures("mobilenet")
+    assert close(features(model, pixels), pooled(part, reference_scaling("mobilenet", pixels)))
+
+
+def test_weights_that_do_not_fit_or_are_not_safe_are_refused(tmp_path: Path) -> None:
+    def build(path: Path) -> Any:
+        return build_backbone("mobilenet", (32, 32), 2, weights=path)
+
+    with pytest.raises(fc.ModelFileError, match="no such file"):
+        build(tmp_path / "absent.h5")
+    (tmp_path / "text.h5").write_text("no weights")
+    with pytest.raises(fc.ModelFileError, match="not a file of weights"):
+        build(tmp_path / "text.h5")
+    other = original("mobilenetv3small")
+    other.save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(fc.ModelFileError, match="of another network"):
+        build(tmp_path / "other.weights.h5")
+    net = original("mobilenet")
+    net.save_weights(tmp_path / "net.weights.h5")
+    with h5py.File(tmp_path / "net.weights.h5", "a") as file:
+        file["layers/more"] = h5py.ExternalLink("/etc/passwd", "/")
+    with pytest.raises(fc.ModelFileError, match="link to another place"):
+        build(tmp_path / "net.weights.h5")
+    net.get_layer("conv1").set_weights([np.full((3, 3, 3, 32), np.nan, np.float32)])
+    net.save_weights(tmp_path / "nan.weights.h5")
+    with pytest.raises(fc.ModelFileError, match="not finite"):
+        build(tmp_path / "nan.weights.h5")
+
+
+class Silent(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the standard library
+        pass
+
+
+def test_weights_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = shaken(original("mobilenet"))
+    spec = BACKBONES["mobilenet"]
+    served = tmp_path / "server" / spec.url
+    served.parent.mkdir(parents=True)
+    as_older_format(net, served)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), lambda *arguments: Silent(*arguments, directory=str(tmp_path / "server"))
+    )
+    Thread(target=server.serve_forever, daemon=True).start()
+    mirror = f"http://127.0.0.1:{server.server_port}"
+    try:
+        path = fetch_weights(spec, mirror=mirror, progress=False)
+        assert path == tmp_path / "keras" / "models" / spec.file
+        wrong = tmp_path / "server" / BACKBONES["vgg16"].url
+        wrong.parent.mkdir(parents=True)
+        wrong.write_bytes(b"something else")
+        with pytest.raises(fc.SourceError, match="not the official file"):
+            fetch_weights(BACKBONES["vgg16"], mirror=mirror, progress=False)
+        assert not (path.parent / BACKBONES["vgg16"].file).exists()
+    finally:
+        server.shutdown()
+        server.server_close()
+    model = build_backbone("mobilenet", (32, 32), 2, mirror=mirror)  # from the cache: the server is gone
+    pixels = pictures("mobilenet")
+    assert close(features(model, pixels), pooled(net, reference_scaling("mobilenet", pixels)))
+
+
+def test_without_a_network_the_error_says_which_file_to_put_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    spec = BACKBONES["resnet50"]
+    with pytest.raises(fc.SourceError, match="by hand") as caught:
+        fc.build_model("backbone:resnet50", image_size=(32, 32), num_classes=2, mirror="http://127.0.0.1:9")
+    assert spec.url in str(caught.value)
+    assert str(tmp_path / "models" / spec.file) in str(caught.value)
+    (tmp_path / "models").mkdir(exist_ok=True)
+    (tmp_path / "models" / spec.file).write_bytes(b"cut off")
+    with pytest.raises(fc.SourceError, match="not the official file"):
+        fetch_weights(spec)
+    assert weights_module.keras_cache() == tmp_path / "models"
+
+
+@pytest.mark.parametrize("scaling", ["none", "tf", "torch", "caffe"])
+def test_a_network_of_ones_own_is_scaled_as_asked_and_loses_its_classifier(scaling: Any) -> None:
+    keras = import_keras()
+    pixels = keras.Input((32, 32, 3), name="pixels")
+    x = keras.layers.Conv2D(4, 3, name="features")(pixels)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    net = keras.Model(pixels, keras.layers.Dense(9, activation="softmax", name="probabilities")(x))
+    model = build_backbone("own", (32, 32), 2, backbone=net, scaling=scaling)
+    inputs = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    wanted = (
+        inputs
+        if scaling == "none"
+        else keras.applications.imagenet_utils.preprocess_input(inputs.copy(), mode=scaling)
+    )
+    assert close(features(model, inputs), np.asarray(keras.Model(pixels, x)(wanted)))
+    assert model.output_shape == (None, 2)
+
+
+def test_wrong_options_are_named() -> None:
+    def build(name: str = "backbone:mobilenet", **options: Any) -> Any:
+        return fc.build_model(name, image_size=(32, 32), num_classes=2, **options)
+
+    with pytest.raises(fc.UnknownNameError, match="Did you mean 'backbone:mobilenetv2'"):
+        build("backbone:mobilnetv2")
+    with pytest.raises(fc.UnknownNameError, match="weights"):
+        build(weight=None)
+    with pytest.raises(fc.ConfigurationError, match="weights must be"):
+        build(weights=3)
+    with pytest.raises(fc.ConfigurationError, match="needs a Keras model"):
+        build("backbone:own")
+    with pytest.raises(fc.ConfigurationError, match="backbone must be a built Keras model"):
+        build(backbone="mobilenet")
+    with pytest.raises(fc.ConfigurationError, match="scaling must be"):
+        build(weights=None, scaling="bgr")
+    with pytest.raises(fc.UnknownNameError, match="conv_pw_12_relu"):
+        build(weights=None, until="conv_pw12_relu")
+    with pytest.raises(fc.ConfigurationError, match="at least 75 x 75"):
+        build("backbone:InceptionV3", weights=None)
+
+
+def test_names_of_backbones_are_the_same_in_any_case() -> None:
+    model = fc.build_model(
+        "backbone:MobileNet", image_size=(32, 32), num_classes=2, weights=None, until="conv_pw_2_relu"
+    )
+    assert model.name == "mobilenet"
+    assert head_of(model).input.shape[1] == 128

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import flowercnn as fc
+from flowercnn.models.keras3 import import_keras
+
+
+def test_embed_gives_the_input_of_the_last_dense_layer(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
+    rows = predictor.embed(coloured)
+    assert rows.shape == (30, predictor.model.layers[-1].kernel.shape[0])
+    assert rows.dtype == np.float32
+    pixels = np.stack([predictor.preprocessing.decode(sample.image) for sample in coloured])
+    head = predictor.model.layers[-1]
+    probabilities = np.asarray(import_keras().ops.softmax(rows @ np.asarray(head.kernel) + np.asarray(head.bias)))
+    assert np.allclose(probabilities, predictor.predict_proba(pixels), atol=1e-4)
+    assert predictor.embed([]).shape == (0, rows.shape[1])
+
+
+def test_bad_pictures_have_no_vector_and_are_all_named(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
+    with pytest.raises(fc.ImageError, match="2 of 3 pictures"):
+        predictor.embed([coloured[0].image, b"none", b""])
+
+
+def test_similar_pictures_are_of_the_same_colour_and_the_picture_itself_comes_first(
+    predictor: fc.Predictor, coloured: fc.Dataset
+) -> None:
+    found = predictor.find_similar(coloured[0].image, coloured, k=5)
+    assert found[0].sample.key == coloured[0].key
+    assert found[0].similarity == pytest.approx(1)
+    similarities = [similar.similarity for similar in found]
+    assert similarities == sorted(similarities, reverse=True)
+    assert {similar.sample.label for similar in found} == {coloured[0].label}
+    assert len(predictor.find_similar(coloured[0].image, coloured, k=99)) == 30
+    with pytest.raises(fc.ConfigurationError, match="k must be"):
+        predictor.find_similar(coloured[0].image, coloured, k=0)

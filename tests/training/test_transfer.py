@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flowercnn as fc
+from flowercnn.models.features import head_of
+from flowercnn.models.keras3 import import_keras
+from flowercnn.models.registry import recipe_of
+from flowercnn.training.auto import choose_trainer, weights_at_hand
+from flowercnn.training.head import fit_head
+from flowercnn.training.transfer import compute_features, fit_on_features, freeze, make_optimizer_by_depth, stages
+
+OPTIONS: dict[str, Any] = {"weights": None, "until": "conv_pw_3_relu"}  # a few random layers tell colours apart
+
+
+def trainer(**settings: Any) -> fc.Trainer:
+    return fc.Trainer("backbone:mobilenet", image_size=(32, 32), model_options=OPTIONS, **settings)
+
+
+def blobs(per_class: int, num_classes: int, size: int) -> tuple[Any, Any]:
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(num_classes), per_class)
+    centres = random.normal(0, 1, (num_classes, size))
+    return (centres[labels] + random.normal(0, 1, (len(labels), size))).astype(np.float32)[:, None], labels
+
+
+def thirds(count: int) -> list[Any]:
+    return [np.arange(start, count, 3) for start in range(3)]
+
+
+def test_the_head_tells_classes_apart_and_is_as_sure_as_it_is_right() -> None:
+    features, labels = blobs(60, 4, 20)
+    head = fit_head(features, labels, 4, thirds(len(labels)))
+    probabilities = head.probabilities(features[:, 0])
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    assert (probabilities.argmax(axis=1) == labels).mean() > 0.95
+    assert head.accuracy > 0.9
+    assert abs(probabilities.max(axis=1).mean() - head.accuracy) < 0.05
+
+
+@pytest.mark.parametrize("size", [5, 300])
+def test_the_head_is_the_linear_discriminant_of_scikit_learn(size: int) -> None:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    features, labels = blobs(30, 3, size)
+    head = fit_head(features, labels, 3)
+    rows = features[:, 0].astype(np.float64)
+    scaled = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    # Scikit-learn's own shrinkage scales the rows of each class by themselves.
+    centred = scaled - np.stack([scaled[labels == label].mean(axis=0) for label in range(3)])[labels]
+    covariance = centred.T @ centred / len(labels)
+    shrunk = 0.5 * covariance + 0.5 * np.trace(covariance) / size * np.eye(size)
+    estimator = type("Fixed", (), {"fit": lambda self, _: self, "covariance_": shrunk})()
+    peer = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=estimator).fit(scaled, labels)
+    assert np.allclose(head.probabilities(rows), peer.predict_proba(scaled), atol=1e-3)
+
+
+def test_a_class_without_a_picture_is_never_predicted() -> None:
+    features, labels = blobs(9, 3, 8)
+    head = fit_head(features, np.where(labels == 1, 3, labels), 4, thirds(len(labels)))
+    assert head.probabilities(features[:, 0])[:, 1].max() < 1e-6
+
+
+@pytest.mark.parametrize("per_class", [1, 2, 5])
+def test_few_pictures_of_a_class_are_enough_to_learn_from(per_class: int) -> None:
+    features, labels = blobs(per_class, 5, 16)
+    folds = [np.arange(start, len(labels), per_class) for start in range(per_class)] if per_class > 1 else []
+    head = fit_head(features, labels, 5, folds)
+    assert (head.probabilities(features[:, 0]).argmax(axis=1) == labels).all()
+
+
+def test_a_backbone_is_trained_on_features_and_saved_as_an_ordinary_model(
+    coloured: fc.Dataset, tmp_path: Path
+) -> None:
+    train, val, test = coloured.split(0.2, 0.2)
+    run = trainer().fit(train, val, progress=False)
+    assert fc.evaluate(run.predictor, test, progress=False).accuracy == 1
+    assert set(run.history.epochs[0]) >= {"loss", "accuracy", "val_loss", "val_accuracy"}
+    run.predictor.save(tmp_path / "model.keras")
+    loaded = fc.Predictor.load(tmp_path / "model.keras")
+    model = fc.build_model("backbone:mobilenet", image_size=(32, 32), num_classes=3, seed=0, **OPTIONS)
+    features = compute_features(model, train, run.predictor.preprocessing, flips=True)
+    head = fit_on_features(features, train, run.recipe, seed=0)
+    pixels = np.stack([run.predictor.preprocessing.decode(sample.image) for sample in train])
+    assert np.abs(loaded.predict_proba(pixels) - head.probabilities(features.rows[:, 0])).max() < 1e-4
+    stock = import_keras().saving.load_model(tmp_path / "model.keras")
+    assert np.abs(stock.predict(pixels, verbose=0) - loaded.predict_proba(pixels)).max() < 1e-5
+
+
+def test_the_same_seed_gives_the_same_weights(coloured: fc.Dataset) -> None:
+    train, val, _ = coloured.split(0.2, 0.2)
+    first, second = (trainer(seed=3).fit(train, val, progress=False).predictor.model.get_weights() for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_features_are_computed_once_and_kept(coloured: fc.Dataset, tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def counted(sample: fc.Sample) -> fc.Sample:
+        def content() -> bytes:
+            calls.append(sample.key)
+            buffer = io.BytesIO()
+            Image.fromarray(np.asarray(sample.image, dtype=np.uint8)).save(buffer, "PNG")
+            return buffer.getvalue()
+
+        return dataclasses.replace(sample, image=content)
+
+    watched = fc.Dataset(tuple(map(counted, coloured.samples)), coloured.encoder)
+    model = fc.build_model("backbone:mobilenet", image_size=(32, 32), num_classes=3, **OPTIONS)
+    preprocessing = fc.Preprocessing(image_size=(32, 32))
+    first = compute_features(model, watched.subset(range(20)), preprocessing, flips=True, cache=tmp_path)
+    assert sorted(calls) == sorted(watched.keys[:20])
+    calls.clear()
+    again = compute_features(model, watched, preprocessing, flips=True, cache=tmp_path)
+    assert sorted(calls) == sorted(watched.keys[20:])
+    assert np.array_equal(first.rows, again.rows[:20])
+
+
+def test_bad_pictures_are_all_named_or_left_out(coloured: fc.Dataset) -> None:
+    samples = list(coloured.samples)
+    for number in (3, 17):
+        samples[number] = dataclasses.replace(samples[number], image=b"no picture")
+    broken = fc.Dataset(tuple(samples), coloured.encoder)
+    with pytest.raises(fc.ImageError, match="2 of 30 pictures") as caught:
+        trainer().fit(broken, progress=False)
+    assert all(samples[number].key in str(caught.value) for number in (3, 17))
+    run = trainer(bad_images="skip").fit(broken, progress=False)
+    assert run.skipped == (samples[3].key, samples[17].key)
+
+
+@pytest.mark.parametrize("fine_tune", ["top", "all"])
+def test_fine_tuning_goes_on_from_the_head_and_keeps_what_is_better_on_val(
+    coloured: fc.Dataset, fine_tune: Any
+) -> None:
+    train, val, _ = coloured.split(0.3, 0.2)
+    recipe = dataclasses.replace(recipe_of("backbone:mobilenet"), fine_tune=fine_tune, epochs=2, batch_size=8)
+    run = trainer(recipe=recipe, precision="float32").fit(train, val, progress=False)
+    assert len(run.history) == 3
+    losses = [epoch["val_loss"] for epoch in run.history.epochs]
+    pixels = np.stack([run.predictor.preprocessing.decode(sample.image) for sample in val])
+    of_truth = run.predictor.predict_proba(pixels)[np.arange(len(val)), val.labels]
+    assert -np.log(of_truth).mean() == pytest.approx(min(losses), abs=2e-3)
+    assert any("did not help" in note for note in run.notes) == (losses.index(min(losses)) == 0)
+
+
+def test_layers_far_from_the_head_learn_slower_and_normalisation_is_frozen() -> None:
+    model = fc.build_model("backbone:mobilenet", image_size=(64, 64), num_classes=3, **OPTIONS)
+    depth = stages(model)
+    assert depth["probabilities"] == 0
+    assert depth["conv_pw_3"] == 1
+    assert depth["conv1"] > depth["conv_pw_2"] >= depth["conv_pw_3"]
+    freeze(model, 1)
+    assert model.get_layer("conv_pw_3").trainable
+    assert not model.get_layer("conv1").trainable
+    freeze(model, None)
+    assert model.get_layer("conv1").trainable
+    assert not any(layer.trainable for layer in model.layers if type(layer).__name__ == "BatchNormalization")
+    optimizer = make_optimizer_by_depth(recipe_of("backbone:mobilenet"), model)
+    before = model.get_weights()
+    names = [weight.path for weight in model.weights]
+    optimizer.build(model.trainable_variables)
+    optimizer.apply([np.ones(weight.shape, np.float32) for weight in model.trainable_variables])
+    moved = dict(
+        zip(names, (np.abs(a - b).max() for a, b in zip(before, model.get_weights(), strict=True)), strict=True)
+    )
+    assert moved["probabilities/kernel"] == pytest.approx(2.6 * moved["conv_pw_3/kernel"], rel=1e-2)
+    assert moved["conv_pw_1_bn/gamma"] == 0
+
+
+def test_callbacks_are_told_and_epochs_without_effect_are_said(coloured: fc.Dataset) -> None:
+    keras = import_keras()
+    seen: list[Any] = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((epoch, sorted(logs))))
+    run = trainer(epochs=3).fit(coloured, callbacks=[callback], progress=False)
+    assert seen == [(0, ["accuracy", "loss"])]
+    assert any("epochs had no effect" in note for note in run.notes)
+
+
+def test_weights_at_hand_are_those_in_the_cache_and_those_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert weights_at_hand() == {}
+    (tmp_path / "models").mkdir()
+    cached = tmp_path / "models" / "mobilenet_1_0_224_tf_no_top.h5"
+    cached.touch()
+    assert weights_at_hand() == {"backbone:mobilenet": cached}
+    assert weights_at_hand(["EfficientNetV2-B0.weights.h5"])["backbone:efficientnetv2b0"].name.startswith("Eff")
+    assert weights_at_hand({"vgg16": "mine.h5"})["backbone:vgg16"] == Path("mine.h5")
+    with pytest.raises(fc.ConfigurationError, match=r"mine\.h5 does not say"):
+        weights_at_hand("mine.h5")
+
+
+def test_auto_compares_by_cross_validation_and_says_why(
+    coloured: fc.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    net = import_keras().applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3))
+    part = import_keras().Model(net.input, net.get_layer("conv_pw_3_relu").output)
+    part.save_weights(tmp_path / "mobilenet.weights.h5")
+    (tmp_path / "vgg16.weights.h5").write_text("damaged")
+    settings: dict[str, Any] = {
+        "image_size": (32, 32),
+        "epochs": 1,
+        "model_options": {"weights": [tmp_path / "mobilenet.weights.h5", tmp_path / "vgg16.weights.h5"]},
+    }
+    chosen, reason = choose_trainer(coloured, settings=settings)
+    assert chosen.model == "backbone:mobilenet"
+    assert "auto chose backbone:mobilenet" in reason
+    assert "fast" in reason
+    assert "Not tried: backbone:vgg16" in reason
+    run = fc.train(coloured, model="auto", progress=False, **settings)
+    assert run.predictor.info["model"] == "backbone:mobilenet"
+    assert run.notes[0].startswith("auto chose")
+    assert run.evaluation is not None
+    assert run.evaluation.accuracy > 0.9
+
+
+def test_auto_without_weights_trains_from_scratch_and_says_so(
+    coloured: fc.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    run = fc.train(coloured, model="auto", time_budget="4s", image_size=(32, 32), progress=False)
+    assert run.predictor.info["model"] == "fast"
+    assert "No pretrained weights were at hand" in run.notes[0]
+
+
+def test_the_head_of_a_network_is_its_last_dense_layer() -> None:
+    keras = import_keras()
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2, name="logits"), keras.layers.Softmax()]
+    )
+    assert head_of(model).name == "logits"
+    with pytest.raises(fc.ConfigurationError, match="no feature vectors"):
+        head_of(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()]))
