@@ -117,4 +117,5 @@ def bench(session: nox.Session) -> None:
     """The benchmarks: ``nox -s bench -- FOLDER`` with one sub-folder of photographs per class."""
     install(session)
     session.run("python", "tests/benchmarks/listing.py")
+    session.run("python", "tests/benchmarks/features.py")
     session.run("python", "tests/benchmarks/tutorial.py", *session.posargs)

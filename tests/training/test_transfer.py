@@ -17,7 +17,7 @@ from flowercnn.training.auto import choose_trainer, weights_at_hand
 from flowercnn.training.head import fit_head
 from flowercnn.training.transfer import compute_features, fit_on_features, freeze, make_optimizer_by_depth, stages
 
-OPTIONS = {"weights": None, "until": "conv_pw_3_relu"}  # a few random layers tell colours apart
+OPTIONS: dict[str, Any] = {"weights": None, "until": "conv_pw_3_relu"}  # a few random layers tell colours apart
 
 
 def trainer(**settings: Any) -> fc.Trainer:
@@ -206,7 +206,7 @@ def test_auto_compares_by_cross_validation_and_says_why(
     part = import_keras().Model(net.input, net.get_layer("conv_pw_3_relu").output)
     part.save_weights(tmp_path / "mobilenet.weights.h5")
     (tmp_path / "vgg16.weights.h5").write_text("damaged")
-    settings = {
+    settings: dict[str, Any] = {
         "image_size": (32, 32),
         "epochs": 1,
         "model_options": {"weights": [tmp_path / "mobilenet.weights.h5", tmp_path / "vgg16.weights.h5"]},
