@@ -104,7 +104,7 @@ def minimums(session: nox.Session) -> None:
     session.install(*lowest, "-r", "pyproject.toml")
     session.install("--no-deps", str(wheel))
     old = ("-W", "ignore::DeprecationWarning")  # what old packages call in new ones is not ours to change
-    session.run("pytest", "-m", "not slow", *old, *session.posargs, env={"PYTHONSAFEPATH": "1"})
+    session.run("pytest", "-m", "not slow and not backbones", *old, *session.posargs, env={"PYTHONSAFEPATH": "1"})
 
 
 @nox.session(python="3.11")
@@ -125,4 +125,5 @@ def bench(session: nox.Session) -> None:
     """The benchmarks: ``nox -s bench -- FOLDER`` with one sub-folder of photographs per class."""
     install(session)
     session.run("python", "tests/benchmarks/listing.py")
+    session.run("python", "tests/benchmarks/features.py")
     session.run("python", "tests/benchmarks/tutorial.py", *session.posargs)

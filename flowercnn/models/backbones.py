@@ -25,7 +25,7 @@ PREFIX: Final = "backbone:"
 OWN: Final = "own"
 """``backbone:own`` is a network the user hands over."""
 
-_OURS: Final = ("pixels", "scale", "to_bgr", "features", "dropout", "probabilities")
+_OURS: Final = ("pixels", "scale", "to_bgr", "pool", "features", "dropout", "probabilities")
 _DEVIATION: Final = np.array([0.229, 0.224, 0.225])  # of ImageNet's RGB, 0-1
 _MEAN: Final = np.array([0.485, 0.456, 0.406])
 _CAFFE_MEAN: Final = (123.68, 116.779, 103.939)  # RGB, 0-255
@@ -65,7 +65,7 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
     mirror: str | None = None,
     progress: bool = True,
 ) -> Any:
-    """Return a pretrained network, global average pooling and a new softmax layer.
+    """Return a pretrained network, global average pooling to vectors of length 1, and a new softmax layer.
 
     Args:
         name: Of a network of ``keras.applications`` in lower case, or ``"own"``.
@@ -111,7 +111,8 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
     pixels = keras.Input((*image_size, 3), name="pixels")
     x = _in_stock_layers(keras.Model(net.inputs, output, name=net.name), pixels, scaling)
     if len(x.shape) == _IMAGE_DIMENSIONS:
-        x = layers.GlobalAveragePooling2D(name="features")(x)
+        x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.UnitNormalization(name="features")(x)  # contrast says little about what is seen
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
     probabilities = layers.Dense(num_classes, activation="softmax", name="probabilities")(x)

@@ -19,29 +19,13 @@ __all__ = ["check_network", "check_weights"]
 
 _LAYERS: Final = frozenset(
     [
-        *("Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "CenterCrop", "Concatenate"),
-        *("Conv2D", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "ELU", "Flatten", "Functional"),
-        *(
-            "GaussianDropout",
-            "GaussianNoise",
-            "GlobalAveragePooling2D",
-            "GlobalMaxPooling2D",
-            "GroupNormalization",
-            "InputLayer",
-        ),
-        *("LayerNormalization", "LeakyReLU", "MaxPooling2D", "Maximum", "Minimum", "Multiply"),
-        *(
-            "Normalization",
-            "PReLU",
-            "Permute",
-            "ReLU",
-            "Rescaling",
-            "Reshape",
-            "Resizing",
-            "SeparableConv2D",
-            "Sequential",
-        ),
-        *("Softmax", "SpatialDropout2D", "Subtract", "UnitNormalization", "UpSampling2D", "ZeroPadding2D"),
+        *("Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "CenterCrop"),
+        *("Concatenate", "Conv2D", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "ELU", "Flatten"),
+        *("Functional", "GaussianDropout", "GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D"),
+        *("GroupNormalization", "InputLayer", "LayerNormalization", "LeakyReLU", "MaxPooling2D", "Maximum"),
+        *("Minimum", "Multiply", "Normalization", "PReLU", "Permute", "ReLU", "Rescaling", "Reshape"),
+        *("Resizing", "SeparableConv2D", "Sequential", "Softmax", "SpatialDropout2D", "Subtract"),
+        *("UnitNormalization", "UpSampling2D", "ZeroPadding2D"),
     ]
 )
 _STOCK: Final[dict[str | None, frozenset[str] | set[str]]] = {
