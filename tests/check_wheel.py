@@ -9,7 +9,10 @@ from pathlib import Path
 wheel = Path(sys.argv[1])
 names = zipfile.ZipFile(wheel).namelist()
 problems = [
-    name for name in names if not name.endswith((".py", "py.typed", "METADATA", "WHEEL", "RECORD", ".txt", "LICENSE"))
+    name
+    for name in names
+    if not name.endswith((".py", "py.typed", "METADATA", "WHEEL", "RECORD", ".txt", "LICENSE"))
+    and not name.startswith("flowercnn/evaluation/page/report.")  # what the report is made of
 ]
 if problems:
     sys.exit(f"{wheel.name} holds files that do not belong: {problems}")

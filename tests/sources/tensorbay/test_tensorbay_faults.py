@@ -190,7 +190,7 @@ def test_a_store_that_never_answers_is_one_error_within_patience(serve: Serve, r
 def test_giving_up_names_the_file_and_counts_and_goes_on_from_there(server: TensorBayServer, read: Read) -> None:
     server.knobs.script = {"file": ["", "", "", *["503"] * 50]}
     with pytest.raises(SourceError) as caught:
-        keys(read(server, segments=["train"], threads=1, window=1, patience=0.5))
+        keys(read(server, segments=["train"], threads=1, window=1, patience=2))
     message = str(caught.value)
     assert "data set 'Flowers', segment 'train', file 'tulip/00003.jpg': HTTP 503" in message
     assert "3 files were fetched and 0 were there before; the next run goes on from there" in message
@@ -202,7 +202,7 @@ def test_giving_up_names_the_file_and_counts_and_goes_on_from_there(server: Tens
 def test_a_failed_listing_leaves_nothing_behind_and_the_source_can_be_used_again(
     server: TensorBayServer, read: Read
 ) -> None:
-    source = read(server, segments=["train"], patience=0.3)
+    source = read(server, segments=["train"], patience=2)
     for what in ("segments", "data/details"):
         server.knobs.script = {what: ["500"] * 50}
         with pytest.raises(SourceError, match="HTTP 500"):
@@ -215,7 +215,7 @@ def test_a_listing_that_failed_in_the_middle_is_continued(serve: Serve, read: Re
     dataset = ServedDataset("Flowers", {"train": example_files(300)})
     server = serve(dataset)
     server.knobs.script = {"data/details": ["", "", *["reset"] * 50]}
-    source = read(server, patience=0.3)
+    source = read(server, patience=2)
     with pytest.raises(SourceError, match="segment 'train'"):
         keys(source)
     server.knobs.script = {}
