@@ -12,12 +12,13 @@ import numpy.typing as npt
 from flowercnn.errors import ConfigurationError, ImageError
 from flowercnn.models.fold import fold_normalization
 from flowercnn.models.keras3 import import_keras
-from flowercnn.models.parts import pictures_at_once
+from flowercnn.parallel import cpu_count, ordered_map
 from flowercnn.preprocessing.preprocessing import Preprocessing
 
 __all__ = ["Extractor", "head_of"]
 
-_AT_ONCE: Final = 8  # so few that activations stay in the processor's caches: faster than batches of 32
+_PIXELS_AT_ONCE: Final = 8 * 256 * 256  # so few that activations stay in the processor's caches
+_MOST_AT_ONCE: Final = 64
 
 
 def head_of(model: Any) -> Any:
@@ -35,7 +36,7 @@ def head_of(model: Any) -> Any:
 
 
 class Extractor:
-    """Computes feature vectors fast: normalisation folded, compiled, in parts that fit the processor's caches.
+    """Computes feature vectors fast: normalisation folded, compiled, small parts in several threads.
 
     Args:
         model: A classifier that ends in a dense layer; not changed.
@@ -50,14 +51,19 @@ class Extractor:
         keras = import_keras()
         network = fold_normalization(keras.Model(model.inputs[0], head_of(model).input, name="features"))
         self.size = int(network.output_shape[1])
-        self._at_once = pictures_at_once(network, most=_AT_ONCE)
+        height, width = network.input_shape[1:3]
+        self._at_once = max(1, min(_MOST_AT_ONCE, _PIXELS_AT_ONCE // (height * width)))
+        self._workers = min(4, cpu_count())
         self._compute = tf.function(
             lambda pixels: network(tf.cast(pixels, tf.float32), training=False), reduce_retracing=True
         )
 
     def __call__(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return the feature vectors, shape (n, size), of pictures of shape (n, height, width, 3), 0-255."""
-        parts = [self._compute(pixels[i : i + self._at_once]).numpy() for i in range(0, len(pixels), self._at_once)]
+        slices = [pixels[i : i + self._at_once] for i in range(0, len(pixels), self._at_once)]
+        parts = ordered_map(
+            lambda part: self._compute(part).numpy(), slices, workers=self._workers, window=2 * self._workers
+        )
         return np.concatenate([np.empty((0, self.size), np.float32), *parts])
 
     def stream(
@@ -69,7 +75,7 @@ class Extractor:
         is yielded as its error. Decoding runs ahead in threads.
         """
         decoded = preprocessing.decode_each(images)
-        while batch := list(islice(decoded, self._at_once)):
+        while batch := list(islice(decoded, 2 * self._workers * self._at_once)):
             usable = [pixels for pixels in batch if not isinstance(pixels, ImageError)]
             views = [view for pixels in usable for view in ((pixels, pixels[:, ::-1]) if flips else (pixels,))]
             rows = self(np.stack(views)) if views else np.empty((0, self.size), np.float32)
