@@ -25,6 +25,7 @@ PREFIX: Final = "backbone:"
 OWN: Final = "own"
 """``backbone:own`` is a network the user hands over."""
 
+_REPLACED: Final = ("LayerScale", "CustomScaleLayer", "Sequential")
 _OURS: Final = ("pixels", "scale", "to_bgr", "pool", "features", "dropout", "probabilities")
 _DEVIATION: Final = np.array([0.229, 0.224, 0.225])  # of ImageNet's RGB, 0-1
 _MEAN: Final = np.array([0.485, 0.456, 0.406])
@@ -200,7 +201,7 @@ def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling) -> Any:
     copies: dict[str, Any] = {}
 
     def copy(operation: Any) -> Any:
-        if not isinstance(operation, keras.Layer) or type(operation).__name__ in ("LayerScale", "CustomScaleLayer"):
+        if not isinstance(operation, keras.Layer) or type(operation).__name__ in _REPLACED:
             return operation
         if operation.name not in copies:
             config = operation.get_config()
@@ -211,12 +212,17 @@ def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling) -> Any:
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         args = tuple(scaled if value is pixels else value for value in args)
+        if type(operation).__name__ == "Sequential":  # of ConvNeXt; a flat network is simpler, and can be folded
+            for layer in operation.layers:
+                args = (copy(layer)(args[0]),)
+            return args[0]
         return _call_stock(operation, *args, **kwargs)
 
     # A bare view: cloning asks for the same structure of inputs, and a compiled model would compile the copy.
     view = keras.Model(net.inputs[0], net.outputs[0], name=net.name)
     output = keras.models.clone_model(view, input_tensors=pixels, clone_function=copy, call_function=call).outputs[0]
-    for layer in view.layers:
+    inner = [part for layer in view.layers for part in getattr(layer, "layers", [layer])]
+    for layer in inner:
         if layer.weights and layer.name in copies:
             copies[layer.name].set_weights(layer.get_weights())
     for layer in view.layers:
