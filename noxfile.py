@@ -12,6 +12,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["lint", "imports", "typing", "tests", "tensorbay_newest", "minimums", "docs", "build"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
+IN_TWO = ("-n", "2", "--dist", "loadfile")  # most tests keep less than two cores busy
 CODE = ("flowercnn", "tests", "docs", "noxfile.py")
 
 
@@ -58,17 +59,12 @@ def typing(session: nox.Session) -> None:
     session.run("mypy")
 
 
-def run_tests(session: nox.Session) -> None:
-    """Run the tests against the installed wheel, with branch coverage."""
-    session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "--durations=5", *session.posargs, env={"PYTHONSAFEPATH": "1"})
-    session.run("coverage", "combine", "--quiet")
-
-
 @nox.session(python=["3.11"])
 def tests(session: nox.Session) -> None:
+    """The tests against the installed wheel, two files at a time, with branch coverage."""
     install(session, "test")
-    run_tests(session)
+    command = ("pytest", *IN_TWO, "--cov", "--cov-report=", "--durations=5")
+    session.run(*command, *session.posargs, env={"PYTHONSAFEPATH": "1"})
     if not session.posargs:
         session.run("coverage", "report")
 
@@ -85,7 +81,7 @@ def tensorbay_newest(session: nox.Session) -> None:
 def newer(session: nox.Session) -> None:
     """The tests on the newer Pythons, where they are installed."""
     install(session, "test")
-    session.run("pytest", *session.posargs, env={"PYTHONSAFEPATH": "1"})
+    session.run("pytest", *IN_TWO, *session.posargs, env={"PYTHONSAFEPATH": "1"})
 
 
 @nox.session(python="3.11")
@@ -104,7 +100,9 @@ def minimums(session: nox.Session) -> None:
     session.install(*lowest, "-r", "pyproject.toml")
     session.install("--no-deps", str(wheel))
     old = ("-W", "ignore::DeprecationWarning")  # what old packages call in new ones is not ours to change
-    session.run("pytest", "-m", "not slow and not backbones", *old, *session.posargs, env={"PYTHONSAFEPATH": "1"})
+    session.run(
+        "pytest", *IN_TWO, "-m", "not slow and not backbones", *old, *session.posargs, env={"PYTHONSAFEPATH": "1"}
+    )
 
 
 @nox.session(python="3.11")

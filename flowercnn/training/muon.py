@@ -34,7 +34,8 @@ def make_muon(learning_rate: float, weight_decay: float) -> Any:
 def orthogonalized(matrix: Any) -> Any:
     """Return a matrix with the singular vectors of ``matrix`` and singular values near one (0.7 to 1.2).
 
-    Newton and Schulz's iteration with Jordan's coefficients, in bfloat16: four rounds of three products.
+    Newton and Schulz's iteration with Jordan's coefficients, four rounds, computed on the small square matrix of
+    inner products; the result is applied to ``matrix`` once.
 
     Args:
         matrix: Tensor of shape (rows, columns), float32.
@@ -42,14 +43,18 @@ def orthogonalized(matrix: Any) -> Any:
     import tensorflow as tf
 
     rows, columns = matrix.shape
-    x = tf.transpose(matrix) if rows > columns else matrix
-    x = tf.cast(x / (tf.norm(x) + 1e-7), tf.bfloat16)
+    tall = rows > columns
+    x = matrix / (tf.norm(matrix) + 1e-7)
+    square = tf.matmul(x, x, transpose_a=tall, transpose_b=not tall)
+    identity = tf.eye(min(rows, columns))
     a, b, c = _QUINTIC
-    for _ in range(_ITERATIONS):
-        square = tf.matmul(x, x, transpose_b=True)
-        x = a * x + tf.matmul(b * square + c * tf.matmul(square, square), x)
-    x = tf.cast(x, tf.float32)
-    return tf.transpose(x) if rows > columns else x
+    product = identity
+    for left in reversed(range(_ITERATIONS)):
+        factor = a * identity + b * square + c * tf.matmul(square, square)
+        product = tf.matmul(product, factor) if product is not identity else factor
+        if left:  # all of these are polynomials of one matrix, so their order does not matter
+            square = tf.matmul(tf.matmul(square, factor), factor)
+    return tf.matmul(x, product) if tall else tf.matmul(product, x)
 
 
 @cache

@@ -62,7 +62,7 @@ class TrainStep:
             steps = tf.cast(self.steps.assign_add(1), tf.float32)
             decay = tf.minimum(recipe.average, steps / (steps + 9.0))
             for average, weight in zip(self.average, model.weights, strict=bool(self.average)):
-                average.assign(decay * average + (1 - decay) * weight)
+                average.assign_sub((1 - decay) * (average - weight))
 
         self._update = update
 
