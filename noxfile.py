@@ -63,7 +63,7 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests against the installed wheel, two files at a time, with branch coverage."""
     install(session, "test")
-    command = ("pytest", *IN_TWO, "--cov", "--cov-report=", "--durations=5")
+    command = ("pytest", *IN_TWO, "--cov", "--cov-report=", "--cov-fail-under=0", "--durations=5")
     session.run(*command, *session.posargs, env={"PYTHONSAFEPATH": "1"})
     if not session.posargs:
         session.run("coverage", "report")

@@ -30,7 +30,7 @@ from flowercnn.training.checkpoint import read_checkpoint
 from flowercnn.training.finder import LearningRates, read_suggestion
 from flowercnn.training.loop import Data, Loop
 from flowercnn.training.run import TrainingRun
-from flowercnn.training.watch import advice
+from flowercnn.training.watch import advice, balance_note
 
 __all__ = ["Trainer"]
 
@@ -204,7 +204,8 @@ class Trainer:
             fingerprint=fingerprint,
         )
         finished = time.perf_counter()
-        notes = advice(history, train.num_classes)
+        counts = np.bincount(train_data[1], minlength=train.num_classes)
+        notes = (*balance_note(recipe.class_weights(counts), train.class_names), *advice(history, train.num_classes))
         for note in notes:
             _log.warning(note)
         info = {"model": self._model_name(), "seed": self.seed, "epochs": len(history), "train_samples": len(train)}

@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
 from flowercnn.training.history import History
 
-__all__ = ["BestEpoch", "advice"]
+__all__ = ["BestEpoch", "advice", "balance_note"]
 
 _ENOUGH_EPOCHS: Final = 4
 _LEARNED_BY_HEART: Final = 0.98
@@ -46,6 +49,23 @@ class BestEpoch:
         self._best = min(self._best, epoch["val_loss"])
         self._waited = 0 if better else self._waited + 1
         return better
+
+
+def balance_note(weights: npt.NDArray[np.float32] | None, class_names: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence about classes that count more than others, if they do.
+
+    Args:
+        weights: As `Recipe.class_weights` returns them.
+        class_names: Their classes.
+    """
+    if weights is None:
+        return ()
+    rare, common = int(weights.argmax()), int(np.where(weights > 0, weights, np.inf).argmin())
+    return (
+        f"The classes are unbalanced: in the loss, a picture of {class_names[rare]!r} counts "
+        f"{weights[rare] / weights[common]:.1f} times as much as one of {class_names[common]!r}. "
+        'Recipe(balance="none") leaves that off.',
+    )
 
 
 def advice(history: History, num_classes: int) -> tuple[str, ...]:

@@ -372,6 +372,7 @@ def test_an_unbalanced_set_does_not_fool_the_network() -> None:
                 ]
             )
         run = fc.Trainer(linear, recipe=recipe, precision="float32").fit(dataset, progress=False)
+        assert any("'red' counts 9.0 times as much" in note for note in run.notes) == (balance == "auto")
         recalls[balance] = {c.class_name: c.recall for c in fc.evaluate(run.predictor, dataset).per_class}["red"]
     assert recalls["auto"] > recalls["none"] + 0.1
 
