@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from flowercnn.errors import ConfigurationError, UnknownNameError, closest
 from flowercnn.models.article import build_article
 from flowercnn.models.backbones import PREFIX, backbone_builders, is_backbone
-from flowercnn.models.fast import build_fast
+from flowercnn.models.fast import build_accurate, build_fast
 from flowercnn.models.keras3 import seeded_weights
 from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import Augmentation
@@ -30,31 +31,31 @@ class _Entry:
     recipe: Recipe
 
 
+_FAST: Final = Recipe(
+    image_size=(128, 128),
+    epochs=45,
+    batch_size=32,
+    optimizer="muon",
+    learning_rate=0.02,
+    schedule="cosine",
+    warmup=0.15,
+    weight_decay=0.05,
+    label_smoothing=0.1,
+    augmentation=Augmentation(min_area=0.25),
+    mixing=Mixing(mixup=0.2),
+    average=0.995,
+    progressive=((0, 0.75),),
+    adapt=True,
+)
+
 # The one place with state: names are global by nature, as they are in Keras and in the entry points of packages.
 _REGISTRY: dict[str, _Entry] = {
     "article": _Entry(
         build_article,
         Recipe(image_size=(128, 128), resize="stretch", epochs=20, batch_size=128, learning_rate=5e-4),
     ),
-    "fast": _Entry(
-        build_fast,
-        Recipe(
-            image_size=(128, 128),
-            epochs=45,
-            batch_size=32,
-            optimizer="muon",
-            learning_rate=0.02,
-            schedule="cosine",
-            warmup=0.15,
-            weight_decay=0.05,
-            label_smoothing=0.1,
-            augmentation=Augmentation(min_area=0.25),
-            mixing=Mixing(mixup=0.2),
-            average=0.995,
-            progressive=((0, 0.75),),
-            adapt=True,
-        ),
-    ),
+    "fast": _Entry(build_fast, _FAST),
+    "accurate": _Entry(build_accurate, dataclasses.replace(_FAST, epochs=60)),
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flowercnn.models.fast import member_count
 from flowercnn.models.keras3 import import_keras
 from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import apply_augmentation
@@ -48,6 +49,7 @@ class TrainStep:
         import tensorflow as tf
 
         self._model = model
+        self._members = member_count(model)
         self._recipe = recipe
         self._class_weights = class_weights
         self._gradients = tf.function(self._compute_gradients, reduce_retracing=True)
@@ -104,9 +106,7 @@ class TrainStep:
             pixels, targets = apply_mixing(pixels, targets, part.mixing, image_size)
         weights = tf.reduce_sum(targets, axis=1, keepdims=True)
         with tf.GradientTape() as tape:
-            probabilities = self._model(pixels, training=True)
-            # Keras computes this from the logits where the model ends in a softmax: exact for any probability.
-            losses = import_keras().ops.categorical_crossentropy(targets / weights, probabilities)
+            losses, probabilities = self._losses(pixels, targets / weights)
             loss = tf.reduce_sum(losses * weights[:, 0])
             # A penalty on weights counts once per picture here, so that the parts of a batch add up to one of it.
             penalty = sum(self._model.losses) * tf.cast(tf.shape(pixels)[0], tf.float32)
@@ -115,6 +115,30 @@ class TrainStep:
         gradients = tape.gradient(objective, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(probabilities, axis=1), part.labels), tf.int64))
         return loss, correct, gradients
+
+    def _losses(self, pixels: Any, targets: Any) -> tuple[Any, Any]:
+        """Return the loss of each picture and its probabilities.
+
+        Networks that are trained side by side each have their own loss; a common one would let them divide the work,
+        and their errors would no longer average out.
+        """
+        import tensorflow as tf
+
+        keras = import_keras()
+        if self._members == 1:
+            probabilities = self._model(pixels, training=True)
+            # Keras computes this from the logits where the model ends in a softmax: exact for any probability.
+            return keras.ops.categorical_crossentropy(targets, probabilities), probabilities
+        last = self._model.layers[-1]
+        both = keras.Model(self._model.inputs[0], [self._model.outputs[0], last.input])
+        probabilities, mean = both(pixels, training=True)
+        # The last layer sees the features of all, divided by their number: each has its own rows of the kernel.
+        size = mean.shape[1] // self._members
+        features = tf.reshape(tf.cast(mean, tf.float32) * self._members, [-1, self._members, size])
+        kernels = tf.reshape(last.kernel.value, [self._members, size, last.units])
+        logits = tf.einsum("nmf,mfc->mnc", features, kernels) + last.bias.value
+        losses = -tf.reduce_sum(targets * tf.nn.log_softmax(logits), axis=2)
+        return tf.reduce_mean(losses, axis=0), probabilities
 
     @staticmethod
     def _pixels(part: Part, image_size: tuple[int, int]) -> Any:

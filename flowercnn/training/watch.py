@@ -61,11 +61,12 @@ def balance_note(weights: npt.NDArray[np.float32] | None, class_names: Sequence[
     if weights is None:
         return ()
     rare, common = int(weights.argmax()), int(np.where(weights > 0, weights, np.inf).argmin())
-    return (
+    sentence = (
         f"The classes are unbalanced: in the loss, a picture of {class_names[rare]!r} counts "
         f"{weights[rare] / weights[common]:.1f} times as much as one of {class_names[common]!r}. "
-        'Recipe(balance="none") leaves that off.',
+        'Recipe(balance="none") leaves that off.'
     )
+    return (sentence,)
 
 
 def advice(history: History, num_classes: int) -> tuple[str, ...]:
