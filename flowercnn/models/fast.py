@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from flowercnn.errors import ConfigurationError
 from flowercnn.models.keras3 import import_keras
 from flowercnn.models.parts import check_side
 
@@ -66,8 +67,10 @@ def build_accurate(
         A Keras model from (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities.
 
     Raises:
-        ConfigurationError: If ``image_size`` is too small.
+        ConfigurationError: If ``image_size`` is too small, or ``members`` below 1.
     """
+    if isinstance(members, bool) or not isinstance(members, int) or members < 1:
+        raise ConfigurationError(f"members must be an int of at least 1. Received: members={members!r}")
     options = {"members": members, "width": width, "blocks": blocks, "dropout": dropout}
     return _residual("accurate", image_size, num_classes, **options)
 

@@ -38,7 +38,7 @@ def test_article_trains_as_the_tutorial_does() -> None:
     assert (recipe.resize, recipe.augmentation, recipe.schedule) == ("stretch", None, "constant")
 
 
-@pytest.mark.parametrize("name", ["article", "fast"])
+@pytest.mark.parametrize("name", ["article", "fast", "accurate"])
 def test_models_give_probabilities_for_raw_pixels(name: str) -> None:
     model = build_model(name, image_size=(48, 40), num_classes=5)
     probabilities = np.asarray(model(PIXELS.astype(np.float32)))
@@ -46,10 +46,33 @@ def test_models_give_probabilities_for_raw_pixels(name: str) -> None:
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["article", "fast"])
+@pytest.mark.parametrize("name", ["article", "fast", "accurate"])
 def test_models_are_of_stock_layers_only(name: str) -> None:
     model = build_model(name, image_size=(48, 40), num_classes=5)
     assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
+
+
+def test_accurate_answers_with_the_mean_of_its_members_logits() -> None:
+    both = build_model("accurate", image_size=(48, 40), num_classes=5, members=2)
+    pixels = PIXELS.astype(np.float32)
+    rows = np.asarray(both.layers[-1].kernel).reshape(2, -1, 5)
+    logits = np.zeros((3, 5))
+    for number, kernel in enumerate(rows, start=1):
+        one = build_model("fast", image_size=(48, 40), num_classes=5)
+        for layer in one.layers[:-1]:
+            if layer.weights:
+                layer.set_weights(both.get_layer(f"member{number}_{layer.name}").get_weights())
+        features = import_keras().Model(one.inputs[0], one.layers[-1].input)
+        logits += np.asarray(features(pixels)) @ kernel / 2
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert np.allclose(both(pixels), expected, atol=1e-5)
+
+
+def test_the_number_of_members_is_checked() -> None:
+    with pytest.raises(ConfigurationError, match=r"members must be an int of at least 1. Received: members=0"):
+        build_model("accurate", image_size=(48, 40), num_classes=5, members=0)
+    one = build_model("accurate", image_size=(48, 40), num_classes=5, members=1)
+    assert one.count_params() == build_model("fast", image_size=(48, 40), num_classes=5).count_params()
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_users_numbers_alone() -> None:
@@ -77,7 +100,7 @@ def test_the_first_model_of_a_process_has_the_weights_of_its_seed_too() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match=r"one of article, fast.*Did you mean 'article'\?.*'artcle'"):
+    with pytest.raises(UnknownNameError, match=r"one of accurate, article, fast.*Did you mean 'article'\?.*'artcle'"):
         build_model("artcle", image_size=(32, 32), num_classes=2)
 
 
@@ -177,7 +200,7 @@ def test_the_rate_rises_then_falls_along_a_cosine() -> None:
     assert rates[-1] < 0.001
 
 
-@pytest.mark.parametrize("name", ["article", "fast"])
+@pytest.mark.parametrize("name", ["article", "fast", "accurate"])
 def test_the_twin_computes_the_same_in_float32(name: str) -> None:
     model = build_model(name, image_size=(48, 40), num_classes=5)
     twin = make_twin(model, precision="float32")
