@@ -71,8 +71,9 @@ def build_accurate(
     """
     if isinstance(members, bool) or not isinstance(members, int) or members < 1:
         raise ConfigurationError(f"members must be an int of at least 1. Received: members={members!r}")
-    options = {"members": members, "width": width, "blocks": blocks, "dropout": dropout}
-    return _residual("accurate", image_size, num_classes, **options)
+    return _residual(
+        "accurate", image_size, num_classes, members=members, width=width, blocks=blocks, dropout=dropout
+    )
 
 
 def member_count(model: Any) -> int:
