@@ -125,8 +125,8 @@ def _evened(x: Any) -> Any:
     """Return vectors of length 1, in which a few strong features do not drown the rest.
 
     Contrast says little about what is seen, so lengths go; then each feature is bent as power normalisation bends it
-    (Perronnin et al. 2010), by softsign, which is a stock layer. On the features of MobileNet that was worth a quarter
-    of the errors.
+    (Perronnin et al. 2010), by softsign, which is a stock layer. On the features of MobileNet that was worth a
+    quarter of the errors.
     """
     layers = import_keras().layers
     x = layers.UnitNormalization(name="unit")(x)
@@ -236,6 +236,12 @@ def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling) -> Any:
     # A bare view: cloning asks for the same structure of inputs, and a compiled model would compile the copy.
     view = keras.Model(net.inputs[0], net.outputs[0], name=net.name)
     output = keras.models.clone_model(view, input_tensors=pixels, clone_function=copy, call_function=call).outputs[0]
+    _copy_weights(view, copies)
+    return output
+
+
+def _copy_weights(view: Any, copies: dict[str, Any]) -> None:
+    """Copy weights layer by layer; factors per channel go into the layer before."""
     inner = [part for layer in view.layers for part in getattr(layer, "layers", [layer])]
     for layer in inner:
         if layer.weights and layer.name in copies:
@@ -244,7 +250,6 @@ def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling) -> Any:
         if type(layer).__name__ == "LayerScale":
             before = copies[layer.input._keras_history.operation.name]  # noqa: SLF001 - no public way
             before.set_weights([weight * np.asarray(layer.gamma) for weight in before.get_weights()])
-    return output
 
 
 def _call_stock(operation: Any, *args: Any, **kwargs: Any) -> Any:

@@ -261,9 +261,11 @@ def test_weights_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("left", [b"official ", b"of another file"])
-def test_a_download_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes) -> None:
+def test_a_download_goes_on_where_it_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes
+) -> None:
     content = b"official weights"
-    spec = dataclasses.replace(BACKBONES["vgg16"], checksum=f"md5:{hashlib.md5(content).hexdigest()}")
+    spec = dataclasses.replace(BACKBONES["vgg16"], checksum=f"sha256:{hashlib.sha256(content).hexdigest()}")
     served, models = tmp_path / "server" / spec.url, tmp_path / "keras" / "models"
     served.parent.mkdir(parents=True)
     served.write_bytes(content)

@@ -228,7 +228,12 @@ def test_auto_compares_by_cross_validation_and_says_why(
     [(0.9, 0.8, "backbone:mobilenet"), (0.8, 0.9, "fast"), (0.9, 0.9, "backbone:mobilenet")],
 )
 def test_auto_takes_the_best_and_of_equals_the_backbone(
-    coloured: fc.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: float, scratch: float, chosen: str
+    coloured: fc.Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    backbone: float,
+    scratch: float,
+    chosen: str,
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(auto, "_score_backbone", lambda *_, **__: backbone)
