@@ -48,7 +48,13 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--image-size", type=(int, int), metavar="HEIGHT WIDTH", help="Default: the model's recipe."),
         click.option("--batch-size", type=int, help="Default: the model's recipe."),
         click.option("--epochs", type=int, help="Default: the model's recipe."),
-        click.option("--model", default="fast", show_default=True, help="See 'flowercnn models'."),
+        click.option(
+            "--weights",
+            multiple=True,
+            type=click.Path(),
+            help="File of pretrained weights for --model backbone:...; for --model auto any number.",
+        ),
+        click.option("--model", default="fast", show_default=True, help="See 'flowercnn models'; or auto."),
     ):
         command = option(command)
     return command
@@ -71,6 +77,7 @@ def train(
     report: str | None,
     *,
     skip_bad_images: bool,
+    weights: tuple[str, ...],
     **settings: Any,
 ) -> None:
     """Train a classifier on SOURCE.
@@ -81,7 +88,11 @@ def train(
     from flowercnn.workflow import train as run_training
 
     bad_images = "skip" if skip_bad_images else "error"
+    if weights:
+        settings["model_options"] = {"weights": weights[0] if len(weights) == 1 else weights}
     run = run_training(source, out=out, progress=progress, bad_images=bad_images, **settings)
+    if settings["model"] == "auto":
+        click.echo(run.notes[0])
     if run.interrupted:
         click.echo("Stopped early; what was learned is kept.")
     if run.evaluation is not None:
@@ -197,12 +208,16 @@ def export(model: str, out: str, *, chosen: str | None, images: tuple[str, ...],
 @main.command()
 def models() -> None:
     """List the networks that can be trained by name."""
+    from flowercnn.models.backbones import find_weights, is_backbone
     from flowercnn.models.registry import list_models, recipe_of
 
     for name in list_models():
         recipe = recipe_of(name)
         height, width = recipe.image_size
-        click.echo(f"{name:12} {height} x {width}, {recipe.epochs} epochs, batch {recipe.batch_size}")
+        how = f"{recipe.epochs} epochs, batch {recipe.batch_size}"
+        if is_backbone(name):
+            how = "pretrained" + (", weights at hand" if find_weights(name) else "")
+        click.echo(f"{name:26} {height} x {width}, {how}")
 
 
 @main.command()

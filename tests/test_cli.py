@@ -81,6 +81,26 @@ def test_models_lists_the_names() -> None:
     assert {"article", "fast"} <= {line.split()[0] for line in run_command("models").output.splitlines()}
 
 
+def test_a_file_of_weights_is_named_for_a_backbone_and_for_auto(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flowercnn.models.keras3 import import_keras
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    net = import_keras().applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3))
+    weights, out = tmp_path / "mobilenet.weights.h5", tmp_path / "m.keras"
+    import_keras().Model(net.input, net.get_layer("conv_pw_3_relu").output).save_weights(weights)
+    options = ["--weights", weights, "--image-size", 32, 32, "--out", out]
+    result = run_command("train", photo_folder, "--model", "backbone:mobilenet", *options)
+    assert result.exit_code == 0, result.output
+    assert fc.Predictor.load(out).info["model"] == "backbone:mobilenet"
+    result = run_command("train", photo_folder, "--model", "auto", "--epochs", 1, *options)
+    assert result.output.startswith("auto chose "), result.output
+    assert "backbone:mobilenet" in result.output
+    result = run_command("train", photo_folder, "--model", "fast", *options)
+    assert "fast has the options none. Received: 'weights'" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

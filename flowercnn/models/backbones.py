@@ -26,7 +26,8 @@ OWN: Final = "own"
 """``backbone:own`` is a network the user hands over."""
 
 _REPLACED: Final = ("LayerScale", "CustomScaleLayer", "Sequential")
-_OURS: Final = ("pixels", "scale", "to_bgr", "pool", "features", "dropout", "probabilities")
+_OURS: Final = ("pixels", "scale", "to_bgr", "pool", "unit", "spread", "bend", "features", "dropout", "probabilities")
+_BEND: Final = 2.0  # a feature of mean strength becomes 2/3, the strongest at most 1
 _DEVIATION: Final = np.array([0.229, 0.224, 0.225])  # of ImageNet's RGB, 0-1
 _MEAN: Final = np.array([0.485, 0.456, 0.406])
 _CAFFE_MEAN: Final = (123.68, 116.779, 103.939)  # RGB, 0-255
@@ -66,7 +67,7 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
     mirror: str | None = None,
     progress: bool = True,
 ) -> Any:
-    """Return a pretrained network, global average pooling to vectors of length 1, and a new softmax layer.
+    """Return a pretrained network, global average pooling to evened vectors of length 1, and a new softmax layer.
 
     Args:
         name: Of a network of ``keras.applications`` in lower case, or ``"own"``.
@@ -113,11 +114,25 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
     x = _in_stock_layers(keras.Model(net.inputs, output, name=net.name), pixels, scaling)
     if len(x.shape) == _IMAGE_DIMENSIONS:
         x = layers.GlobalAveragePooling2D(name="pool")(x)
-    x = layers.UnitNormalization(name="features")(x)  # contrast says little about what is seen
+    x = _evened(x)
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
     probabilities = layers.Dense(num_classes, activation="softmax", name="probabilities")(x)
     return keras.Model(pixels, probabilities, name=name)
+
+
+def _evened(x: Any) -> Any:
+    """Return vectors of length 1, in which a few strong features do not drown the rest.
+
+    Contrast says little about what is seen, so lengths go; then each feature is bent as power normalisation bends it
+    (Perronnin et al. 2010), by softsign, which is a stock layer. On the features of MobileNet that was worth a
+    quarter of the errors.
+    """
+    layers = import_keras().layers
+    x = layers.UnitNormalization(name="unit")(x)
+    x = layers.Rescaling(_BEND * float(np.sqrt(x.shape[-1])), name="spread")(x)
+    x = layers.Activation("softsign", name="bend")(x)
+    return layers.UnitNormalization(name="features")(x)
 
 
 def scale_pixels(pixels: Any, scaling: Scaling) -> Any:
@@ -221,6 +236,12 @@ def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling) -> Any:
     # A bare view: cloning asks for the same structure of inputs, and a compiled model would compile the copy.
     view = keras.Model(net.inputs[0], net.outputs[0], name=net.name)
     output = keras.models.clone_model(view, input_tensors=pixels, clone_function=copy, call_function=call).outputs[0]
+    _copy_weights(view, copies)
+    return output
+
+
+def _copy_weights(view: Any, copies: dict[str, Any]) -> None:
+    """Copy weights layer by layer; factors per channel go into the layer before."""
     inner = [part for layer in view.layers for part in getattr(layer, "layers", [layer])]
     for layer in inner:
         if layer.weights and layer.name in copies:
@@ -229,7 +250,6 @@ def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling) -> Any:
         if type(layer).__name__ == "LayerScale":
             before = copies[layer.input._keras_history.operation.name]  # noqa: SLF001 - no public way
             before.set_weights([weight * np.asarray(layer.gamma) for weight in before.get_weights()])
-    return output
 
 
 def _call_stock(operation: Any, *args: Any, **kwargs: Any) -> Any:

@@ -61,7 +61,7 @@ _REGISTRY: dict[str, _Entry] = {
 
 def _backbone_recipe(side: int) -> Recipe:
     # Small pictures are best seen a little larger than they were learned from (Touvron et al. 2019).
-    image_size = (max(side, 256), max(side, 256))
+    image_size = (max(side, 288), max(side, 288))
     tuning = Augmentation(min_area=0.5, rotate=10.0)
     return Recipe(
         image_size=image_size,

@@ -5,6 +5,7 @@ Both kinds of HDF5 file of Keras are read: ``.weights.h5`` (Keras 3) and ``.h5``
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -17,11 +18,12 @@ import numpy as np
 
 from flowercnn.errors import ConfigurationError, ModelFileError, SourceError
 from flowercnn.models.backbone_table import BackboneSpec
+from flowercnn.sources.download import ResumingDownloader
+from flowercnn.sources.url import shown
 
 __all__ = ["fetch_weights", "keras_cache", "read_weights"]
 
 _SERVER: Final = "https://storage.googleapis.com"
-_TIMEOUT: Final = (10, 60)  # seconds to connect, seconds of silence
 _log = logging.getLogger(__name__)
 
 
@@ -39,15 +41,18 @@ def fetch_weights(spec: BackboneSpec, *, mirror: str | None = None, progress: bo
         progress: Whether to show a progress bar.
 
     Raises:
+        ConfigurationError: If ``mirror`` is no such URL.
         SourceError: If the file is neither there nor can be downloaded, or is not the official one. The message says
             which file to put where.
     """
     import pooch
 
+    if mirror is not None and not str(mirror).startswith(("http://", "https://")):
+        raise ConfigurationError(f"mirror must begin with https:// or http://. Received: mirror={mirror!r}")
     folder = keras_cache()
     target, url = folder / spec.file, f"{(mirror or _SERVER).rstrip('/')}/{spec.url}"
     by_hand = (
-        f"Without a network, put {url} at {target} by hand, or name a local file: "
+        f"Without a network, put {shown(url)} at {target} by hand, or name a local file: "
         'model_options={"weights": "my.weights.h5"}; weights=None starts from random ones.'
     )
     known = spec.checksum or None
@@ -55,16 +60,26 @@ def fetch_weights(spec: BackboneSpec, *, mirror: str | None = None, progress: bo
         if known and pooch.file_hash(str(target), alg=known.partition(":")[0]) != known.partition(":")[2]:
             raise SourceError(f"{target}: not the official file (its checksum is another). Remove it.")
         return target
+    downloader = ResumingDownloader(folder / f"{spec.file}.part", progress)
+    try:
+        if downloader.part.is_file():
+            with contextlib.suppress(ValueError):  # what an earlier run left was of another file, and is gone now
+                return _retrieve(url, known, target, downloader)
+        return _retrieve(url, known, target, downloader)
+    except ValueError as error:
+        raise SourceError(f"{shown(url)}: what the server sends is not the official file. {by_hand}") from error
+    except OSError as error:  # those of requests too
+        raise SourceError(f"{shown(url)}: cannot be downloaded ({type(error).__name__}). {by_hand}") from error
+
+
+def _retrieve(url: str, checksum: str | None, target: Path, downloader: ResumingDownloader) -> Path:
+    import pooch
+
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel("WARNING")  # it says on stderr what the progress bar says
     try:
-        downloader = pooch.HTTPDownloader(progressbar=progress, timeout=_TIMEOUT)
-        return Path(pooch.retrieve(url, known, fname=spec.file, path=folder, downloader=downloader))
-    except ValueError as error:
-        raise SourceError(f"{url}: what the server sends is not the official file. {by_hand}") from error
-    except OSError as error:  # those of requests too
-        raise SourceError(f"{url}: cannot be downloaded ({type(error).__name__}). {by_hand}") from error
+        return Path(pooch.retrieve(url, checksum, fname=target.name, path=target.parent, downloader=downloader))
     finally:
         logger.setLevel(level)
 

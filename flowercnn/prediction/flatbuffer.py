@@ -17,7 +17,8 @@ __all__ = ["metadata_of", "rebuilt", "with_metadata"]
 
 _OPERATIONS: Final = frozenset(
     [
-        *("ADD", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CAST", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D"),
+        *("ABS", "ADD", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CAST", "CONCATENATION", "CONV_2D"),
+        "DEPTHWISE_CONV_2D",
         *("DEQUANTIZE", "DIV", "ELU", "EXP", "FULLY_CONNECTED", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC"),
         *("MAXIMUM", "MAX_POOL_2D", "MEAN", "MINIMUM", "MUL", "NEG", "PAD", "PADV2", "POW", "PRELU", "QUANTIZE"),
         *("REDUCE_MAX", "RELU", "RELU6", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "RSQRT"),

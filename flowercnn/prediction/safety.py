@@ -29,7 +29,7 @@ _LAYERS: Final = frozenset(
     ]
 )
 _STOCK: Final[dict[str | None, frozenset[str] | set[str]]] = {
-    "keras": {"DTypePolicy"},
+    "keras": {"DTypePolicy", "Sequential"},
     "keras.layers": _LAYERS,
     "keras.models": {"Functional", "Sequential"},
     "keras.src.models.functional": {"Functional"},

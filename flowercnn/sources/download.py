@@ -17,7 +17,7 @@ from flowercnn.errors import ConfigurationError, SourceError
 from flowercnn.progress import progress_bar
 from flowercnn.sources.url import shown
 
-__all__ = ["Download", "unpack_photographs"]
+__all__ = ["Download", "ResumingDownloader", "unpack_photographs"]
 
 _ATTEMPTS: Final = 3
 _TIMEOUT: Final = (10, 60)  # seconds to connect, seconds of silence
@@ -89,7 +89,7 @@ class Download:
     def _retrieve(self, source: str, name: str, folder: Path) -> Path:
         import pooch
 
-        downloader = _Resuming(folder / f"{name}.part", self.progress)
+        downloader = ResumingDownloader(folder / f"{name}.part", self.progress)
         goes_on = downloader.part.is_file()
         logger = pooch.get_logger()
         level = logger.level
@@ -110,7 +110,7 @@ class Download:
 
 
 @dataclass(frozen=True, slots=True)
-class _Resuming:
+class ResumingDownloader:
     """What pooch downloads with: goes on where an earlier attempt, or an earlier run, was cut off.
 
     Args:

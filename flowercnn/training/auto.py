@@ -100,7 +100,7 @@ def choose_trainer(
         scores["fast"] = _score_scratch(dataclasses.replace(scratch, time_budget=share), train, seed)
         rest = None if seconds is None else max(1.0, seconds - (time.perf_counter() - started))
         trainers["fast"] = dataclasses.replace(scratch, time_budget=None if "epochs" in given else rest)
-    best = max(scores, key=lambda name: (scores[name], name))
+    best = max(scores, key=scores.__getitem__)  # of equals the first: a backbone, which trains in seconds
     compared = ", ".join(f"{name} {score:.1%}" for name, score in sorted(scores.items(), key=lambda item: -item[1]))
     reason = f"auto chose {best}: accuracy in cross-validation on train was {compared}."
     if not any(name.startswith(PREFIX) for name in scores):

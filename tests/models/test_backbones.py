@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import inspect
 import json
 import logging
@@ -63,11 +65,16 @@ def features(model: Any, pixels: Any) -> Any:
 
 
 def pooled(net: Any, pixels: Any) -> Any:
-    return unit(np.asarray(net(pixels, training=False)).mean(axis=(1, 2)))
+    return evened(np.asarray(net(pixels, training=False)).mean(axis=(1, 2)))
 
 
 def unit(rows: Any) -> Any:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def evened(rows: Any) -> Any:
+    strengths = 2 * np.sqrt(rows.shape[1]) * unit(rows)
+    return unit(strengths / (1 + np.abs(strengths)))
 
 
 def close(a: Any, b: Any) -> bool:
@@ -209,6 +216,23 @@ class Silent(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the standard library
         pass
 
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        if wanted is None:
+            return super().do_GET()
+        rest = Path(self.translate_path(self.path)).read_bytes()[int(wanted.removeprefix("bytes=").rstrip("-")) :]
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        self.wfile.write(rest)
+        return None
+
+
+def serve(folder: Path) -> ThreadingHTTPServer:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *arguments: Silent(*arguments, directory=str(folder)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
 
 def test_weights_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = shaken(original("mobilenet"))
@@ -217,10 +241,7 @@ def test_weights_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: py
     served.parent.mkdir(parents=True)
     as_older_format(net, served)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), lambda *arguments: Silent(*arguments, directory=str(tmp_path / "server"))
-    )
-    Thread(target=server.serve_forever, daemon=True).start()
+    server = serve(tmp_path / "server")
     mirror = f"http://127.0.0.1:{server.server_port}"
     try:
         path = fetch_weights(spec, mirror=mirror, progress=False)
@@ -239,13 +260,36 @@ def test_weights_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: py
     assert close(features(model, pixels), pooled(net, reference_scaling("mobilenet", pixels)))
 
 
+@pytest.mark.parametrize("left", [b"official ", b"of another file"])
+def test_a_download_goes_on_where_it_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes
+) -> None:
+    content = b"official weights"
+    spec = dataclasses.replace(BACKBONES["vgg16"], checksum=f"sha256:{hashlib.sha256(content).hexdigest()}")
+    served, models = tmp_path / "server" / spec.url, tmp_path / "keras" / "models"
+    served.parent.mkdir(parents=True)
+    served.write_bytes(content)
+    models.mkdir(parents=True)
+    (models / f"{spec.file}.part").write_bytes(left)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    server = serve(tmp_path / "server")
+    try:
+        path = fetch_weights(spec, mirror=f"http://me:secret@127.0.0.1:{server.server_port}", progress=False)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert path.read_bytes() == content
+    assert [file.name for file in models.iterdir()] == [spec.file]
+
+
 def test_without_a_network_the_error_says_which_file_to_put_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     spec = BACKBONES["resnet50"]
     with pytest.raises(fc.SourceError, match="by hand") as caught:
-        fc.build_model("backbone:resnet50", image_size=(32, 32), num_classes=2, mirror="http://127.0.0.1:9")
+        fc.build_model("backbone:resnet50", image_size=(32, 32), num_classes=2, mirror="http://me:secret@127.0.0.1:9")
+    assert "secret" not in str(caught.value)
     assert spec.url in str(caught.value)
     assert str(tmp_path / "models" / spec.file) in str(caught.value)
     (tmp_path / "models").mkdir(exist_ok=True)
@@ -269,7 +313,7 @@ def test_a_network_of_ones_own_is_scaled_as_asked_and_loses_its_classifier(scali
         if scaling == "none"
         else keras.applications.imagenet_utils.preprocess_input(inputs.copy(), mode=scaling)
     )
-    assert close(features(model, inputs), unit(np.asarray(keras.Model(pixels, x)(wanted))))
+    assert close(features(model, inputs), evened(np.asarray(keras.Model(pixels, x)(wanted))))
     assert model.output_shape == (None, 2)
 
 
@@ -283,6 +327,8 @@ def test_wrong_options_are_named() -> None:
         build(weight=None)
     with pytest.raises(fc.ConfigurationError, match="weights must be"):
         build(weights=3)
+    with pytest.raises(fc.ConfigurationError, match="mirror must begin"):
+        build(mirror="ftp://example.org")
     with pytest.raises(fc.ConfigurationError, match="needs a Keras model"):
         build("backbone:own")
     with pytest.raises(fc.ConfigurationError, match="backbone must be a built Keras model"):
