@@ -148,6 +148,7 @@ class _Interpreter:
     def __init__(self, flatbuffer: bytes, *, threads: int) -> None:
         self._interpreter = litert_interpreter()(model_content=flatbuffer, num_threads=threads)
         self._interpreter.allocate_tensors()
+        self._interpreter.invoke()  # a network that cannot run says so now
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
         self._lock = threading.Lock()
