@@ -226,11 +226,17 @@ def demo(progress: bool, /, out: str, seed: int) -> None:  # noqa: FBT001 - clic
 
 
 def _as_line(prediction: Prediction, top: int) -> str:
+    key = _printable(prediction.key)
     if prediction.error is not None:
-        return f"{prediction.key}\terror: {prediction.error}"
+        return f"{key}\terror: {_printable(prediction.error)}"
     if prediction.reason is not None:
-        return f"{prediction.key}\tunknown: {prediction.reason}"
-    return "\t".join([prediction.key, *(f"{name} {share:.1%}" for name, share in prediction.top(top))])
+        return f"{key}\tunknown: {prediction.reason}"
+    return "\t".join([key, *(f"{name} {share:.1%}" for name, share in prediction.top(top))])
+
+
+def _printable(text: str) -> str:
+    """Escape what could forge lines or colours of a terminal: names of files may hold anything."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _as_json(prediction: Prediction, top: int) -> str:

@@ -84,9 +84,9 @@ class BulkRuntime:
 
     def _try(self, pixels: npt.NDArray[Any]) -> KerasRuntime | None:
         """Return the bfloat16 network if these pictures show it to be as good and the processor is made for it."""
-        from flowercnn.models.twin import choose_precision, make_twin
+        from flowercnn.models.twin import has_bfloat16, make_twin
 
-        if choose_precision("auto") == "float32":
+        if not has_bfloat16():
             return None
         quick = KerasRuntime(make_twin(self._model, precision="bfloat16"), self._layers)
         probabilities, features = quick.outputs(pixels)

@@ -152,7 +152,6 @@ def _check_model(schema: Any, model: Any) -> Any:
         if operator.opcodeIndex < 0 or code.customCode is not None or names.get(number) not in _OPERATIONS:
             raise ModelFileError(f"the operation {names.get(number, number)} is not one classifiers are made of.")
         _check_operator(operator, str(names[number]), len(graph.tensors), defined, constants)
-        _check_unfolded(operator, str(names[number]), graph.tensors)
         defined.update(int(index) for index in operator.outputs)
     return graph
 
@@ -219,15 +218,6 @@ def _check_operator(
         value = getattr(options, field, 1)
         if not 1 <= value <= _LARGEST_SIZE:
             raise ModelFileError(f"{field}={value} in an operation.")
-
-
-def _check_unfolded(operator: Any, operation: str, tensors: list[Any]) -> None:
-    """Refuse convolutions that LiteRT's own kernels would need too much memory for: a copy of the input per weight."""
-    if operation != "CONV_2D":
-        return
-    kernel, output = (tensors[index].shape for index in (operator.inputs[1], operator.outputs[0]))
-    if math.prod(map(int, kernel[1:])) * math.prod(map(int, output[:-1])) > _LARGEST_SUM:
-        raise ModelFileError(f"a convolution by {list(map(int, kernel))} of {list(map(int, output))}.")
 
 
 def _check_ends(schema: Any, graph: Any, input_shape: tuple[int, ...], num_classes: int, *, features: bool) -> None:
