@@ -1,7 +1,7 @@
 """Very many pictures at once, on TensorFlow: in bfloat16, and those it is not sure of again in float32.
 
-A processor that multiplies bfloat16 in hardware does so twice as fast as float32. Rounded so, a picture's logits are a
-little off. That says nothing where one class has nearly all the probability, and could say much where it has not.
+A processor that multiplies bfloat16 in hardware does so twice as fast as float32. Rounded so, a picture's logits are
+a little off. That changes nothing where one class has nearly all the probability, and may where it has not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """LiteRT flatbuffers: what is read from a stranger's file is taken apart, checked, and put together anew.
 
 The interpreter is C++ that trusts its input, so it never sees bytes from outside: only what is written here from
-values that were checked one by one, and whose shapes LiteRT's own kernels have worked out again. Parsing is plain Python, which a malformed buffer cannot crash.
+values that were checked one by one, and whose shapes LiteRT's own kernels have worked out again. Parsing is plain
+Python, which a malformed buffer cannot crash.
 """
 
 from __future__ import annotations

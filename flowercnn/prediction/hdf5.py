@@ -132,7 +132,7 @@ class _Walk:
 
     def _attribute(self, body: int, size: int) -> None:
         version, *sizes = self._unpack("<BxHHH", body)
-        _require(version in (1, 3), "attribute")  # noqa: PLR2004 - versions of the format
+        _require(version in (1, 3), "attribute")
         steps = [-(-part // 8) * 8 for part in sizes] if version == 1 else sizes
         kind = body + (8 if version == 1 else 9) + steps[0]
         space = kind + steps[1]
