@@ -28,7 +28,8 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except FlowerCNNError as error:
-            raise click.ClickException(str(error)) from error
+            message = "\n".join(_printable(line) for line in str(error).splitlines())
+            raise click.ClickException(message) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from flowercnn.errors import ConfigurationError, UnknownNameError, closest, few
 
-__all__ = ["LabelEncoder"]
+__all__ = ["LabelEncoder", "check_printable"]
 
 _LONGEST_NAME: Final = 1_000
 _UNWANTED: Final = ("Cc", "Cs")  # control characters, and halves of characters that no file can hold
@@ -23,11 +23,10 @@ class LabelEncoder:
     """The one mapping between class names (str) and labels (int); frozen, so nothing can refit it.
 
     Args:
-        class_names: Distinct names, each of 1 to 1,000 characters, none of them a control character; the label of a
-            class is its place in this tuple.
+        class_names: Distinct names; the label of a class is its place in this tuple.
 
     Raises:
-        ConfigurationError: If names repeat, or are not such strings.
+        ConfigurationError: If names repeat or are not strings.
 
     Example:
         >>> encoder = LabelEncoder(("daisy", "rose"))
@@ -42,13 +41,6 @@ class LabelEncoder:
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) and name for name in self.class_names):
             raise ConfigurationError(f"class_names must be non-empty strings. Received: {self.class_names!r}")
-        for name in self.class_names:
-            # Control characters could forge lines of a terminal or a log.
-            if len(name) > _LONGEST_NAME or any(unicodedata.category(character) in _UNWANTED for character in name):
-                raise ConfigurationError(
-                    f"class_names must have at most {_LONGEST_NAME:,} characters, and no control characters. "
-                    f"Received: {name[:100]!r}"
-                )
         if len(set(self.class_names)) != len(self.class_names):
             raise ConfigurationError(f"class_names must be distinct. Received: {self.class_names!r}")
 
@@ -75,3 +67,17 @@ class LabelEncoder:
     def decode(self, labels: Iterable[int]) -> list[str]:
         """Return the class name of each label."""
         return [self.class_names[label] for label in labels]
+
+
+def check_printable(class_names: Sequence[str]) -> None:
+    """Refuse names that no classifier may have: they could forge lines of a terminal or a log.
+
+    Raises:
+        ConfigurationError: If a name has control characters or over 1,000 characters.
+    """
+    for name in class_names:
+        if len(name) > _LONGEST_NAME or any(unicodedata.category(character) in _UNWANTED for character in name):
+            raise ConfigurationError(
+                f"Class names must have at most {_LONGEST_NAME:,} characters, and no control characters. "
+                f"Received: {name[:100]!r}"
+            )

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from flowercnn import __version__
 from flowercnn.errors import ConfigurationError, FlowerCNNError, ModelFileError, few
-from flowercnn.labels import LabelEncoder
+from flowercnn.labels import LabelEncoder, check_printable
 from flowercnn.preprocessing.preprocessing import Preprocessing
 
 __all__ = ["Description", "parse_json"]
@@ -165,9 +165,11 @@ def _check_class_names(names: Any, where: str) -> tuple[str, ...]:
     if not isinstance(names, list) or not 2 <= len(names) <= _MOST_CLASSES:  # noqa: PLR2004 - one leaves no choice
         raise ModelFileError(f"{where}: its class names must be a list of 2 to {_MOST_CLASSES:,} names.")
     try:
-        return LabelEncoder(tuple(names)).class_names
+        class_names = LabelEncoder(tuple(names)).class_names
+        check_printable(class_names)
     except (ConfigurationError, TypeError) as error:
         raise ModelFileError(f"{where}: refused: its class names cannot be used: {str(error)[:500]}") from error
+    return class_names
 
 
 def _versions() -> dict[str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowercnn.errors import ConfigurationError, ImageError, ModelFileError
-from flowercnn.labels import LabelEncoder
+from flowercnn.labels import LabelEncoder, check_printable
 from flowercnn.prediction.bulk import BulkRuntime
 from flowercnn.prediction.calibration import Calibration, check_share
 from flowercnn.prediction.description import Description
@@ -57,8 +57,8 @@ class Predictor:
         runtime: ``"keras"``, ``"litert"`` or ``"auto"``.
 
     Raises:
-        ConfigurationError: If the model's shapes do not fit the class names and the picture size, or the calibration
-            is of another network.
+        ConfigurationError: If the model's shapes do not fit the class names and the picture size, a name has control
+            characters, or the calibration is of another network.
         MissingDependencyError: If ``runtime="litert"`` and ai-edge-litert is not installed.
     """
 
@@ -75,6 +75,7 @@ class Predictor:
         from flowercnn.models.registry import check_shapes
 
         names = LabelEncoder(tuple(class_names)).class_names
+        check_printable(names)
         check_shapes(model, "model", preprocessing.image_size, len(names))
         if runtime not in ("auto", "keras", "litert"):
             raise ConfigurationError(f"runtime must be 'auto', 'keras' or 'litert'. Received: runtime={runtime!r}")
