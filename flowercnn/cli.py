@@ -28,7 +28,8 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except FlowerCNNError as error:
-            raise click.ClickException(str(error)) from error
+            message = "\n".join(_printable(line) for line in str(error).splitlines())
+            raise click.ClickException(message) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -241,11 +242,17 @@ def demo(progress: bool, /, out: str, seed: int) -> None:  # noqa: FBT001 - clic
 
 
 def _as_line(prediction: Prediction, top: int) -> str:
+    key = _printable(prediction.key)
     if prediction.error is not None:
-        return f"{prediction.key}\terror: {prediction.error}"
+        return f"{key}\terror: {_printable(prediction.error)}"
     if prediction.reason is not None:
-        return f"{prediction.key}\tunknown: {prediction.reason}"
-    return "\t".join([prediction.key, *(f"{name} {share:.1%}" for name, share in prediction.top(top))])
+        return f"{key}\tunknown: {prediction.reason}"
+    return "\t".join([key, *(f"{name} {share:.1%}" for name, share in prediction.top(top))])
+
+
+def _printable(text: str) -> str:
+    """Escape what could forge lines or colours of a terminal: names of files may hold anything."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _as_json(prediction: Prediction, top: int) -> str:

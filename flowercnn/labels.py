@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from flowercnn.errors import ConfigurationError, UnknownNameError, closest, few
 
-__all__ = ["LabelEncoder"]
+__all__ = ["LabelEncoder", "check_printable"]
+
+_LONGEST_NAME: Final = 1_000
+_UNWANTED: Final = ("Cc", "Cs")  # control characters, and halves of characters that no file can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +67,17 @@ class LabelEncoder:
     def decode(self, labels: Iterable[int]) -> list[str]:
         """Return the class name of each label."""
         return [self.class_names[label] for label in labels]
+
+
+def check_printable(class_names: Sequence[str]) -> None:
+    """Refuse names that no classifier may have: they could forge lines of a terminal or a log.
+
+    Raises:
+        ConfigurationError: If a name has control characters or over 1,000 characters.
+    """
+    for name in class_names:
+        if len(name) > _LONGEST_NAME or any(unicodedata.category(character) in _UNWANTED for character in name):
+            raise ConfigurationError(
+                f"Class names must have at most {_LONGEST_NAME:,} characters, and no control characters. "
+                f"Received: {name[:100]!r}"
+            )

@@ -53,6 +53,13 @@ def test_predict_goes_on_after_a_bad_picture_and_says_so(model: Path, photo_fold
     assert "1 pictures could not be used" in result.output
 
 
+def test_names_of_files_forge_no_lines_of_the_terminal(model: Path) -> None:
+    forged = "gone\n\x1b(Bgood.jpg\tred 100.0%"
+    result = run_command("predict", model, forged)
+    assert "gone\\n\\x1b(Bgood.jpg\\tred 100.0%\terror:" in result.output
+    assert "\x1b" not in result.output + run_command("predict", model, forged + "[*]").output
+
+
 def test_evaluate_prints_every_class(model: Path, photo_folder: Path, tmp_path: Path) -> None:
     result = run_command("evaluate", model, photo_folder, "--report", tmp_path / "r.json")
     assert result.exit_code == 0, result.output

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowercnn.errors import ConfigurationError, UnknownNameError
-from flowercnn.labels import LabelEncoder
+from flowercnn.labels import LabelEncoder, check_printable
 
 NAMES = st.lists(st.text(min_size=1), min_size=1, max_size=20)
 
@@ -30,3 +30,9 @@ def test_an_unknown_name_is_an_error_that_suggests_the_nearest() -> None:
 def test_names_must_be_distinct_non_empty_strings(names: tuple[str, ...]) -> None:
     with pytest.raises(ConfigurationError, match="class_names"):
         LabelEncoder(names)
+
+
+@pytest.mark.parametrize("name", ["red\x1b[31m", "two\nlines", "half \ud800", "x" * 1_001])
+def test_names_that_could_forge_a_line_of_a_terminal_are_refused_before_training(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="no control characters"):
+        check_printable(("daisy", name))

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, get_args
 from flowercnn.errors import ConfigurationError
 from flowercnn.models.keras3 import import_keras
 
-__all__ = ["Precision", "check_precision", "choose_precision", "copy_model", "make_twin"]
+__all__ = ["Precision", "check_precision", "choose_precision", "copy_model", "has_bfloat16", "make_twin"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """How activations are held in training; weights and sums of gradients are float32 always."""
@@ -57,7 +57,7 @@ def choose_precision(precision: Precision) -> Literal["float32", "bfloat16"]:
 
 @cache
 def _faster_precision() -> Literal["float32", "bfloat16"]:
-    if not _processor_has_bfloat16():
+    if not has_bfloat16():
         _log.info("Training in float32: the processor does not multiply bfloat16 in hardware.")
         return "float32"
     seconds = {name: min(times) for name, times in _time_convolutions().items()}
@@ -85,7 +85,8 @@ def _time_convolutions() -> dict[str, list[float]]:
 
 
 @cache
-def _processor_has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
+    """Return whether the processor says that it multiplies bfloat16 in hardware."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -49,7 +49,7 @@ def constant_function(
         outputs, _ = network.stateless_call(*constants, tf.cast(pixels, tf.float32), training=False)
         if not layers:
             return tf.cast(outputs, tf.float32)
-        means = [tf.reduce_mean(feature_map, axis=(1, 2)) for feature_map in outputs[1:]]
+        means = [tf.reduce_mean(tf.cast(feature_map, tf.float32), axis=(1, 2)) for feature_map in outputs[1:]]
         return tf.cast(outputs[0], tf.float32), tf.concat(means, axis=1)
 
     signature = tf.TensorSpec((batch, *model.input_shape[1:]), dtype, name="pixels")

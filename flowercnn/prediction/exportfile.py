@@ -52,8 +52,10 @@ def read_export(path: Path) -> tuple[Description, Runtime]:
         ModelFileError: If it cannot be read, is none, or is not safe to load.
     """
     content = read_file(path)
-    description, runtime = _read_onnx(path, content) if path.suffix == ".onnx" else _read_litert(path, content)
-    return description, runtime
+    try:
+        return _read_onnx(path, content) if path.suffix == ".onnx" else _read_litert(path, content)
+    except UnicodeDecodeError as error:  # a text in the metadata of an ONNX file, wherever it is looked at
+        raise ModelFileError(f"{path}: the file is damaged ({error}).") from error
 
 
 def _read_litert(path: Path, content: bytes) -> tuple[Description, Runtime]:

@@ -1,7 +1,8 @@
 """LiteRT flatbuffers: what is read from a stranger's file is taken apart, checked, and put together anew.
 
 The interpreter is C++ that trusts its input, so it never sees bytes from outside: only what is written here from
-values that were checked one by one. Parsing is plain Python, which a malformed buffer cannot crash.
+values that were checked one by one, and whose shapes LiteRT's own kernels have worked out again. Parsing is plain
+Python, which a malformed buffer cannot crash.
 """
 
 from __future__ import annotations
@@ -71,7 +72,12 @@ def rebuilt(
         # A malformed buffer leads anywhere: offsets out of range, wrong types, missing tables.
         raise ModelFileError(f"{name}: the LiteRT network is damaged ({type(error).__name__}: {error}).") from error
     model.metadata, model.metadataBuffer, model.signatureDefs = None, None, None
-    return _packed(model)
+    packed = _packed(model)
+    try:
+        _check_shapes(packed, graph)
+    except (RuntimeError, ValueError, ModelFileError) as error:
+        raise ModelFileError(f"{name}: refused: the LiteRT network does not fit together: {error}") from error
+    return packed
 
 
 def with_metadata(content: bytes, key: str, value: bytes) -> bytes:
@@ -228,6 +234,23 @@ def _check_ends(schema: Any, graph: Any, input_shape: tuple[int, ...], num_class
             raise ModelFileError(
                 f"an input or output of shape {list(tensor.shape)} instead of {list(shape)}, float32."
             )
+
+
+def _check_shapes(content: bytes, graph: Any) -> None:
+    """Refuse a network whose tensors are not as large as its operations make them.
+
+    LiteRT's own kernels work that out from their inputs. XNNPACK, which computes later, believes what the file says.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = Interpreter(model_content=content, num_threads=1, experimental_op_resolver_type=kernels)
+    interpreter.allocate_tensors()
+    for detail in interpreter.get_tensor_details()[: len(graph.tensors)]:
+        tensor = graph.tensors[detail["index"]]
+        claimed = [] if tensor.shape is None else [int(size) for size in tensor.shape]
+        if detail["shape"].tolist() != claimed:
+            raise ModelFileError(f"a tensor of shape {detail['shape'].tolist()} that claims to be {claimed}.")
 
 
 def _has_data(buffer: Any) -> bool:

@@ -16,9 +16,11 @@ from flowercnn.errors import ModelFileError
 __all__ = ["check_structure"]
 
 _NIL, _DATASPACE, _DATATYPE, _LAYOUT, _CONTINUATION, _SYMBOL_TABLE = 0x0, 0x1, 0x3, 0x8, 0x10, 0x11
-_OTHERS: Final = frozenset({0x4, 0x5, 0xC, 0x12})  # fill values, attributes, time of change
+_ATTRIBUTE: Final = 0xC
+_OTHERS: Final = frozenset({0x4, 0x5, 0x12})  # fill values, time of change
 _SHARED: Final = 2  # a flag: the message lies elsewhere
 _UNDEFINED: Final = 2**64 - 1
+_TEXT, _TEXT_ELSEWHERE = 0x3, 0x9  # kinds of data
 _MOST_PARTS: Final = 200_000
 _MOST_DIMENSIONS: Final = 8
 _LARGEST_NODE: Final = 1024
@@ -81,6 +83,8 @@ class _Walk:
                 elif kind in (_DATASPACE, _DATATYPE, _LAYOUT, _SYMBOL_TABLE):
                     _require(kind not in found, "message that occurs twice")
                     found[kind] = (body, size)
+                elif kind == _ATTRIBUTE:
+                    self._attribute(body, size)
                 else:
                     _require(kind == _NIL or kind in _OTHERS, f"message of kind {kind}")
         if _SYMBOL_TABLE in found:
@@ -125,6 +129,34 @@ class _Walk:
         if address != _UNDEFINED or claimed:
             self._visit(address, size)
             _require(claimed <= size, "array that claims more data than the file holds")
+
+    def _attribute(self, body: int, size: int) -> None:
+        version, *sizes = self._unpack("<BxHHH", body)
+        _require(version in (1, 3), "attribute")
+        steps = [-(-part // 8) * 8 for part in sizes] if version == 1 else sizes
+        kind = body + (8 if version == 1 else 9) + steps[0]
+        space = kind + steps[1]
+        values = space + steps[2]
+        version, rank = self._unpack("<BB", space)
+        _require(version in (1, 2) and rank <= 1, "shape of an attribute")
+        (count,) = self._unpack("<Q", space + (8 if version == 1 else 4)) if rank else (1,)
+        number, item = self._unpack("<B3xI", kind)
+        _require(number & 15 in (0, 1, _TEXT, _TEXT_ELSEWHERE), "attribute that holds no numbers or text")
+        _require(values + count * item <= body + size, "attribute that claims more data than it holds")
+        if number & 15 == _TEXT_ELSEWHERE:
+            (character,) = self._unpack("<4xI", kind + 8)
+            _require(item == 16 and character == 1, "text of an attribute")  # noqa: PLR2004 - length, address, number
+            for value in range(values, values + count * item, item):
+                length, address = self._unpack("<IQ", value)
+                if length:
+                    self._text(length, address)
+
+    def _text(self, length: int, address: int) -> None:
+        """Texts of any length lie in collections, which several attributes may use."""
+        signature, size = self._unpack("<4s4xQ", address)
+        _require(signature == b"GCOL", "collection of texts")
+        self._inside(address, size)
+        _require(length <= size, "text that claims to be longer than the file")
 
     def _visit(self, address: int, length: int) -> int:
         self._inside(address, length)

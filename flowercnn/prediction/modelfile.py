@@ -73,6 +73,11 @@ class ModelFile:
             return self._keras_model()
         except ModelFileError:
             raise
+        except ImportError as error:
+            raise ModelFileError(
+                f"{self.path}: the Keras installed here cannot load model files from memory ({error}). Install the "
+                "version this flowercnn was tested with."
+            ) from error
         except FlowerCNNError as error:
             raise ModelFileError(f"{self.path}: not a model this library has saved: {error}") from error
         except Exception as error:
@@ -82,23 +87,14 @@ class ModelFile:
             ) from error
 
     def _keras_model(self) -> Any:
-        from flowercnn.models.keras3 import import_keras
         from flowercnn.models.registry import check_shapes
 
         is_archive = self.content.startswith(b"PK")
         weights = _member(self.content, _WEIGHTS) if is_archive else self.content
         stored = check_weights(weights, str(self.path))
         _check_sizes(self.config, stored, str(self.path), exact=is_archive)
-        if is_archive:
-            from keras.src.saving import saving_lib
-
-            # From memory and without our own members: from a path with more members than its own three, Keras
-            # unpacks them all to a temporary folder. The public function takes paths only.
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", message="Skipping")  # layers without weights in the file
-                model = saving_lib.load_model(self._archive_of_keras(), compile=False, safe_mode=True)
-        else:
-            model = import_keras().saving.load_model(self.path, compile=False, safe_mode=True)
+        load = _load_archive if is_archive else _load_h5
+        model = load(self._archive_of_keras() if is_archive else io.BytesIO(self.content))
         check_shapes(model, "the model", self.description.preprocessing.image_size, len(self.description.class_names))
         return model
 
@@ -261,7 +257,8 @@ def _read_h5(path: Path, content: bytes) -> ModelFile:
     import h5py
 
     name = str(path)
-    check_checksum(content, name)  # first: what follows reads it in C
+    check_checksum(content, name)
+    check_structure(content, name)  # before it is read in C
     with h5py.File(io.BytesIO(content), "r") as file:
         if "model_config" not in file.attrs:
             raise ModelFileError(f"{path}: not a model file; the HDF5 file holds no network.")
@@ -272,6 +269,26 @@ def _read_h5(path: Path, content: bytes) -> ModelFile:
         description = Description.from_json(str(file.attrs[_ATTRIBUTE]), name)
     check_weights(content, name)
     return ModelFile(path, description, content, config)
+
+
+# From memory, so that what is loaded is what was checked, whatever happens to the file meanwhile. The public function
+# takes paths only, and unpacks archives with more members than its own three to a temporary folder.
+
+
+def _load_archive(archive: io.BytesIO) -> Any:
+    from keras.src.saving import saving_lib
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Skipping")  # layers without weights in the file
+        return saving_lib.load_model(archive, compile=False, safe_mode=True)
+
+
+def _load_h5(content: io.BytesIO) -> Any:
+    import h5py
+    from keras.src.legacy.saving import legacy_h5_format
+
+    with h5py.File(content, "r") as file:
+        return legacy_h5_format.load_model_from_hdf5(file, compile=False, safe_mode=True)
 
 
 def _member(content: bytes, name: str) -> bytes:

@@ -76,7 +76,7 @@ class Network:
         size, classes = file.description.preprocessing.image_size, len(file.description.class_names)
         light = rebuilt(file.litert, str(file.path), (1, *size, 3), classes, features=bool(layers))
         try:
-            return cls(file=file, runtime=LiteRTRuntime(light), light=light, layers=layers)
+            return cls(file=file, runtime=LiteRTRuntime(light), light=light, layers=layers, wanted=runtime)
         except (RuntimeError, ValueError) as error:
             raise ModelFileError(f"{file.path}: the LiteRT network cannot be used: {error}") from error
 
@@ -93,6 +93,11 @@ class Network:
                     raise ModelFileError("An export for LiteRT or ONNX holds no Keras model; load the .keras file.")
                 self._model = self._file.keras_model()
             return self._model
+
+    @property
+    def wants_no_tensorflow(self) -> bool:
+        """Whether a light runtime was asked for, or this is an export without a Keras model."""
+        return self._wanted in ("litert", "onnx") or (self._model is None and self._file is None)
 
     def with_layers(self, layers: tuple[str, ...]) -> Network:
         """Return the network with other layers whose mean activations are computed; itself if they are the same."""

@@ -148,6 +148,7 @@ class _Interpreter:
     def __init__(self, flatbuffer: bytes, *, threads: int) -> None:
         self._interpreter = litert_interpreter()(model_content=flatbuffer, num_threads=threads)
         self._interpreter.allocate_tensors()
+        self._interpreter.invoke()  # a network that cannot run says so now
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
         self._lock = threading.Lock()
@@ -229,10 +230,13 @@ def light_copy(model: Any, layers: tuple[str, ...] = ()) -> bytes | None:
     That is without the interpreter, or with layers or numbers that LiteRT computes otherwise.
     """
     from flowercnn.prediction.convert import to_litert
+    from flowercnn.prediction.flatbuffer import rebuilt
 
     try:
         litert_interpreter()
         flatbuffer = to_litert(model, layers=layers)
+        # What would be refused when it is loaded is not kept.
+        rebuilt(flatbuffer, "", (1, *model.input_shape[1:]), model.output_shape[-1], features=bool(layers))
         pixels = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), dtype=np.uint8)
         light, features = LiteRTRuntime(flatbuffer).outputs(pixels)
         expected, expected_features = KerasRuntime(model, layers).outputs(pixels)

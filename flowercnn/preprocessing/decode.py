@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import stat
 from collections.abc import Callable
@@ -22,7 +23,7 @@ FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "P
 Pillow knows many more: each is more to attack."""
 
 _MAX_FILE_BYTES: Final = 2**30
-_DRAFT_MARGIN: Final = 2
+_DRAFT_MARGIN: Final = 1.5
 _ROTATED_BY_QUARTER: Final = range(5, 9)
 _EXIF_ORIENTATION: Final = 0x0112
 
@@ -69,8 +70,9 @@ def decode(
         content: Encoded bytes or a Pillow image, which is not changed.
         background: RGB, 0-255, behind transparent parts.
         max_pixels: Larger pictures are refused before they are decoded.
-        at_least: (height, width) wanted in the end. A JPEG at least twice as large each way is decoded at a half, a
-            quarter or an eighth, but never below twice this size, which cannot be seen after resizing.
+        at_least: (height, width) wanted in the end. A JPEG at least three times as large each way is decoded at a
+            half, a quarter or an eighth, but never below one and a half times this size: resizing it has still
+            something to average, and takes a third of the time.
         inspect: Called with the opened image before it is decoded, to look at its size, format and notes.
 
     Raises:
@@ -144,13 +146,13 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _draft(image: Image.Image, at_least: tuple[int, int]) -> None:
-    """Let the JPEG decoder scale down by 2, 4 or 8 where the result stays well above the size wanted."""
+    """Let the JPEG decoder scale down by 2, 4 or 8 where the result stays above the size wanted."""
     if image.format not in ("JPEG", "MPO"):
         return
     height, width = at_least
     if image.getexif().get(_EXIF_ORIENTATION) in _ROTATED_BY_QUARTER:
         height, width = width, height
-    image.draft(None, (_DRAFT_MARGIN * width, _DRAFT_MARGIN * height))
+    image.draft(None, (math.ceil(_DRAFT_MARGIN * width), math.ceil(_DRAFT_MARGIN * height)))
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

@@ -31,7 +31,7 @@ BadImages = Literal["error", "skip"]
 
 _LARGEST_SIDE: Final = 8192
 _NETWORK_WORKERS: Final = 16
-_CODE_VERSION: Final = 1  # part of every cache entry's name: raise it when the pixels change
+_CODE_VERSION: Final = 2  # part of every cache entry's name: raise it when the pixels change
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, DataError, SplitError, few
+from flowercnn.labels import check_printable
 from flowercnn.models.backbones import is_backbone
 from flowercnn.models.fold import fold_normalization
 from flowercnn.models.recipe import Recipe
@@ -318,6 +319,7 @@ def _check_data(train: Dataset, val: Dataset | None) -> None:
                 f"{name} must be a flowercnn.Dataset; make one with Dataset.from_source(source). "
                 f"Received: {type(dataset).__name__}"
             )
+    check_printable(train.class_names)  # the model file would refuse them, after all the work
     present = np.unique(train.labels)
     if len(present) < 2:  # noqa: PLR2004 - one class leaves nothing to tell apart
         raise DataError(

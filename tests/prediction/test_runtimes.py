@@ -150,3 +150,14 @@ def test_tta_is_the_mean_of_the_picture_and_its_mirror(predictor: fc.Predictor, 
     assert np.allclose(mirrored[0], mirrored[1], atol=1e-6)
     streamed = rows(chosen.predict(PIXELS, tta=True))
     assert np.allclose(streamed, mean, atol=1e-6)
+
+
+def test_a_network_whose_light_copy_would_be_refused_is_saved_without_one(tmp_path: Path) -> None:
+    keras = pytest.importorskip("keras")
+    pixels = keras.Input((16, 16, 3))
+    grown = keras.layers.UpSampling2D(2)(keras.layers.Conv2D(4, 3)(pixels))  # LiteRT repeats it with TILE
+    pooled = keras.layers.GlobalAveragePooling2D()(grown)
+    model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(pooled))
+    saved = fc.Predictor(model, ["a", "b", "c"], fc.Preprocessing((16, 16)))
+    assert saved.runtime == "keras"
+    assert fc.Predictor.load(saved.save(tmp_path / "model.keras")).runtime == "keras"

@@ -19,6 +19,7 @@ import pytest
 
 import flowercnn as fc
 from flowercnn.prediction.checksum import PLACEHOLDER, append_checksum, fill_checksum
+from flowercnn.prediction.modelfile import read_model
 
 GOOD = Path(__file__).parent / "files" / "0.1.0.keras"
 DESCRIPTION = "flowercnn.json"
@@ -202,6 +203,24 @@ def convolution(model: Any) -> Any:
     )
 
 
+def code(model: Any, schema: Any, name: str) -> int:
+    """The number of an operation, added if the network has none of this kind."""
+    added = schema.OperatorCodeT()
+    added.builtinCode = added.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, name)
+    model.operatorCodes.append(added)
+    return len(model.operatorCodes) - 1
+
+
+def operation(model: Any, schema: Any, name: str) -> Any:
+    wanted = getattr(schema.BuiltinOperator, name)
+    codes = [max(each.builtinCode, each.deprecatedBuiltinCode) for each in model.operatorCodes]
+    return next(each for each in model.subgraphs[0].operators if codes[each.opcodeIndex] == wanted)
+
+
+def output_of(model: Any, operator: Any) -> Any:
+    return model.subgraphs[0].tensors[operator.outputs[0]]
+
+
 def constant(model: Any) -> Any:
     return next(buffer for buffer in model.buffers if buffer.data is not None and len(buffer.data) > 100)
 
@@ -228,6 +247,21 @@ def constant(model: Any) -> Any:
 )
 def test_light_networks_that_could_hurt_the_interpreter_are_refused(tmp_path: Path, change: Any, reason: str) -> None:
     with pytest.raises(fc.ModelFileError, match=f"refused.*{reason}"):
+        fc.Predictor.load(sealed(tmp_path / "evil.keras", flatbuffer_with(change)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m, _: setattr(convolution(m), "inputs", [convolution(m).inputs[0], -1, convolution(m).inputs[2]]),
+        lambda m, s: setattr(operation(m, s, "SOFTMAX"), "opcodeIndex", code(m, s, "BATCH_MATMUL")),
+        lambda m, _: setattr(output_of(m, convolution(m)), "shape", [1, 4, 4, 4]),
+        lambda m, s: setattr(output_of(m, operation(m, s, "MEAN")), "shape", [1, 2]),
+    ],
+)
+def test_light_networks_whose_parts_do_not_fit_are_refused(tmp_path: Path, change: Any) -> None:
+    """XNNPACK would believe the file, and read or write past its tensors."""
+    with pytest.raises(fc.ModelFileError, match="does not fit together"):
         fc.Predictor.load(sealed(tmp_path / "evil.keras", flatbuffer_with(change)))
 
 
@@ -291,6 +325,50 @@ def test_hdf5_model_files_are_checked_as_well(tmp_path: Path, change: str) -> No
     append_checksum(path)
     with pytest.raises(fc.ModelFileError, match="refused.*(Lambda|message of kind)"):
         fc.Predictor.load(path)
+
+
+@pytest.mark.parametrize("size", [b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"])
+def test_a_text_that_claims_to_be_gigabytes_is_refused_before_it_is_read(tmp_path: Path, size: bytes) -> None:
+    path = fc.Predictor.load(GOOD).save(tmp_path / "model.h5")
+    content = bytearray(path.read_bytes()[: -len(PLACEHOLDER)])
+    with h5py.File(io.BytesIO(bytes(content)), "r") as file:
+        length = len(file.attrs["keras_version"]).to_bytes(4, "little")
+    place = content.index(length, content.index(b"keras_version"))  # the text's length in the attribute
+    content[place : place + 4] = size
+    path.write_bytes(content)
+    append_checksum(path)
+    with pytest.raises(fc.ModelFileError, match="refused.*text that claims"):
+        fc.Predictor.load(path)
+
+
+def test_what_is_loaded_is_what_was_checked(tmp_path: Path) -> None:
+    """Another file under the same name, between the check and the use, changes nothing."""
+    good = fc.Predictor.load(GOOD)
+    path = good.save(tmp_path / "model.h5")
+    file = read_model(path)
+    path.write_bytes(b"evil")
+    weights = [np.asarray(weight) for weight in file.keras_model().get_weights()]
+    assert all(map(np.array_equal, weights, good.model.get_weights()))
+
+
+def test_kerass_own_loaders_take_open_files(tmp_path: Path) -> None:
+    """They are not public: a version that moves or changes them is found here."""
+    from keras.src.legacy.saving import legacy_h5_format
+    from keras.src.saving import saving_lib
+
+    model = fc.Predictor.load(GOOD).model
+    for name in ("model.keras", "model.h5"):
+        path = tmp_path / name
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.save(path)
+        content = io.BytesIO(path.read_bytes())
+        if name.endswith(".keras"):
+            loaded = saving_lib.load_model(content, compile=False, safe_mode=True)
+        else:
+            with h5py.File(content, "r") as weights:
+                loaded = legacy_h5_format.load_model_from_hdf5(weights, compile=False, safe_mode=True)
+        assert all(map(np.array_equal, loaded.get_weights(), model.get_weights()))
 
 
 def test_a_lambda_is_refused_even_where_keras_was_told_to_run_them(tmp_path: Path) -> None:

@@ -386,3 +386,10 @@ def test_a_recipe_adapts_to_the_number_of_pictures() -> None:
     assert 4 <= many.epochs < 10
     assert many.batch_size == 32
     assert Recipe(epochs=40).adapted(50).epochs == 40
+
+
+def test_class_names_that_no_model_file_may_have_are_refused_before_training() -> None:
+    pictures = list(np.zeros((4, 32, 32, 3), np.uint8))
+    dataset = fc.Dataset.from_source(fc.InMemory(pictures, ["a\x1b[31m", "b"] * 2))
+    with pytest.raises(fc.ConfigurationError, match="no control characters"):
+        fc.Trainer().fit(dataset, progress=False)
