@@ -6,8 +6,9 @@ resized or brightened has nearly the same description. A cropped copy has nearly
 each picture is looked up by its whole and by 85 windows that leave up to 15 % of a side away.
 
 Looking up: hashes that agree in all 14 bits of one of 16 fixed choices meet in one bucket (locality-sensitive
-hashing; Indyk & Motwani 1998). Those that meet and differ in few bits are compared by the correlation of their
-descriptions, which decides.
+hashing; Indyk & Motwani 1998). Those that meet, differ in few bits and have descriptions that correlate are laid over
+one another, and the correlation of their details decides: two daisies on dark ground may be alike in the large, but
+only one photograph is alike in the small.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from flowercnn.alignment import same_details
 from flowercnn.contents import THUMBNAIL_SIDE, Content
 
 __all__ = ["exact_copies", "join", "near_pairs"]
 
-_SAME: Final = 0.9  # correlation; copies are above, the most alike of different flower photographs at 0.86
+_ALIKE: Final = 0.8  # correlation of descriptions; copies are above, and so are some different photographs
+_SAME: Final = 0.87  # correlation of details; copies are above 0.9, different photographs of flowers below 0.83
 _MOST_BITS_APART: Final = 14
 _FREQUENCIES: Final = 8
 _GRID: Final = 16
@@ -59,8 +62,8 @@ def near_pairs(contents: Sequence[Content]) -> list[tuple[int, int]]:
             seen.add(content.digest)
             chosen.append(index)
     thumbnails = [contents[index].thumbnail for index in chosen]
-    pairs = {(min(a, b), max(a, b)) for a, b in _similar(np.array(thumbnails))} if len(chosen) > 1 else set()
-    return sorted((chosen[a], chosen[b]) for a, b in pairs)
+    pairs = _similar(np.array(thumbnails)) if len(chosen) > 1 else ()
+    return sorted((chosen[min(pair)], chosen[max(pair)]) for pair in pairs)
 
 
 def join(count: int, links: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -110,19 +113,34 @@ def _similar(thumbnails: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
     hashes = _hashes(whole)
     tables = [_Table.of(keys) for keys in _keys(hashes)]
     windows = _windows()
+    edges = np.array([[*_stretches()[down], *_stretches()[across]] for down, across in windows], dtype=np.float32)
+    found = [np.empty((4, 0))]
     for number, part in enumerate(_parts(thumbnails)):
         views = _frequencies(part, windows).reshape(-1, whole.shape[-1])
         own_hashes = _hashes(views)
-        found = [
+        met = [
             _near_in_bits(*table.look_up(keys), own_hashes[0], hashes[0])
             for table, keys in zip(tables, _keys(own_hashes), strict=True)
         ]
-        query, candidate = np.divmod(np.unique(np.concatenate(found)), len(thumbnails))
+        query, candidate = np.divmod(np.unique(np.concatenate(met)), len(thumbnails))
         picture = number * _PICTURES_AT_ONCE + query // len(windows)
-        other = picture != candidate
-        query, candidate, picture = query[other], candidate[other], picture[other]
-        alike = _correlation(views[query], whole[candidate]) >= _SAME
-        yield from zip(picture[alike].tolist(), candidate[alike].tolist(), strict=True)
+        alike = _correlation(views[query], whole[candidate])
+        kept = (picture != candidate) & (alike >= _ALIKE)
+        found.append(np.stack([picture, candidate, query % len(windows), alike])[:, kept])
+    picture, candidate, window = _most_alike(np.concatenate(found, axis=1))
+    same = same_details(thumbnails[picture], thumbnails[candidate], edges[window], _SAME)
+    yield from zip(picture[same].tolist(), candidate[same].tolist(), strict=True)
+
+
+def _most_alike(found: npt.NDArray[np.float64]) -> Ints:
+    """Return of each pair, whichever comes first, the window most alike: rows picture, candidate, window."""
+    picture, candidate, _, alike = found
+    low, high = np.minimum(picture, candidate), np.maximum(picture, candidate)
+    order = np.lexsort((-alike, high, low))
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (np.diff(low[order]) != 0) | (np.diff(high[order]) != 0)
+    chosen: Ints = found[:3, order[first]].astype(np.int64)
+    return chosen
 
 
 def _parts(thumbnails: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:

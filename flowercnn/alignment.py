@@ -1,0 +1,114 @@
+"""Whether two pictures are one photograph: one is laid over a window of the other, and their details compared.
+
+Pictures that are only alike (two daisies on dark ground) agree in their large parts; the same photograph agrees in its
+details too, wherever it was cropped.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["same_details"]
+
+_PAIRS_AT_ONCE: Final = 512
+_HOPELESS: Final = (0.25, 0.5, 0.65, 0.75)  # correlations that copies exceed before each step, however they begin
+_LARGEST_MOVE: Final = 0.05  # of a side, at a step
+_LOCAL: Final = 9  # pixels: what is larger than this is no detail
+
+Floats = npt.NDArray[np.float32]
+
+
+def same_details(
+    wholes: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8], windows: Floats, at_least: float
+) -> npt.NDArray[np.bool_]:
+    """Return for pairs of pictures whether their details agree when one is laid over a window of the other.
+
+    The windows are moved and scaled a little until they fit (Gauss-Newton, as Lucas & Kanade 1981 register pictures).
+
+    Args:
+        wholes: Shape (n, side, side), grey, in which a window is looked for.
+        others: Likewise, laid over the window.
+        windows: Shape (n, 4): where to begin: top, bottom, left and right as shares of a side.
+        at_least: What correlation of the details is agreement.
+    """
+    same = np.zeros(len(wholes), dtype=bool)
+    for start in range(0, len(wholes), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
+        same[part] = _same_in_part(wholes[part], others[part], windows[part], at_least)
+    return same
+
+
+def _same_in_part(
+    wholes: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8], windows: Floats, at_least: float
+) -> npt.NDArray[np.bool_]:
+    pictures, target, place = wholes.astype(np.float32), _standard(others.astype(np.float32)), windows
+    details = _details(target)
+    same = np.zeros(len(pictures), dtype=bool)
+    open_ = np.arange(len(pictures))  # those not decided yet
+    for hopeless in (*_HOPELESS, 1.0):
+        seen = _standard(_view(pictures[open_], place))
+        alike = _correlation(_details(seen), details[open_])
+        same[open_] = alike >= at_least
+        undecided = (alike < at_least) & (alike > hopeless)
+        open_, seen, place = open_[undecided], seen[undecided], place[undecided]
+        if not len(open_):
+            break
+        place = np.clip(place + _improvement(place, seen, target[open_]), -0.05, 1.05)
+    return same
+
+
+def _improvement(place: Floats, seen: Floats, target: Floats) -> Floats:
+    """Return by how much to move the four edges of each window, by least squares."""
+    count, side = seen.shape[:2]
+    along = ((np.arange(side, dtype=np.float32) + 0.5) / side)[:, None]
+    down = np.gradient(seen, 1 / side, axis=1) / (place[:, 1] - place[:, 0])[:, None, None]
+    across = np.gradient(seen, 1 / side, axis=2) / (place[:, 3] - place[:, 2])[:, None, None]
+    moved = (down * (1 - along), down * along, across * (1 - along.T), across * along.T)
+    slopes = np.stack([each.reshape(count, -1) for each in moved], axis=1)
+    slopes -= slopes.mean(axis=2, keepdims=True)
+    normal = slopes @ slopes.transpose(0, 2, 1)
+    damping = 1e-3 * np.trace(normal, axis1=1, axis2=2) + 1e-6
+    normal += damping[:, None, None] * np.eye(4, dtype=np.float32)
+    moves = np.linalg.solve(normal, slopes @ (target - seen).reshape(count, -1, 1))[..., 0]
+    return np.clip(moves, -_LARGEST_MOVE, _LARGEST_MOVE)
+
+
+def _view(pictures: Floats, place: Floats) -> Floats:
+    """Return what is seen in a window of each picture, at the size of the picture."""
+    side = pictures.shape[1]
+    down, across = _sampling(place[:, 0], place[:, 1], side), _sampling(place[:, 2], place[:, 3], side)
+    seen: Floats = down @ pictures @ across.transpose(0, 2, 1)
+    return seen
+
+
+def _sampling(start: Floats, end: Floats, side: int) -> Floats:
+    """Return the matrices (n, side, side) that sample a stretch of a side, between pixels linearly."""
+    centres = (np.arange(side, dtype=np.float32) + 0.5) / side
+    places = np.clip((start[:, None] + (end - start)[:, None] * centres) * side - 0.5, 0, side - 1)
+    return np.maximum(0, 1 - np.abs(places[..., None] - np.arange(side, dtype=np.float32)))
+
+
+def _standard(pictures: Floats) -> Floats:
+    """Return pictures of mean 0 and spread 1: brightness and contrast do not count."""
+    mean = pictures.mean(axis=(1, 2), keepdims=True)
+    spread = pictures.std(axis=(1, 2), keepdims=True)
+    return (pictures - mean) / np.maximum(spread, 1e-3)
+
+
+def _details(pictures: Floats) -> Floats:
+    """Return pictures without what is larger than a few pixels."""
+    side = pictures.shape[1]
+    apart = np.abs(np.arange(side)[:, None] - np.arange(side))
+    near = (apart <= _LOCAL // 2).astype(np.float32)
+    blur = near / near.sum(axis=1, keepdims=True)
+    return pictures - blur @ pictures @ blur.T
+
+
+def _correlation(first: Floats, second: Floats) -> Floats:
+    both = (first * second).sum(axis=(1, 2))
+    norms = np.sqrt((first**2).sum(axis=(1, 2)) * (second**2).sum(axis=(1, 2)))
+    alike: Floats = both / np.maximum(norms, 1e-6)
+    return alike
