@@ -11,10 +11,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from flowercnn.parallel import cpu_count, ordered_map
+
 __all__ = ["same_details"]
 
-_PAIRS_AT_ONCE: Final = 512
-_HOPELESS: Final = (0.25, 0.5, 0.65, 0.75)  # correlations that copies exceed before each step, however they begin
+_PAIRS_AT_ONCE: Final = 256
+_HOPELESS: Final = (0.45, 0.7, 0.8)  # correlations that copies exceed before each step
 _LARGEST_MOVE: Final = 0.05  # of a side, at a step
 _LOCAL: Final = 9  # pixels: what is larger than this is no detail
 
@@ -22,41 +24,49 @@ Floats = npt.NDArray[np.float32]
 
 
 def same_details(
-    wholes: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8], windows: Floats, at_least: float
+    pictures: npt.NDArray[np.uint8],
+    first: npt.NDArray[np.int64],
+    second: npt.NDArray[np.int64],
+    windows: Floats,
+    at_least: float,
 ) -> npt.NDArray[np.bool_]:
     """Return for pairs of pictures whether their details agree when one is laid over a window of the other.
 
     The windows are moved and scaled a little until they fit (Gauss-Newton, as Lucas & Kanade 1981 register pictures).
 
     Args:
-        wholes: Shape (n, side, side), grey, in which a window is looked for.
-        others: Likewise, laid over the window.
-        windows: Shape (n, 4): where to begin: top, bottom, left and right as shares of a side.
+        pictures: Shape (n, side, side), grey.
+        first: Shape (pairs,): positions of pictures in which a window is looked for.
+        second: Likewise, of those laid over the window.
+        windows: Shape (pairs, 4): where to begin: top, bottom, left and right as shares of a side.
         at_least: What correlation of the details is agreement.
     """
-    same = np.zeros(len(wholes), dtype=bool)
-    for start in range(0, len(wholes), _PAIRS_AT_ONCE):
+
+    def decide(start: int) -> npt.NDArray[np.bool_]:
         part = slice(start, start + _PAIRS_AT_ONCE)
-        same[part] = _same_in_part(wholes[part], others[part], windows[part], at_least)
-    return same
+        return _decide(pictures[first[part]], pictures[second[part]], windows[part], at_least)
+
+    starts = range(0, len(first), _PAIRS_AT_ONCE)
+    decided = ordered_map(decide, starts, workers=cpu_count(), window=2 * cpu_count())
+    return np.concatenate([np.empty(0, dtype=bool), *decided])
 
 
-def _same_in_part(
+def _decide(
     wholes: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8], windows: Floats, at_least: float
 ) -> npt.NDArray[np.bool_]:
-    pictures, target, place = wholes.astype(np.float32), _standard(others.astype(np.float32)), windows
+    wide, target, place = wholes.astype(np.float32), _standard(others.astype(np.float32)), windows
     details = _details(target)
-    same = np.zeros(len(pictures), dtype=bool)
-    open_ = np.arange(len(pictures))  # those not decided yet
+    same = np.zeros(len(wide), dtype=bool)
+    left = np.arange(len(wide))  # pairs not decided yet
     for hopeless in (*_HOPELESS, 1.0):
-        seen = _standard(_view(pictures[open_], place))
-        alike = _correlation(_details(seen), details[open_])
-        same[open_] = alike >= at_least
+        seen = _standard(_view(wide[left], place))
+        alike = _correlation(_details(seen), details[left])
+        same[left] = alike >= at_least
         undecided = (alike < at_least) & (alike > hopeless)
-        open_, seen, place = open_[undecided], seen[undecided], place[undecided]
-        if not len(open_):
+        left, seen, place = left[undecided], seen[undecided], place[undecided]
+        if not len(left):
             break
-        place = np.clip(place + _improvement(place, seen, target[open_]), -0.05, 1.05)
+        place = np.clip(place + _improvement(place, seen, target[left]), -_LARGEST_MOVE, 1 + _LARGEST_MOVE)
     return same
 
 
@@ -100,15 +110,15 @@ def _standard(pictures: Floats) -> Floats:
 
 def _details(pictures: Floats) -> Floats:
     """Return pictures without what is larger than a few pixels."""
-    side = pictures.shape[1]
-    apart = np.abs(np.arange(side)[:, None] - np.arange(side))
+    apart = np.abs(np.subtract.outer(np.arange(pictures.shape[1]), np.arange(pictures.shape[1])))
     near = (apart <= _LOCAL // 2).astype(np.float32)
     blur = near / near.sum(axis=1, keepdims=True)
     return pictures - blur @ pictures @ blur.T
 
 
 def _correlation(first: Floats, second: Floats) -> Floats:
-    both = (first * second).sum(axis=(1, 2))
-    norms = np.sqrt((first**2).sum(axis=(1, 2)) * (second**2).sum(axis=(1, 2)))
-    alike: Floats = both / np.maximum(norms, 1e-6)
+    product, length, other = (
+        np.einsum("ijk,ijk->i", a, b) for a, b in ((first, second), (first, first), (second, second))
+    )
+    alike: Floats = product / np.maximum(np.sqrt(length * other), 1e-6)
     return alike
