@@ -1,7 +1,7 @@
 """Whether two pictures are one photograph: one is laid over a window of the other, and their details compared.
 
-Pictures that are only alike (two daisies on dark ground) agree in their large parts; the same photograph agrees in its
-details too, wherever it was cropped.
+Pictures that are only alike (two daisies on dark ground) agree in their large parts; the same photograph agrees in
+its details too, wherever it was cropped.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _view(pictures: Floats, place: Floats) -> Floats:
     """Return what is seen in a window of each picture, at the size of the picture."""
     side = pictures.shape[1]
     down, across = _sampling(place[:, 0], place[:, 1], side), _sampling(place[:, 2], place[:, 3], side)
-    seen: Floats = down @ pictures @ across.transpose(0, 2, 1)
+    seen: Floats = (down @ pictures @ across.transpose(0, 2, 1)).astype(np.float32, copy=False)
     return seen
 
 
@@ -98,14 +98,16 @@ def _sampling(start: Floats, end: Floats, side: int) -> Floats:
     """Return the matrices (n, side, side) that sample a stretch of a side, between pixels linearly."""
     centres = (np.arange(side, dtype=np.float32) + 0.5) / side
     places = np.clip((start[:, None] + (end - start)[:, None] * centres) * side - 0.5, 0, side - 1)
-    return np.maximum(0, 1 - np.abs(places[..., None] - np.arange(side, dtype=np.float32)))
+    shares: Floats = np.maximum(0, 1 - np.abs(places[..., None] - np.arange(side, dtype=np.float32)))
+    return shares
 
 
 def _standard(pictures: Floats) -> Floats:
     """Return pictures of mean 0 and spread 1: brightness and contrast do not count."""
     mean = pictures.mean(axis=(1, 2), keepdims=True)
     spread = pictures.std(axis=(1, 2), keepdims=True)
-    return (pictures - mean) / np.maximum(spread, 1e-3)
+    standard: Floats = (pictures - mean) / np.maximum(spread, 1e-3)
+    return standard
 
 
 def _details(pictures: Floats) -> Floats:
@@ -113,12 +115,11 @@ def _details(pictures: Floats) -> Floats:
     apart = np.abs(np.subtract.outer(np.arange(pictures.shape[1]), np.arange(pictures.shape[1])))
     near = (apart <= _LOCAL // 2).astype(np.float32)
     blur = near / near.sum(axis=1, keepdims=True)
-    return pictures - blur @ pictures @ blur.T
+    details: Floats = pictures - blur @ pictures @ blur.T
+    return details
 
 
 def _correlation(first: Floats, second: Floats) -> Floats:
-    product, length, other = (
-        np.einsum("ijk,ijk->i", a, b) for a, b in ((first, second), (first, first), (second, second))
-    )
-    alike: Floats = product / np.maximum(np.sqrt(length * other), 1e-6)
+    lengths = np.einsum("ijk,ijk->i", first, first) * np.einsum("ijk,ijk->i", second, second)
+    alike: Floats = np.einsum("ijk,ijk->i", first, second) / np.maximum(np.sqrt(lengths), 1e-6)
     return alike

@@ -149,7 +149,8 @@ def _best_of_each_pair(first: Ints, second: Ints, alike: Floats) -> Ints:
     pair = (low << 32) | high
     order = np.lexsort((-alike[places], pair))
     new = np.append(True, np.diff(pair[order]) != 0)[: len(order)]
-    return places[order[new]]
+    best: Ints = places[order[new]]
+    return best
 
 
 def _parts(thumbnails: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
@@ -175,7 +176,8 @@ def _weighted(frequencies: Floats) -> Floats:
     weights = np.hypot(*np.mgrid[:_FREQUENCIES, :_FREQUENCIES]).ravel()[1:].astype(np.float32)
     rows = frequencies * weights
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
-    return rows / np.maximum(lengths, 1e-6)
+    weighted: Floats = rows / np.maximum(lengths, 1e-6)
+    return weighted
 
 
 def _stretches() -> list[tuple[float, float]]:
