@@ -82,7 +82,7 @@ def _examine(sample: Sample) -> Content:
     digest = content_digest(content)
     header = _Header()
     try:
-        picture = _decode(content, at_least=(THUMBNAIL_SIDE, THUMBNAIL_SIDE), inspect=header.read)
+        picture = _decode(content, inspect=header.read)
     except FlowerCNNError as error:
         cut = _has_no_end(content, header.format) or "truncated" in str(error)
         return Content(digest, str(error), header.size, header.format, header.rotated, truncated=cut)
@@ -100,7 +100,7 @@ def _examine(sample: Sample) -> Content:
 
 
 class _Header:
-    """What can be known of a picture before it is decoded."""
+    """What can be known of a picture before it is decoded; a JPEG is then decoded small and grey."""
 
     size: tuple[int, int] = (0, 0)
     format: str | None = None
@@ -109,6 +109,7 @@ class _Header:
     def read(self, image: Image.Image) -> None:
         self.size, self.format = image.size, image.format
         self.rotated = image.getexif().get(_EXIF_ORIENTATION) in _TURNED
+        image.draft("L", (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
 
 
 def _decode(content: bytes | Image.Image, **options: Any) -> Image.Image:

@@ -6,8 +6,9 @@ resized or brightened has nearly the same description. A cropped copy has nearly
 each picture is looked up by its whole and by 85 windows that leave up to 15 % of a side away.
 
 Looking up: hashes that agree in all 14 bits of one of 16 fixed choices meet in one bucket (locality-sensitive
-hashing; Indyk & Motwani 1998). Those that meet and differ in few bits are compared by the correlation of their
-descriptions, which decides.
+hashing; Indyk & Motwani 1998). Those that meet, differ in few bits and have descriptions that correlate are laid over
+one another, and the correlation of their details decides: two daisies on dark ground may be alike in the large, but
+only one photograph is alike in the small.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from flowercnn.alignment import same_details
 from flowercnn.contents import THUMBNAIL_SIDE, Content
+from flowercnn.parallel import cpu_count, ordered_map
 
 __all__ = ["exact_copies", "join", "near_pairs"]
 
-_SAME: Final = 0.9  # correlation; copies are above, the most alike of different flower photographs at 0.86
+_ALIKE: Final = 0.85  # correlation of descriptions; copies are above, and so are some different photographs
+_SAME: Final = 0.87  # correlation of details; copies are above 0.9, different photographs of flowers below 0.83
 _MOST_BITS_APART: Final = 14
 _FREQUENCIES: Final = 8
 _GRID: Final = 16
-_OFFSETS: Final = {0.95: 3, 0.9: 5, 0.85: 5}  # places of a window along a side, by its share of it
+_OFFSETS: Final = {0.92: 3, 0.85: 4}  # places of a window along a side, by its share of it
 _ORDERS: Final = 4
 _BITS_PER_KEY: Final = 14
 _MOST_PER_BUCKET: Final = 64  # bounds the work where thousands of pictures look alike
@@ -59,8 +63,8 @@ def near_pairs(contents: Sequence[Content]) -> list[tuple[int, int]]:
             seen.add(content.digest)
             chosen.append(index)
     thumbnails = [contents[index].thumbnail for index in chosen]
-    pairs = {(min(a, b), max(a, b)) for a, b in _similar(np.array(thumbnails))} if len(chosen) > 1 else set()
-    return sorted((chosen[a], chosen[b]) for a, b in pairs)
+    pairs = _similar(np.array(thumbnails)) if len(chosen) > 1 else ()
+    return sorted((chosen[min(pair)], chosen[max(pair)]) for pair in pairs)
 
 
 def join(count: int, links: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -106,23 +110,47 @@ class _Table:
 
 def _similar(thumbnails: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
     """Yield pairs of positions of thumbnails (n, 32, 32) of which one is like the other or like a window of it."""
-    whole = np.concatenate([_frequencies(part, [(0, 0)])[:, 0] for part in _parts(thumbnails)])
-    hashes = _hashes(whole)
-    tables = [_Table.of(keys) for keys in _keys(hashes)]
     windows = _windows()
-    for number, part in enumerate(_parts(thumbnails)):
+    whole = np.concatenate([_frequencies(part, [(0, 0)])[:, 0] for part in _parts(thumbnails)])
+    hashes, descriptions = _hashes(whole), _weighted(whole)
+    tables = [_Table.of(keys) for keys in _keys(hashes)]
+
+    def alike_to(part: npt.NDArray[np.uint8]) -> tuple[Ints, Ints, Floats]:
+        """Views (numbered: picture of the part, then window), pictures like them, and how alike they are."""
         views = _frequencies(part, windows).reshape(-1, whole.shape[-1])
         own_hashes = _hashes(views)
-        found = [
+        met = [
             _near_in_bits(*table.look_up(keys), own_hashes[0], hashes[0])
             for table, keys in zip(tables, _keys(own_hashes), strict=True)
         ]
-        query, candidate = np.divmod(np.unique(np.concatenate(found)), len(thumbnails))
-        picture = number * _PICTURES_AT_ONCE + query // len(windows)
-        other = picture != candidate
-        query, candidate, picture = query[other], candidate[other], picture[other]
-        alike = _correlation(views[query], whole[candidate]) >= _SAME
-        yield from zip(picture[alike].tolist(), candidate[alike].tolist(), strict=True)
+        view, other = np.divmod(np.unique(np.concatenate(met)), len(thumbnails))
+        alike = np.einsum("ij,ij->i", _weighted(views)[view], descriptions[other])
+        kept = alike >= _ALIKE
+        return view[kept], other[kept], alike[kept]
+
+    found = ordered_map(alike_to, _parts(thumbnails), workers=cpu_count(), window=2 * cpu_count())
+    numbered = [
+        (view + number * _PICTURES_AT_ONCE * len(windows), other, alike)
+        for number, (view, other, alike) in enumerate(found)
+    ]
+    view, other, alike = (np.concatenate(column) for column in zip(*numbered, strict=True))
+    picture, window = np.divmod(view, len(windows))
+    best = _best_of_each_pair(picture, other, alike)
+    picture, other, window = picture[best], other[best], window[best]
+    edges = np.array([[*_stretches()[down], *_stretches()[across]] for down, across in windows], dtype=np.float32)
+    same = same_details(thumbnails, picture, other, edges[window], _SAME)
+    yield from zip(picture[same].tolist(), other[same].tolist(), strict=True)
+
+
+def _best_of_each_pair(first: Ints, second: Ints, alike: Floats) -> Ints:
+    """Return the place where each pair, in whichever order, is most alike; pairs of one picture are left out."""
+    places = np.flatnonzero(first != second)
+    low, high = np.minimum(first, second)[places], np.maximum(first, second)[places]
+    pair = (low << 32) | high
+    order = np.lexsort((-alike[places], pair))
+    new = np.append(True, np.diff(pair[order]) != 0)[: len(order)]
+    best: Ints = places[order[new]]
+    return best
 
 
 def _parts(thumbnails: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
@@ -142,14 +170,14 @@ def _frequencies(thumbnails: npt.NDArray[np.uint8], windows: Sequence[tuple[int,
     return frequencies[..., 1:]
 
 
-def _correlation(first: Floats, second: Floats) -> Floats:
-    """Return how alike pairs of rows are, up to 1, all frequencies weighted to count the same."""
+def _weighted(frequencies: Floats) -> Floats:
+    """Return rows of length 1 whose products are correlations, all frequencies weighted to count the same."""
     # Natural pictures have amplitudes that fall with frequency (Field 1987).
     weights = np.hypot(*np.mgrid[:_FREQUENCIES, :_FREQUENCIES]).ravel()[1:].astype(np.float32)
-    first, second = first * weights, second * weights
-    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    alike: Floats = (first * second).sum(axis=1) / np.maximum(norms, 1e-6)
-    return alike
+    rows = frequencies * weights
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    weighted: Floats = rows / np.maximum(lengths, 1e-6)
+    return weighted
 
 
 def _stretches() -> list[tuple[float, float]]:

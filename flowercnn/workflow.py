@@ -15,11 +15,12 @@ from typing import Any, Literal
 from flowercnn.dataset import Dataset, Duplicates
 from flowercnn.errors import ConfigurationError, TrainingError
 from flowercnn.evaluation.evaluation import Evaluation, evaluate, pooled
+from flowercnn.evaluation.kept import keep_evaluation, kept_evaluation
 from flowercnn.evaluation.labels import LabelIssue, label_issues
 from flowercnn.prediction.calibrate import calibrate
 from flowercnn.sources.base import DataSource
 from flowercnn.sources.plugins import as_source
-from flowercnn.splits import Splits, check_fractions
+from flowercnn.splits import Fold, Splits, check_fractions
 from flowercnn.training.auto import choose_trainer
 from flowercnn.training.run import TrainingRun
 from flowercnn.training.trainer import Trainer
@@ -118,10 +119,12 @@ class CrossValidation:
         folds: The evaluation of each fold.
         evaluation: All folds together: every picture of the data set, predicted by a classifier that has not learned
             from it.
+        interrupted: Whether Ctrl-C ended it early. Then only the pictures of the finished folds are there.
     """
 
     folds: tuple[Evaluation, ...]
     evaluation: Evaluation
+    interrupted: bool = False
 
     @property
     def accuracies(self) -> tuple[float, ...]:
@@ -137,11 +140,14 @@ class CrossValidation:
     def interval(self) -> tuple[float, float]:
         """Where that mean lies at 95 %, by Student's t over the folds.
 
-        Folds share training pictures, so this is a little too narrow (Bengio & Grandvalet 2004).
+        Folds share training pictures, so this is a little too narrow (Bengio & Grandvalet 2004). Of a single finished
+        fold it is not known: 0 to 1.
         """
         from scipy.stats import t
 
         count = len(self.folds)
+        if count == 1:
+            return 0.0, 1.0
         spread = float(t.ppf(0.975, count - 1)) * statistics.stdev(self.accuracies) / math.sqrt(count)
         return max(0.0, self.mean_accuracy - spread), min(1.0, self.mean_accuracy + spread)
 
@@ -154,7 +160,7 @@ class CrossValidation:
         low, high = self.interval
         return (
             f"accuracy {self.mean_accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), mean of {len(self.folds)} "
-            f"folds on {len(self.evaluation)} pictures"
+            f"folds on {len(self.evaluation)} pictures{', stopped early' if self.interrupted else ''}"
         )
 
 
@@ -165,12 +171,14 @@ def cross_validate(
     model: Any = "fast",
     seed: int = 0,
     duplicates: Duplicates = "group",
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> CrossValidation:
     """Train ``k`` times, each time without one of ``k`` parts of the data, and test on that part.
 
-    One classifier is in memory at a time, and of each only the probabilities are kept.
+    One classifier is in memory at a time, and of each only the probabilities are kept. Ctrl-C ends it and returns the
+    finished folds.
 
     Args:
         source: As in `train`.
@@ -178,12 +186,15 @@ def cross_validate(
         model: A registered name or a Keras model; see `Trainer`.
         seed: Of the folds and of every training.
         duplicates: As in `Dataset.split`.
+        checkpoint_dir: A folder where each finished fold is kept, and the state of the one under way. If it holds
+            those of the same cross-validation, that one is continued, to the same result.
         progress: Whether to show progress bars.
         **settings: Other arguments of `Trainer`: ``epochs``, ``batch_size``, ``image_size``, ...
 
     Raises:
         FlowerCNNError: Whatever the steps raise; see `Dataset.from_source`, `Dataset.folds`, `Trainer.fit`.
-        TrainingError: If a training is stopped by Ctrl-C.
+        TrainingError: If Ctrl-C comes before the first fold is finished, or ``checkpoint_dir`` is of another
+            cross-validation.
 
     Example:
         >>> from flowercnn import SyntheticFlowers
@@ -194,14 +205,40 @@ def cross_validate(
     """
     trainer = _make_trainer(model, seed, settings)
     dataset = Dataset.from_source(as_source(source))
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     evaluations: list[Evaluation] = []
-    for fold in dataset.folds(k, seed, duplicates=duplicates, progress=progress):
-        run = trainer.fit(fold.train, progress=progress)
-        if run.interrupted:
-            raise TrainingError(f"Stopped by Ctrl-C in fold {len(evaluations) + 1} of {k}.")
-        evaluations.append(evaluate(run.predictor, fold.test, bad_images=trainer.bad_images, progress=progress))
-        _log.info("Fold %d of %d: %s", len(evaluations), k, evaluations[-1].summary())
-    return CrossValidation(tuple(evaluations), pooled(evaluations))
+    interrupted = False
+    try:
+        for number, fold in enumerate(dataset.folds(k, seed, duplicates=duplicates, progress=progress), start=1):
+            place = None if folder is None else folder / f"fold-{number}"
+            evaluations.append(_tested(trainer, fold, place, progress=progress))
+            _log.info("Fold %d of %d: %s", number, k, evaluations[-1].summary())
+    except KeyboardInterrupt:
+        if not evaluations:
+            raise TrainingError(f"Stopped by Ctrl-C before the first of {k} folds was finished.") from None
+        interrupted = True
+        _log.warning("Stopped by Ctrl-C: %d of %d folds are finished.", len(evaluations), k)
+    return CrossValidation(tuple(evaluations), pooled(evaluations), interrupted)
+
+
+def _tested(trainer: Trainer, fold: Fold, place: Path | None, *, progress: bool) -> Evaluation:
+    """Train on a fold and test it; with a place on disk, keep it there, or take it from there."""
+    if place is None:
+        return _trained_and_tested(trainer, fold, None, progress=progress)
+    parts = (trainer.fingerprint(trainer.resolved_preprocessing(), fold.train), fold.test.fingerprint())
+    file, fingerprint = place.with_suffix(".npz"), " ".join(parts)
+    evaluation = kept_evaluation(file, fold.test, fingerprint)
+    if evaluation is None:
+        evaluation = _trained_and_tested(trainer, fold, place, progress=progress)
+        keep_evaluation(file, evaluation, fingerprint)
+    return evaluation
+
+
+def _trained_and_tested(trainer: Trainer, fold: Fold, checkpoint_dir: Path | None, *, progress: bool) -> Evaluation:
+    run = trainer.fit(fold.train, checkpoint_dir=checkpoint_dir, progress=progress)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return evaluate(run.predictor, fold.test, bad_images=trainer.bad_images, progress=progress)
 
 
 def _make_trainer(model: Any, seed: int, settings: dict[str, Any]) -> Trainer:

@@ -36,6 +36,7 @@ __all__ = [
 
 _MOST_LARGE_NAMES: Final = 30
 _DARKER_HALF: Final = 0.5
+_FAINTEST: Final = 0.2  # share of a colour: one mistake of a hundred pictures must be seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +124,14 @@ def sample_grid(
 
 
 def confusion_figure(confusion: npt.NDArray[np.int64], class_names: Sequence[str], *, dark: bool = False) -> Any:
-    """Return the confusion matrix as a figure: rows are true, colour is the share of the row.
+    """Return the confusion matrix as a figure: rows are true, colour is the share of the row, mistakes in another.
 
     Args:
         confusion: Shape (num_classes, num_classes), counts.
         class_names: In order.
         dark: Whether to draw on dark ground.
     """
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.colors import to_rgb
 
     count = len(class_names)
     many = count > _MOST_LARGE_NAMES
@@ -138,8 +139,9 @@ def confusion_figure(confusion: npt.NDArray[np.int64], class_names: Sequence[str
     colours, figure = _new(side, side, dark=dark)
     axes = figure.subplots()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    shades = LinearSegmentedColormap.from_list("shares", [colours.ground, colours.right])
-    axes.imshow(shares, cmap=shades, vmin=0, vmax=1)
+    strength = np.where(confusion > 0, _FAINTEST + (1 - _FAINTEST) * shares, 0)[..., None]
+    ground, right, wrong = (np.array(to_rgb(colour)) for colour in (colours.ground, colours.right, colours.wrong))
+    axes.imshow(ground + strength * (np.where(np.eye(count, dtype=bool)[..., None], right, wrong) - ground))
     size = 8 if many else 9
     axes.set_xticks(range(count), class_names, rotation=90, fontsize=size, parse_math=False)
     axes.set_yticks(range(count), class_names, fontsize=size, parse_math=False)
@@ -150,8 +152,11 @@ def confusion_figure(confusion: npt.NDArray[np.int64], class_names: Sequence[str
         axes.set_yticks(np.arange(count - 1) + 0.5, minor=True)
         axes.grid(which="minor", color=colours.ink, alpha=0.12, linewidth=0.4)
         axes.tick_params(which="minor", length=0)
+        top, right_side = axes.secondary_xaxis("top"), axes.secondary_yaxis("right")
+        top.set_xticks(range(count), class_names, rotation=90, fontsize=size, color=colours.ink, parse_math=False)
+        right_side.set_yticks(range(count), class_names, fontsize=size, color=colours.ink, parse_math=False)
     for row, column in np.argwhere(confusion > 0):
-        colour = colours.ground if shares[row, column] > _DARKER_HALF else colours.ink
+        colour = colours.ground if strength[row, column, 0] > _DARKER_HALF else colours.ink
         axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=size - 1)
     return figure
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from PIL import Image
 
 from flowercnn import __version__
-from flowercnn.errors import ImageError
+from flowercnn.errors import ImageError, few
 from flowercnn.evaluation.charts import interval_chart, line_chart, reliability_chart
 from flowercnn.parallel import cpu_count, ordered_map
 from flowercnn.preprocessing.decode import decode, read_content
@@ -152,7 +152,9 @@ def _training(evaluation: Evaluation) -> str:
         charts = '<div class="charts">' + "".join(
             line_chart(
                 title,
-                {name: history[of] for name, of in (("train", key), ("val", f"val_{key}")) if of in history},
+                {name: history[of] for name, of in (("train", key), ("val", f"val_{key}")) if of in history}
+                if key != "learning_rate"
+                else {"last": history[key]},
                 top=1.0 if key == "accuracy" else None,
             )
             for title, key in (("Accuracy", "accuracy"), ("Loss", "loss"), ("Learning rate", "learning_rate"))
@@ -317,7 +319,7 @@ def _card(evaluation: Evaluation) -> str:
     hardest = sorted((each for each in evaluation.per_class if each.support), key=lambda each: each.recall)[:3]
     size = (info.get("preprocessing") or {}).get("image_size")
     facts = {
-        "What it does": f"Tells {len(evaluation.class_names)} classes apart: {', '.join(evaluation.class_names)}.",
+        "What it does": f"Tells {len(evaluation.class_names)} classes apart: {few(evaluation.class_names, 20)}.",
         "What goes in": "A picture" + (f", brought to {size[0]} x {size[1]} pixels." if size else "."),
         "What comes out": "A probability for each class; they sum to 1.",
         "How good it is": f"{evaluation.accuracy:.1%} correct ({low:.1%} to {high:.1%}) of {len(evaluation)}.",

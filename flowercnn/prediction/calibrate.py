@@ -73,7 +73,8 @@ def calibrate(
     familiarity = None
     if layers:
         learned = _outputs(predictor, train, layers, bad_images=bad_images, progress=progress)[2]
-        familiarity = Familiarity.fit(layers, learned, features)
+        sizes = {name: int(predictor.model.get_layer(name).output.shape[-1]) for name in layers}
+        familiarity = Familiarity.fit(sizes, learned, features)
     calibration = Calibration(
         temperature=temperature,
         applied=reason is None,

@@ -16,59 +16,103 @@ import numpy.typing as npt
 
 from flowercnn.errors import ConfigurationError
 
-__all__ = ["Calibration", "Familiarity", "fit_temperature", "highest_expected"]
+__all__ = ["Calibration", "Familiarity", "LayerFamiliarity", "fit_temperature", "highest_expected"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
-_SHRINKAGE: Final = 0.003
+_SHRINKAGE: Final = 0.01
+_DIRECTIONS: Final = 32
+_MOST_FEATURES: Final = 256  # of a layer
 _SMALLEST: Final = 1e-12
-_MOST_FEATURES: Final = 512
+_PART_ARRAYS: Final = ("mean", "scale", "directions", "variances")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerFamiliarity:
+    """What one layer makes of the training pictures: a Gaussian of the square roots of its mean activations.
+
+    The covariance of the standardised features is kept as its main directions and one variance for all the rest
+    (probabilistic principal components; Tipping & Bishop 1999), which is small, and steadier than all of it.
+
+    Args:
+        size: How many features the layer has; of very many a fixed choice is looked at.
+        mean: Shape (d,), float32.
+        scale: Shape (d,), float32: what the features are divided by.
+        directions: Shape (d, k), float32.
+        variances: Shape (k + 1,), float32: along each direction, and along any other.
+    """
+
+    size: int
+    mean: npt.NDArray[np.float32]
+    scale: npt.NDArray[np.float32]
+    directions: npt.NDArray[np.float32]
+    variances: npt.NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, features: Floats) -> LayerFamiliarity:
+        """Fit it to the features of training pictures, shape (n, size)."""
+        learned = _prepared(features)
+        mean, spread = learned.mean(axis=0), learned.std(axis=0)
+        scale = spread + 0.05 * spread.mean() + _SMALLEST  # features that hardly vary must not decide
+        covariance = np.cov((learned - mean) / scale, rowvar=False, bias=True).reshape(len(mean), len(mean))
+        values, vectors = np.linalg.eigh(covariance)
+        values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+        kept = min(_DIRECTIONS, len(mean))
+        rest = values[kept:].mean() if kept < len(mean) else values[-1]
+        level = values.mean() + _SMALLEST
+        variances = (1 - _SHRINKAGE) * np.append(values[:kept], rest) + _SHRINKAGE * level
+        return cls(features.shape[1], *(_single(array) for array in (mean, scale, vectors[:, :kept], variances)))
+
+    def distances(self, features: Floats) -> npt.NDArray[np.float64]:
+        """Return the squared Mahalanobis distance of each row from the mean, per feature; it is 1 on average."""
+        apart = ((_prepared(features) - self.mean) / self.scale).astype(np.float64)
+        along = apart @ self.directions
+        rest = np.maximum((apart**2).sum(axis=1) - (along**2).sum(axis=1), 0)
+        total: npt.NDArray[np.float64] = (along**2 / self.variances[:-1]).sum(axis=1) + rest / self.variances[-1]
+        return total / len(self.mean)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Familiarity:
     """How like the training pictures a picture is, by what the network makes of it at several depths.
 
-    The score is the squared Mahalanobis distance from the mean of the training pictures (Lee et al. 2018, with one
-    Gaussian for all classes), of the square roots of the mean activations of a few layers. The thousands of pictures
-    of nothing known for which a softmax is sure of itself are far away here.
+    The score is the geometric mean over a few layers of the squared Mahalanobis distance from the mean of the
+    training pictures (as Lee et al. 2018, with one Gaussian for all classes). The thousands of pictures of nothing
+    known for which a softmax is sure of itself are far away in one layer or another.
 
     Args:
         layers: Names of the layers, in the order of the features.
-        mean: Shape (d,), float32: mean of the features of the training pictures.
-        whitening: Shape (d, d), float32: what makes their covariance the unit matrix.
+        parts: What each makes of the training pictures.
         scores: Sorted scores of the validation pictures, float64.
     """
 
     layers: tuple[str, ...]
-    mean: npt.NDArray[np.float32]
-    whitening: npt.NDArray[np.float32]
+    parts: tuple[LayerFamiliarity, ...]
     scores: npt.NDArray[np.float64]
 
     @classmethod
-    def fit(cls, layers: Sequence[str], train: Floats, val: Floats) -> Familiarity:
-        """Fit it to the features of training and validation pictures, each of shape (n, features)."""
-        learned, held_out = _prepared(train), _prepared(val)
-        mean = learned.mean(axis=0)
-        covariance = np.cov(learned, rowvar=False, bias=True).reshape(len(mean), len(mean))
-        level = np.trace(covariance) / len(mean) + _SMALLEST
-        values, vectors = np.linalg.eigh((1 - _SHRINKAGE) * covariance + _SHRINKAGE * level * np.eye(len(mean)))
-        unscored = cls(tuple(layers), mean, (vectors / np.sqrt(values)).astype(np.float32), np.empty(0))
-        return replace(unscored, scores=np.sort(unscored._distances(held_out)))
+    def fit(cls, sizes: Mapping[str, int], train: Floats, val: Floats) -> Familiarity:
+        """Fit it to the features of training and validation pictures, each of shape (n, features).
+
+        Args:
+            sizes: How many features each layer has, by its name, in their order.
+            train: Mean activations, side by side.
+            val: Likewise.
+        """
+        parts = tuple(LayerFamiliarity.fit(part) for part in _columns(train, list(sizes.values())))
+        unscored = cls(tuple(sizes), parts, np.empty(0))
+        return replace(unscored, scores=np.sort(unscored.score(val)))
 
     def score(self, features: Floats) -> npt.NDArray[np.float64]:
-        """Return how unlike the training pictures each row of mean activations (n, features) is; 0 is most alike."""
-        return self._distances(_prepared(features))
+        """Return how unlike the training pictures each row of mean activations (n, features) is; 1 is usual."""
+        columns = _columns(features, [part.size for part in self.parts])
+        distances = [part.distances(column) for part, column in zip(self.parts, columns, strict=True)]
+        means: npt.NDArray[np.float64] = np.exp(np.log(np.maximum(distances, _SMALLEST)).mean(axis=0))
+        return means
 
     def threshold(self, false_alarms: float) -> float:
         """Return the score that a share ``false_alarms`` of known pictures is expected to exceed; infinite for 0."""
         return highest_expected(self.scores, 1 - false_alarms)
-
-    def _distances(self, prepared: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        distances: npt.NDArray[np.float64] = (((prepared - self.mean) @ self.whitening) ** 2).sum(
-            axis=1, dtype=np.float64
-        )
-        return distances
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,8 +151,8 @@ class Calibration:
             return [None] * len(features)
         limit = self.familiarity.threshold(self.false_alarms)
         return [
-            f"unlike the training pictures: distance {score:.0f}, where {1 - self.false_alarms:.0%} of known ones are"
-            f" below {limit:.0f}"
+            f"unlike the training pictures: distance {score:.2f}, where {1 - self.false_alarms:.0%} of known ones are"
+            f" below {limit:.2f}"
             if score > limit
             else None
             for score in self.familiarity.score(features)
@@ -129,9 +173,10 @@ class Calibration:
             "set_scores": _packed(self.set_scores),
             "familiarity": known
             and {
-                "layers": list(known.layers),
-                "mean": _packed(known.mean),
-                "whitening": _packed(known.whitening),
+                "layers": [
+                    {"name": name, "size": part.size, **{key: _packed(getattr(part, key)) for key in _PART_ARRAYS}}
+                    for name, part in zip(known.layers, known.parts, strict=True)
+                ],
                 "scores": _packed(known.scores),
             },
         }
@@ -147,11 +192,9 @@ class Calibration:
             known = described["familiarity"]
             familiarity = None
             if known is not None:
-                mean = _unpacked(known["mean"]).astype(np.float32)
-                whitening = _unpacked(known["whitening"]).astype(np.float32).reshape(len(mean), len(mean))
-                familiarity = Familiarity(
-                    tuple(map(str, known["layers"])), mean, whitening, _unpacked(known["scores"])
-                )
+                names = tuple(str(layer["name"]) for layer in known["layers"])
+                parts = tuple(_part_from_dict(layer) for layer in known["layers"])
+                familiarity = Familiarity(names, parts, _unpacked(known["scores"]))
             return cls(
                 temperature=float(described["temperature"]),
                 applied=bool(described["applied"]),
@@ -178,7 +221,10 @@ def highest_expected(scores: npt.NDArray[np.float64], share: float) -> float:
 
 
 def fit_temperature(y_true: npt.NDArray[np.int64], y_prob: Floats) -> float:
-    """Return what to divide logits by so that the log loss of the probabilities is least, from 0.05 to 20.
+    """Return what to divide logits by so that the probabilities fit best, from 0.05 to 20.
+
+    Best is the least log loss, plus what a temperature is unlikely to be before any picture was seen: its logarithm
+    is taken to be normal around 0. This matters where few pictures say little, such as a few that are all right.
 
     Args:
         y_true: Shape (n,), labels.
@@ -190,7 +236,8 @@ def fit_temperature(y_true: npt.NDArray[np.int64], y_prob: Floats) -> float:
         scaled = logits * math.exp(-log_temperature)
         highest = scaled.max(axis=1, keepdims=True)
         norms = highest[:, 0] + np.log(np.exp(scaled - highest).sum(axis=1))
-        return float((norms - scaled[np.arange(len(y_true)), y_true]).mean())
+        losses = norms - scaled[np.arange(len(y_true)), y_true]
+        return float(losses.sum()) + log_temperature**2 / 2
 
     from scipy.optimize import minimize_scalar
 
@@ -215,6 +262,27 @@ def _prepared(features: Floats) -> npt.NDArray[np.float32]:
         chosen = chosen[:, np.linspace(0, chosen.shape[1] - 1, _MOST_FEATURES).round().astype(np.int64)]
     roots: npt.NDArray[np.float32] = np.sign(chosen) * np.sqrt(np.abs(chosen))
     return roots
+
+
+def _columns(features: Floats, sizes: Sequence[int]) -> list[Floats]:
+    """Return the features of each layer."""
+    if features.shape[1] != sum(sizes):
+        raise ConfigurationError(
+            f"The calibration is of another network: it knows {sum(sizes)} features. Received: {features.shape[1]}"
+        )
+    return np.split(features, np.cumsum(sizes)[:-1], axis=1)
+
+
+def _single(array: Floats) -> npt.NDArray[np.float32]:
+    return np.asarray(array, dtype=np.float32)
+
+
+def _part_from_dict(described: Mapping[str, Any]) -> LayerFamiliarity:
+    mean, scale, directions, variances = (_single(_unpacked(described[part])) for part in _PART_ARRAYS)
+    size, count = int(described["size"]), len(mean)
+    if count != min(size, _MOST_FEATURES) or len(scale) != count or (variances <= 0).any() or (scale <= 0).any():
+        raise ValueError("a layer's features do not fit together")
+    return LayerFamiliarity(size, mean, scale, directions.reshape(count, len(variances) - 1), variances)
 
 
 def _packed(array: Floats) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,46 @@ def test_cross_validation_predicts_every_picture_once(coloured: fc.Dataset) -> N
     assert "mean of 3 folds on 30 pictures" in found.summary()
     assert len(found.label_issues()) == 30
     assert found.label_issues()[0].sample is not None
+
+
+def test_a_stopped_cross_validation_keeps_its_folds_and_goes_on(
+    coloured: fc.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"k": 3, "model": "article", "image_size": (24, 24), "epochs": 1, "progress": False}
+    whole = cross_validate(coloured, **settings)
+    fit, begun = fc.Trainer.fit, list[int]()
+
+    def stopped_in_the_third(trainer: fc.Trainer, *data: Any, **options: Any) -> fc.TrainingRun:
+        begun.append(1)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return fit(trainer, *data, **options)
+
+    monkeypatch.setattr(fc.Trainer, "fit", stopped_in_the_third)
+    stopped = cross_validate(coloured, checkpoint_dir=tmp_path, **settings)
+    assert stopped.interrupted
+    assert "2 folds on 20 pictures, stopped early" in stopped.summary()
+    assert np.array_equal(stopped.evaluation.y_prob, whole.evaluation.y_prob[:20])
+    continued = cross_validate(coloured, checkpoint_dir=tmp_path, **settings)
+    assert len(begun) == 4
+    assert not continued.interrupted
+    assert continued.evaluation.keys == whole.evaluation.keys
+    assert np.array_equal(continued.evaluation.y_prob, whole.evaluation.y_prob)
+    assert [issue.sample for issue in continued.label_issues()] == [issue.sample for issue in whole.label_issues()]
+    with pytest.raises(fc.TrainingError, match="of other data, settings or seed"):
+        cross_validate(coloured, checkpoint_dir=tmp_path, **{**settings, "epochs": 2})
+    (tmp_path / "fold-2.npz").write_bytes(b"PK damaged")
+    with pytest.raises(fc.TrainingError, match=r"fold-2.npz: damaged"):
+        cross_validate(coloured, checkpoint_dir=tmp_path, **settings)
+
+
+def test_stopped_before_the_first_fold_is_an_error(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fc.Trainer, "fit", stopped)
+    with pytest.raises(fc.TrainingError, match="before the first of 2 folds"):
+        cross_validate(coloured, k=2, model="article", image_size=(24, 24), progress=False)
 
 
 def test_unknown_settings_are_refused() -> None:

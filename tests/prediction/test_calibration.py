@@ -46,16 +46,35 @@ def test_nineteen_scores_are_enough_for_one_in_twenty() -> None:
 
 def test_what_is_unlike_the_training_pictures_is_unknown() -> None:
     random = np.random.default_rng(0)
-    familiarity = Familiarity.fit(("a",), random.gamma(2, 1, (500, 20)), random.gamma(2, 1, (200, 20)))
+    familiarity = Familiarity.fit({"a": 20}, random.gamma(2, 1, (500, 20)), random.gamma(2, 1, (200, 20)))
     calibration = Calibration(1.0, applied=True, reason=None, set_scores=np.empty(0), familiarity=familiarity)
     known = [reason is not None for reason in calibration.unknown(random.gamma(2, 1, (2000, 20)))]
     assert np.mean(known) == pytest.approx(0.05, abs=0.03)
     assert all(calibration.unknown(random.gamma(9, 1, (50, 20))))
 
 
+@given(st.integers(1, 40), st.integers(1, 300), st.integers(0, 5))
+@settings(deadline=None, max_examples=20)
+def test_any_number_of_features_and_pictures_gives_finite_scores(count: int, size: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    features = np.maximum(random.normal(size=(count + 30, size)), 0)
+    features[:, ::3] = 0  # channels that never fire
+    familiarity = Familiarity.fit({"a": size}, features[:count], features[count:])
+    assert np.isfinite(familiarity.score(features + 1)).all()
+
+
+def test_what_is_kept_of_many_features_is_small() -> None:
+    random = np.random.default_rng(0)
+    sizes = {"a": 48, "b": 96, "c": 192, "d": 2048}
+    features = random.random((90, sum(sizes.values())))
+    familiarity = Familiarity.fit(sizes, features[:60], features[60:])
+    calibration = Calibration(1.0, applied=True, reason=None, set_scores=np.empty(0), familiarity=familiarity)
+    assert len(json.dumps(calibration.to_dict())) < 120_000
+
+
 def test_a_calibration_comes_back_from_its_description() -> None:
     random = np.random.default_rng(0)
-    familiarity = Familiarity.fit(("a", "b"), random.random((30, 5)), random.random((25, 5)))
+    familiarity = Familiarity.fit({"a": 2, "b": 3}, random.random((30, 5)), random.random((25, 5)))
     calibration = Calibration(
         0.8, applied=True, reason=None, set_scores=np.linspace(0, 1, 9), familiarity=familiarity
     )
@@ -63,6 +82,8 @@ def test_a_calibration_comes_back_from_its_description() -> None:
     features = random.random((40, 5)) * 3
     assert again.unknown(features) == calibration.unknown(features)
     assert again.set_threshold(0.8) == pytest.approx(calibration.set_threshold(0.8))
+    with pytest.raises(fc.ConfigurationError, match="5 features. Received: 4"):
+        again.unknown(features[:, :4])
     for name, value in (("familiarity", {}), ("set_scores", "?"), ("false_alarms", 2), ("temperature", None)):
         with pytest.raises(fc.ConfigurationError):
             Calibration.from_dict({**calibration.to_dict(), name: value})
@@ -103,9 +124,18 @@ def test_the_temperature_is_in_the_weights_that_every_export_has(trained: tuple[
     pixels = np.stack([run.predictor.preprocessing.decode(sample.image) for sample in run.splits.test])
     stock = keras.saving.load_model(out, compile=False).predict(pixels.astype(np.float32), verbose=0)
     assert np.abs(stock - run.evaluation.y_prob).max() < 1e-4
-    recalibrated = calibrate(run.predictor, run.splits.train, run.splits.val, progress=False)
-    assert recalibrated.calibration is not None
-    assert recalibrated.calibration.temperature == pytest.approx(1, abs=0.01)  # nothing is left to mend
+    again = calibrate(run.predictor, run.splits.train, run.splits.val, progress=False).calibration
+    assert again is not None
+    assert run.predictor.calibration is not None
+    # Little is left to mend; what is, is owed to the prior, which began at the network's own temperature.
+    assert abs(math.log(again.temperature)) < 0.3 * abs(math.log(run.predictor.calibration.temperature))
+
+
+def test_few_pictures_that_are_all_right_do_not_make_it_sure_of_everything() -> None:
+    y_true = np.arange(20) % 4
+    y_prob = np.where(np.eye(4)[y_true] == 1, 0.7, 0.1)
+    assert fit_temperature(y_true, y_prob) > 0.2
+    assert fit_temperature(np.tile(y_true, 100), np.tile(y_prob, (100, 1))) < 0.2
 
 
 def test_prediction_sets_hold_the_truth_as_often_as_promised(trained: tuple[fc.TrainingRun, Path]) -> None:
@@ -187,7 +217,8 @@ def test_wrong_uses_are_told(predictor: fc.Predictor, coloured: fc.Dataset) -> N
     calibration = calibrated.calibration
     assert calibration is not None
     assert calibration.familiarity is not None
-    other = replace(calibration, familiarity=replace(calibration.familiarity, layers=("gone",)))
+    gone = tuple(f"gone {name}" for name in calibration.familiarity.layers)
+    other = replace(calibration, familiarity=replace(calibration.familiarity, layers=gone))
     with pytest.raises(fc.ConfigurationError, match="another network"):
         fc.Predictor(bare.model, bare.class_names, bare.preprocessing, calibration=other)
     with pytest.raises(fc.ImageError):
