@@ -15,6 +15,7 @@ import numpy as np
 
 from flowercnn.errors import ConfigurationError
 from flowercnn.models.backbone_table import BACKBONES, BackboneSpec, Scaling
+from flowercnn.models.hub import HUB, load_hub_backbone, load_hub_scaling
 from flowercnn.models.keras3 import import_keras
 from flowercnn.models.parts import check_side
 from flowercnn.models.weights import check_weights_option, fetch_weights, keras_cache, read_weights
@@ -70,7 +71,7 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
     """Return a pretrained network, global average pooling to evened vectors of length 1, and a new softmax layer.
 
     Args:
-        name: Of a network of ``keras.applications`` in lower case, or ``"own"``.
+        name: Of a network of ``keras.applications`` in lower case, ``"own"``, or ``"hub:"`` and a preset of KerasHub.
         image_size: (height, width).
         num_classes: At least 2.
         weights: ``"imagenet"``: the official ones, downloaded once; a path: a local ``.weights.h5`` or ``.h5``
@@ -89,19 +90,25 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
     Raises:
         ConfigurationError: If an option is wrong or pictures are too small.
         ModelFileError: If the local file does not fit.
-        SourceError: If the official weights cannot be had.
+        SourceError: If the official weights or the preset cannot be had.
+        MissingDependencyError: If KerasHub is needed and not installed.
     """
     keras = import_keras()
     layers = keras.layers
     check_weights_option(weights)
     spec = BACKBONES.get(name)
-    if scaling is None:
-        scaling = spec.scaling if spec is not None else "none"
-    if scaling not in get_args(Scaling):
+    hub = name.startswith(HUB)
+    if scaling not in (None, *get_args(Scaling)):
         raise ConfigurationError(
             f"scaling must be one of {', '.join(get_args(Scaling))}. Received: scaling={scaling!r}"
         )
-    if backbone is not None:
+    wanted: Scaling | tuple[Any, Any] = scaling or (spec.scaling if spec is not None else "none")
+    if hub and backbone is None:
+        preset = name.removeprefix(HUB)
+        net = load_hub_backbone(preset, pretrained=weights is not None)
+        output = _without_classifier(net)
+        wanted = scaling or load_hub_scaling(preset)
+    elif backbone is not None:
         net, output = backbone, _without_classifier(backbone)
     elif spec is None:
         raise ConfigurationError("backbone:own needs a Keras model: model_options={'backbone': model}.")
@@ -111,14 +118,14 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
     if until is not None:
         output = _output_of(net, until)
     pixels = keras.Input((*image_size, 3), name="pixels")
-    x = _in_stock_layers(keras.Model(net.inputs, output, name=net.name), pixels, scaling)
+    x = _in_stock_layers(keras.Model(net.inputs, output, name=net.name), pixels, wanted)
     if len(x.shape) == _IMAGE_DIMENSIONS:
         x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = _evened(x)
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
     probabilities = layers.Dense(num_classes, activation="softmax", name="probabilities")(x)
-    return keras.Model(pixels, probabilities, name=name)
+    return keras.Model(pixels, probabilities, name=net.name if hub else name)
 
 
 def _evened(x: Any) -> Any:
@@ -135,9 +142,16 @@ def _evened(x: Any) -> Any:
     return layers.UnitNormalization(name="features")(x)
 
 
-def scale_pixels(pixels: Any, scaling: Scaling) -> Any:
-    """Return what a network wants, made of pixels 0-255 by stock layers."""
+def scale_pixels(pixels: Any, scaling: Scaling | tuple[Any, Any]) -> Any:
+    """Return what a network wants, made of pixels 0-255 by stock layers.
+
+    Args:
+        pixels: A Keras tensor.
+        scaling: In Keras's words, or what pixels are multiplied by and what is added then.
+    """
     layers = import_keras().layers
+    if isinstance(scaling, tuple):
+        return layers.Rescaling(scaling[0], offset=scaling[1], name="scale")(pixels)
     if scaling == "none":
         return pixels
     if scaling == "tf":
@@ -209,7 +223,7 @@ def _output_of(net: Any, until: str) -> Any:
     return net.get_layer(until).output
 
 
-def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling) -> Any:
+def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling | tuple[Any, Any]) -> Any:
     """Return the output of a copy of a network on scaled ``pixels``, its weights copied, made of stock layers."""
     keras = import_keras()
     scaled = scale_pixels(pixels, scaling)

@@ -7,12 +7,14 @@ import inspect
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from flowercnn.errors import ConfigurationError, UnknownNameError, closest
 from flowercnn.models.article import build_article
-from flowercnn.models.backbones import PREFIX, backbone_builders, is_backbone
+from flowercnn.models.backbones import PREFIX, backbone_builders, build_backbone, is_backbone
 from flowercnn.models.fast import build_accurate, build_fast
+from flowercnn.models.hub import HUB
 from flowercnn.models.keras3 import seeded_weights
 from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import Augmentation
@@ -183,6 +185,8 @@ def check_shapes(model: Any, name: str, image_size: tuple[int, int], num_classes
 
 
 def _entry(name: str) -> _Entry:
+    if isinstance(name, str) and name.lower().startswith(PREFIX + HUB):
+        return _Entry(partial(build_backbone, name[len(PREFIX) :]), _backbone_recipe(224))
     known = name.lower() if is_backbone(name) else name
     if known not in _REGISTRY:
         short = ", ".join(listed for listed in list_models() if not listed.startswith(PREFIX))
