@@ -88,7 +88,7 @@ def test_models_lists_the_names() -> None:
     assert {"article", "fast"} <= {line.split()[0] for line in run_command("models").output.splitlines()}
 
 
-def test_a_file_of_weights_is_named_for_a_backbone_and_for_auto(
+def test_a_file_of_weights_can_be_named_for_a_backbone(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flowercnn.models.keras3 import import_keras
@@ -101,11 +101,8 @@ def test_a_file_of_weights_is_named_for_a_backbone_and_for_auto(
     result = run_command("train", photo_folder, "--model", "backbone:mobilenet", *options)
     assert result.exit_code == 0, result.output
     assert fc.Predictor.load(out).info["model"] == "backbone:mobilenet"
-    result = run_command("train", photo_folder, "--model", "auto", "--epochs", 1, *options)
-    assert result.output.startswith("auto chose "), result.output
-    assert "backbone:mobilenet" in result.output
     result = run_command("train", photo_folder, "--model", "fast", *options)
-    assert "fast has the options none. Received: 'weights'" in " ".join(result.output.split())
+    assert "Received: 'weights'" in result.output
 
 
 @pytest.mark.parametrize(
