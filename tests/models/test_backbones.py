@@ -78,7 +78,8 @@ def evened(rows: Any) -> Any:
 
 
 def close(a: Any, b: Any) -> bool:
-    return bool(np.abs(a - b).max() <= 1e-3 * max(np.abs(b).max(), 1e-6))
+    # Evening magnifies the rounding of small features.
+    return bool(np.abs(a - b).max() <= 2e-3 * max(np.abs(b).max(), 1e-6))
 
 
 @pytest.mark.parametrize(

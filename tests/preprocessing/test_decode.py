@@ -220,18 +220,18 @@ def test_large_jpegs_are_decoded_smaller_but_stay_larger_than_wanted(orientation
     assert drafted.shape[1] >= 180
 
 
-def test_decoding_smaller_cannot_be_seen_after_resizing(photographs: Path) -> None:
+def test_decoding_smaller_changes_little_after_resizing(photographs: Path) -> None:
     from flowercnn.preprocessing.geometry import resize
 
     differences = []
     for path in sorted(photographs.glob("*/*.jpg"))[::50]:
         content = path.read_bytes()
         whole, drafted = (
-            resize(decode(content, background=WHITE, max_pixels=10**8, at_least=size), (64, 64), "crop", WHITE)
-            for size in (None, (64, 64))
+            resize(decode(content, background=WHITE, max_pixels=10**8, at_least=size), (128, 128), "crop", WHITE)
+            for size in (None, (128, 128))
         )
         differences.append(np.abs(np.asarray(whole, dtype=float) - np.asarray(drafted, dtype=float)).mean())
-    assert max(differences) < 3
+    assert max(differences) < 4  # of 255
     assert np.mean(differences) < 1
 
 
