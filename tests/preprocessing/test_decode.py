@@ -231,8 +231,8 @@ def test_decoding_smaller_changes_little_after_resizing(photographs: Path) -> No
             for size in (None, (128, 128))
         )
         differences.append(np.abs(np.asarray(whole, dtype=float) - np.asarray(drafted, dtype=float)).mean())
-    assert max(differences) < 4  # of 255
-    assert np.mean(differences) < 1
+    assert max(differences) < 5  # of 255
+    assert np.mean(differences) < 1.5
 
 
 @given(st.binary(max_size=300), st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"]), st.data())
