@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowercnn.errors import ConfigurationError, ImageError, few
-from flowercnn.models.features import Extractor
+from flowercnn.prediction.extractor import Extractor
 from flowercnn.prediction.inputs import PredictInput, keyed_pictures
 from flowercnn.sources.base import ImageInput, Sample
 

@@ -15,10 +15,11 @@ import numpy.typing as npt
 from flowercnn.atomic import replace_file
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ImageError, SplitError, TrainingError, few
-from flowercnn.models.features import Extractor, head_of
+from flowercnn.models.features import head_of
 from flowercnn.models.keras3 import import_keras
 from flowercnn.models.recipe import Recipe
 from flowercnn.overlaps import names_and_links
+from flowercnn.prediction.extractor import Extractor
 from flowercnn.preprocessing.preprocessing import BadImages, Preprocessing
 from flowercnn.progress import tracked
 from flowercnn.splits import draw_folds, draw_units
@@ -68,10 +69,10 @@ def compute_features(
     Raises:
         ImageError: If pictures cannot be decoded; all are named.
     """
-    extractor = Extractor(model)
     name = _fingerprint(model, preprocessing, flips=flips)
     known = {} if cache is None else _read(cache / f"features-{name}.npz", dataset.keys)
     waiting = [sample for sample in dataset if sample.key not in known]
+    extractor = Extractor(model, pictures=len(waiting) * (1 + flips))
     errors: dict[str, ImageError] = {}
     stream = extractor.stream((sample.image for sample in waiting), preprocessing, flips=flips)
     shown = tracked(stream, total=len(waiting), description="Features", unit="img", enabled=progress)
