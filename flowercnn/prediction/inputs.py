@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -17,7 +17,7 @@ from flowercnn.prediction.url import fetch, is_url
 from flowercnn.sources.base import DataSource, ImageInput, Sample
 from flowercnn.sources.folder import ImageFolder, find_pictures
 
-__all__ = ["PredictInput", "keyed_pictures", "known_count"]
+__all__ = ["PredictInput", "keyed_pictures"]
 
 PredictInput: TypeAlias = "ImageInput | Sample | DataSource | Iterable[Any]"
 """One picture (an ``http`` or ``https`` URL and an open file included), a folder, archive or pattern, a data set or
@@ -38,16 +38,6 @@ def keyed_pictures(images: PredictInput) -> Iterator[tuple[str, ImageInput]]:
     """
     for number, (key, image) in enumerate(_expand(images)):
         yield (str(number) if key is None else key), image
-
-
-def known_count(images: PredictInput) -> int:
-    """Return how many pictures a folder, list or data set has at least, or 0 where only reading on would tell."""
-    if isinstance(images, (str, os.PathLike)):
-        path = os.fspath(images)
-        return len(find_pictures(path)) if os.path.isdir(path) else 0  # noqa: PTH112 - as below
-    if isinstance(images, (bytes, bytearray, memoryview)) or _is_one_array(images):
-        return 0
-    return len(images) if isinstance(images, Sized) else 0
 
 
 def _expand(item: Any) -> Iterator[tuple[str | None, ImageInput]]:

@@ -94,11 +94,6 @@ class Network:
                 self._model = self._file.keras_model()
             return self._model
 
-    @property
-    def wants_no_tensorflow(self) -> bool:
-        """Whether a light runtime was asked for, or this is an export without a Keras model."""
-        return self._wanted in ("litert", "onnx") or (self._model is None and self._file is None)
-
     def with_layers(self, layers: tuple[str, ...]) -> Network:
         """Return the network with other layers whose mean activations are computed; itself if they are the same."""
         return self if layers == self._layers else Network(self.model, layers=layers, wanted=self._wanted)

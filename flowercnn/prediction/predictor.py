@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -17,15 +15,14 @@ import numpy.typing as npt
 
 from flowercnn.errors import ConfigurationError, ImageError, ModelFileError
 from flowercnn.labels import LabelEncoder, check_printable
-from flowercnn.prediction.bulk import BulkRuntime
 from flowercnn.prediction.calibration import Calibration, check_share
 from flowercnn.prediction.description import Description
 from flowercnn.prediction.exportfile import read_export
-from flowercnn.prediction.inputs import PredictInput, keyed_pictures, known_count
+from flowercnn.prediction.inputs import PredictInput, keyed_pictures
 from flowercnn.prediction.modelfile import read_model, write_model
 from flowercnn.prediction.network import Network, RuntimeChoice
 from flowercnn.prediction.prediction import Prediction
-from flowercnn.prediction.runtimes import KerasRuntime, Runtime, RuntimeName, litert_interpreter
+from flowercnn.prediction.runtimes import KerasRuntime, RuntimeName, litert_interpreter
 from flowercnn.preprocessing.pixels import Pixels
 from flowercnn.preprocessing.preprocessing import Preprocessing
 from flowercnn.sources.base import ImageInput
@@ -38,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Predictor"]
 
 _BATCH_DIMENSIONS = 4
-_MANY = 1_000  # fewer are done before a second network is made ready
 
 
 class Predictor:
@@ -252,29 +248,21 @@ class Predictor:
             found = "several" if pairs else "none"
             raise ConfigurationError(f"image must be one picture. Received: {found}; give several to predict().")
         (key, picture) = pairs[0]
-        decoded = list(self.preprocessing.decode_each([picture]))
-        return self._predictions([key], decoded, self._network.runtime, tta=tta)[0]
+        return self._predictions([key], list(self.preprocessing.decode_each([picture])), tta=tta)[0]
 
-    def predict(self, images: PredictInput, *, tta: bool = False, exact: bool = False) -> list[Prediction]:
+    def predict(self, images: PredictInput, *, tta: bool = False) -> list[Prediction]:
         """Return one prediction per picture, in order; bad pictures are records with ``error``, never an abort.
-
-        A folder or list of 1,000 pictures and more is computed in bfloat16 where that is twice as fast: on
-        processors made for it, in a process that has TensorFlow loaded. What has less than 0.9 of the probability
-        there is computed again in float32. The others can differ from `predict_one` by 0.01.
 
         Args:
             images: Anything `predict_one` takes, a `Dataset` or source, a folder or archive (with all pictures in
                 it), a pattern such as ``"photos/**/*.jpg"``, or an iterable of those.
             tta: As in `predict_one`.
-            exact: Whether everything is computed in float32, as `predict_iter` always does.
 
         Raises:
             ConfigurationError: If something is neither a picture nor holds pictures.
             SourceError: If a folder, archive or source cannot be listed, or nothing fits a pattern.
         """
-        light = exact or "tensorflow" not in sys.modules or self._network.wants_no_tensorflow
-        many = not light and known_count(images) >= _MANY
-        return list(self._stream(images, self._bulk if many else self._network.runtime, tta=tta))
+        return list(self.predict_iter(images, tta=tta))
 
     def predict_iter(self, images: PredictInput, *, tta: bool = False) -> Iterator[Prediction]:
         """Yield one prediction per picture as `predict` does, in bounded memory however many there are.
@@ -282,13 +270,6 @@ class Predictor:
         Pictures are decoded ahead in threads and computed in batches. For a camera, where each answer is wanted at
         once, call `predict_one` per frame.
         """
-        return self._stream(images, self._network.runtime, tta=tta)
-
-    @cached_property
-    def _bulk(self) -> Runtime:
-        return BulkRuntime(self.model, self._calibration)
-
-    def _stream(self, images: PredictInput, compute: Runtime, *, tta: bool) -> Iterator[Prediction]:
         keys: deque[str] = deque()
 
         def pictures() -> Iterator[ImageInput]:
@@ -297,8 +278,8 @@ class Predictor:
                 yield image
 
         decoded = self.preprocessing.decode_each(pictures())
-        while batch := list(islice(decoded, compute.batch)):
-            yield from self._predictions([keys.popleft() for _ in batch], batch, compute, tta=tta)
+        while batch := list(islice(decoded, self._network.runtime.batch)):
+            yield from self._predictions([keys.popleft() for _ in batch], batch, tta=tta)
 
     def predict_proba(self, array: npt.NDArray[Any], *, tta: bool = False) -> npt.NDArray[np.float32]:
         """Return the probabilities for pictures that have the model's size already.
@@ -409,12 +390,11 @@ class Predictor:
         self,
         keys: Sequence[str],
         decoded: Sequence[npt.NDArray[np.uint8] | ImageError],
-        compute: Runtime,
         *,
         tta: bool,
     ) -> list[Prediction]:
         usable = [pixels for pixels in decoded if not isinstance(pixels, ImageError)]
-        rows = self._answers(np.stack(usable), compute, tta=tta) if usable else iter(())
+        rows = self._answers(np.stack(usable), tta=tta) if usable else iter(())
         return [
             Prediction.failed(key, self.class_names, str(pixels))
             if isinstance(pixels, ImageError)
@@ -423,9 +403,10 @@ class Predictor:
         ]
 
     def _answers(
-        self, pixels: npt.NDArray[Any], compute: Runtime, *, tta: bool
+        self, pixels: npt.NDArray[Any], *, tta: bool
     ) -> Iterator[tuple[npt.NDArray[np.float32], str | None]]:
         """Yield the probabilities of each picture of a batch, and why it shows nothing known, if so."""
+        compute = self._network.runtime
         probabilities, features = compute.outputs(pixels)
         if tta:
             probabilities = _average(probabilities, compute(pixels[:, :, ::-1]))

@@ -103,20 +103,11 @@ def a_folder(model: str, folder: str, rounds: int) -> None:
         rounds,
         peer=with_keras,
         litert=lambda: light.predict(folder),
-        keras=lambda: heavy.predict(folder, exact=True),
-        bulk=lambda: heavy.predict(folder),
+        keras=lambda: heavy.predict(folder),
     )
     print(f"a folder with Keras: {times['peer']:.2f} s")
-    for name in ("litert", "keras", "bulk"):
+    for name in ("litert", "keras"):
         print(f"  {name}: {times[name]:.2f} s, {times['peer'] / times[name]:.2f} x the images per second")
-    quick, exact = heavy.predict(folder), heavy.predict(folder, exact=True)
-    changed = sum(a.label != b.label for a, b in zip(quick, exact, strict=True))
-    apart = np.abs(_rows(quick) - _rows(exact)).max()
-    print(f"  bulk: {changed} of {len(exact)} labels differ, probabilities by at most {apart:.2g}")
-
-
-def _rows(predictions: list[fc.Prediction]) -> Any:
-    return np.stack([each.probabilities for each in predictions if each.probabilities is not None])
 
 
 def the_command(model: str, picture: str, rounds: int) -> None:
