@@ -54,7 +54,8 @@ class LayerFamiliarity:
         learned = _prepared(features)
         mean, spread = learned.mean(axis=0), learned.std(axis=0)
         scale = spread + 0.05 * spread.mean() + _SMALLEST  # features that hardly vary must not decide
-        covariance = np.cov((learned - mean) / scale, rowvar=False, bias=True).reshape(len(mean), len(mean))
+        centred = (learned - mean) / scale
+        covariance = centred.T @ centred / len(centred)
         values, vectors = np.linalg.eigh(covariance)
         values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
         kept = min(_DIRECTIONS, len(mean))
