@@ -79,5 +79,5 @@ def check_printable(class_names: Sequence[str]) -> None:
         if len(name) > _LONGEST_NAME or any(unicodedata.category(character) in _UNWANTED for character in name):
             raise ConfigurationError(
                 f"Class names must have at most {_LONGEST_NAME:,} characters, and no control characters. "
-                f"Received: {name[:100]!r}"
+                f"Received: {name[:100]!r}. Rename the class, or use map_labels on the source."
             )
