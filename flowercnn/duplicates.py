@@ -36,7 +36,7 @@ _OFFSETS: Final = {0.92: 3, 0.85: 4}  # places of a window along a side, by its 
 _ORDERS: Final = 4
 _BITS_PER_KEY: Final = 14
 _MOST_PER_BUCKET: Final = 64  # bounds the work where thousands of pictures look alike
-_PICTURES_AT_ONCE: Final = 128
+_PICTURES_AT_ONCE: Final = 512
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -7,7 +7,7 @@ import math
 import os
 import stat
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -24,8 +24,9 @@ Pillow knows many more: each is more to attack."""
 
 _MAX_FILE_BYTES: Final = 2**30
 _DRAFT_MARGIN: Final = 1.5
-_ROTATED_BY_QUARTER: Final = range(5, 9)
 _EXIF_ORIENTATION: Final = 0x0112
+_TURNED: Final = range(2, 9)
+_TURNED_BY_QUARTER: Final = range(5, 9)
 
 
 def read_content(image: ImageInput) -> bytes | Image.Image:
@@ -58,10 +59,11 @@ def decode(
     *,
     background: tuple[int, int, int],
     max_pixels: int,
+    mode: Literal["RGB", "L"] = "RGB",
     at_least: tuple[int, int] | None = None,
     inspect: Callable[[Image.Image], object] = lambda _: None,
 ) -> Image.Image:
-    """Return the picture in mode RGB, turned as its EXIF orientation says.
+    """Return the picture in colour or grey, turned as its EXIF orientation says.
 
     Palettes and greys become RGB, CMYK is converted without a colour profile, transparent parts show
     ``background``, 16-bit greys keep their high byte, and of several frames the first is taken.
@@ -70,6 +72,7 @@ def decode(
         content: Encoded bytes or a Pillow image, which is not changed.
         background: RGB, 0-255, behind transparent parts.
         max_pixels: Larger pictures are refused before they are decoded.
+        mode: ``"RGB"``, or ``"L"`` for grey.
         at_least: (height, width) wanted in the end. A JPEG at least three times as large each way is decoded at a
             half, a quarter or an eighth, but never below one and a half times this size: resizing it has still
             something to average, and takes a third of the time.
@@ -81,7 +84,7 @@ def decode(
     try:
         if isinstance(content, Image.Image):
             inspect(content)
-            return _to_rgb(ImageOps.exif_transpose(content), background)
+            return _to_mode(mode, _upright(content), background)
         if not content:
             raise ImageError("the file is empty (0 bytes).")
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -94,7 +97,7 @@ def decode(
                 )
             if at_least is not None:
                 _draft(image, at_least)
-            return _to_rgb(ImageOps.exif_transpose(image), background)
+            return _to_mode(mode, _upright(image), background)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -116,13 +119,15 @@ def _call(function: Callable[[], bytes]) -> bytes:
 
 def _read_file(path: str | os.PathLike[str]) -> bytes:
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError(f"{os.fspath(path)}: not a regular file.")
             if status.st_size > _MAX_FILE_BYTES:
                 raise ImageError(f"{os.fspath(path)}: {status.st_size:,} bytes are more than {_MAX_FILE_BYTES:,}.")
-            return file.read()
+            content = file.read(status.st_size)
+            # As a rule that was all: each further call hands the interpreter to another thread and back.
+            return content if len(content) == status.st_size else content + file.read()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         if isinstance(error, ImageError):
             raise
@@ -150,27 +155,33 @@ def _draft(image: Image.Image, at_least: tuple[int, int]) -> None:
     if image.format not in ("JPEG", "MPO"):
         return
     height, width = at_least
-    if image.getexif().get(_EXIF_ORIENTATION) in _ROTATED_BY_QUARTER:
+    if image.getexif().get(_EXIF_ORIENTATION) in _TURNED_BY_QUARTER:
         height, width = width, height
     image.draft(None, (math.ceil(_DRAFT_MARGIN * width), math.ceil(_DRAFT_MARGIN * height)))
 
 
-def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    if image.mode == "RGB" and not image.has_transparency_data:
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # notes may come after the pixels
+    turned = image.getexif().get(_EXIF_ORIENTATION) in _TURNED
+    return ImageOps.exif_transpose(image) if turned else image  # which would copy an upright one
+
+
+def _to_mode(mode: str, image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if image.mode == mode and not image.has_transparency_data:
         return image
     if image.mode.startswith("I"):
-        return _from_16_bits(image)
+        return _from_16_bits(image).convert(mode)
     if image.mode == "F":
         raise ImageError("32-bit float pictures have no defined range. Save it with 8 or 16 bits per channel.")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, (*background, 255))
         image = Image.alpha_composite(canvas, image)
-    return image.convert("RGB")
+    return image.convert(mode)
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
         raise ImageError("grey values beyond 16 bits have no defined range. Save it with 8 or 16 bits.")
-    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    return Image.fromarray((values >> 8).astype(np.uint8))

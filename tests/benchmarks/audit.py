@@ -20,7 +20,7 @@ import flowercnn as fc
 from flowercnn.parallel import cpu_count, ordered_map
 from flowercnn.sources.base import Sample
 
-ERRAND = 4  # pictures handed to a thread at a time, as the audit does
+ERRAND = 16  # pictures handed to a thread at a time, as the audit does
 
 
 def make_pictures(photographs: Path, folder: Path, count: int, side: int) -> None:
