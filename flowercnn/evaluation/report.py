@@ -243,7 +243,7 @@ def _classes(evaluation: Evaluation) -> str:
     head = "".join(f'<th scope="col"><button type="button">{title}</button></th>' for title in titles)
     rows = "\n".join(_class_row(each) for each in evaluation.per_class)
     return (
-        "<p>Choose a heading to sort.</p>"
+        '<p class="hint">Choose a heading to sort.</p>'
         '<div class="scroll" role="region" aria-label="Figures of each class" tabindex="0"><table class="sortable">'
         '<caption class="visually-hidden">Figures of each class</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>"
