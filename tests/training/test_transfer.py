@@ -193,7 +193,9 @@ def test_the_last_convolution_is_trained_on_its_inputs_and_nothing_before_it(col
 def test_fine_tuning_that_diverges_or_is_stopped_says_so(coloured: fc.Dataset) -> None:
     model = fc.build_model("backbone:mobilenet", image_size=(32, 32), num_classes=3, **OPTIONS)
     ending = Ending(model, last_convolution(model))
-    inputs = compute_features(model, coloured, fc.Preprocessing(image_size=(32, 32)), flips=False, output=ending.inputs)
+    inputs = compute_features(
+        model, coloured, fc.Preprocessing(image_size=(32, 32)), flips=False, output=ending.inputs
+    )
     recipe = recipe_of("backbone:mobilenet")
 
     def interrupt(*_: Any) -> None:
