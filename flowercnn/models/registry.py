@@ -74,7 +74,6 @@ def _backbone_recipe(side: int) -> Recipe:
         schedule="cosine",
         warmup=0.2,
         augmentation=tuning,
-        fine_tune="last",
     )
 
 

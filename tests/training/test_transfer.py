@@ -83,8 +83,7 @@ def test_a_backbone_is_trained_on_features_and_saved_as_an_ordinary_model(
     coloured: fc.Dataset, tmp_path: Path
 ) -> None:
     train, val, test = coloured.split(0.2, 0.2)
-    recipe = dataclasses.replace(recipe_of("backbone:mobilenet"), fine_tune="none")
-    run = trainer(recipe=recipe).fit(train, val, progress=False)
+    run = trainer().fit(train, val, progress=False)
     assert fc.evaluate(run.predictor, test, progress=False).accuracy == 1
     assert set(run.history.epochs[0]) >= {"loss", "accuracy", "val_loss", "val_accuracy"}
     run.predictor.save(tmp_path / "model.keras")
