@@ -13,7 +13,7 @@ from PIL import Image, ImageStat
 from flowercnn.errors import FlowerCNNError
 from flowercnn.parallel import cpu_count, ordered_map
 from flowercnn.preprocessing.cache import content_digest
-from flowercnn.preprocessing.decode import decode, read_content
+from flowercnn.preprocessing.decode import decode, is_turned, read_content
 from flowercnn.preprocessing.preprocessing import Preprocessing
 from flowercnn.progress import tracked
 from flowercnn.sources.base import Sample
@@ -25,8 +25,6 @@ _NETWORK_WORKERS: Final = 16
 _SAMPLES_AT_ONCE: Final = 16  # a thread's errand; handing over each picture by itself costs as much as a small one
 _BLANK_THUMBNAIL: Final = 5.0  # spread of grey values, of 255; the plainest of 1,088 flower photographs has 15
 _BLANK_PICTURE: Final = 12.0
-_EXIF_ORIENTATION: Final = 0x0112
-_TURNED: Final = range(2, 9)
 _JPEG_END: Final = b"\xff\xd9"
 _DEFAULTS: Final = Preprocessing()
 
@@ -110,7 +108,7 @@ class _Header:
 
     def read(self, image: Image.Image) -> None:
         self.size, self.format = image.size, image.format
-        self.rotated = image.getexif().get(_EXIF_ORIENTATION) in _TURNED
+        self.rotated = is_turned(image)
         image.draft("L", (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
 
 

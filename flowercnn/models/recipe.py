@@ -22,7 +22,7 @@ __all__ = ["Recipe"]
 Optimizer = Literal["adam", "adamw", "sgd", "muon"]
 Schedule = Literal["constant", "cosine"]
 Balance = Literal["auto", "none"]
-FineTune = Literal["none", "last", "top", "all"]
+FineTune = Literal["none", "top", "all"]
 
 _REFERENCE_SAMPLES: Final = 1000
 _MOST_EPOCHS_FACTOR: Final = 4.0
@@ -59,9 +59,8 @@ class Recipe:
             network must take pictures of any size. Empty: always at ``image_size``.
         balance: ``"auto"`` gives pictures of rare classes more weight in the loss if the largest class has at least
             twice as many as the smallest; ``"none"`` never does.
-        fine_tune: Of backbones, what is trained after the last layer: ``"none"``; the ``"last"`` convolution, if it
-            is a pointwise one, on what goes into it, computed once; the ``"top"`` (all layers at the last resolution)
-            or ``"all"``; farther layers at a lower rate.
+        fine_tune: Of backbones, what is trained after the last layer: ``"none"``, the ``"top"`` (all layers at the
+            last resolution) or ``"all"``; farther layers at a lower rate.
         adapt: Whether ``epochs`` and ``batch_size`` are meant for a thousand pictures and change with their number;
             see `adapted`.
 

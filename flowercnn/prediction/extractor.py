@@ -30,18 +30,16 @@ class Extractor:
     Args:
         model: A classifier that ends in a dense layer; not changed.
         pictures: About how many will be asked for. For many it is worth some seconds to prepare for them.
-        output: What is computed, shape (n, size), in place of the input of the last layer.
 
     Raises:
         ConfigurationError: If it ends in another.
     """
 
-    def __init__(self, model: Any, *, pictures: int = 0, output: Any = None) -> None:
+    def __init__(self, model: Any, *, pictures: int = 0) -> None:
         import tensorflow as tf
 
         keras = import_keras()
-        wanted = head_of(model).input if output is None else output
-        network = fold_normalization(keras.Model(model.inputs[0], wanted, name="features"))
+        network = fold_normalization(keras.Model(model.inputs[0], head_of(model).input, name="features"))
         self.size = int(network.output_shape[1])
         height, width = network.input_shape[1:3]
         self._at_once = max(1, min(_MOST_AT_ONCE, _PIXELS_AT_ONCE // (height * width)))

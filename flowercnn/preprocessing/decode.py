@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from flowercnn.errors import FlowerCNNError, ImageError
 from flowercnn.sources.base import ImageInput
 
-__all__ = ["FORMATS", "decode", "read_content"]
+__all__ = ["FORMATS", "decode", "is_turned", "read_content"]
 
 FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM")
 """The formats that are opened, told by content and not by suffix (MPO, of some cameras, is JPEG).
@@ -160,10 +160,14 @@ def _draft(image: Image.Image, at_least: tuple[int, int]) -> None:
     image.draft(None, (math.ceil(_DRAFT_MARGIN * width), math.ceil(_DRAFT_MARGIN * height)))
 
 
+def is_turned(image: Image.Image) -> bool:
+    """Return whether a picture is stored turned or mirrored, with an EXIF note to put it right."""
+    return image.getexif().get(_EXIF_ORIENTATION) in _TURNED
+
+
 def _upright(image: Image.Image) -> Image.Image:
     image.load()  # notes may come after the pixels
-    turned = image.getexif().get(_EXIF_ORIENTATION) in _TURNED
-    return ImageOps.exif_transpose(image) if turned else image  # which would copy an upright one
+    return ImageOps.exif_transpose(image) if is_turned(image) else image  # it would copy an upright one
 
 
 def _to_mode(mode: str, image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +17,6 @@ from flowercnn.models.twin import choose_precision
 from flowercnn.prediction.predictor import Predictor
 from flowercnn.training.budget import parse_time
 from flowercnn.training.checkpoint import read_checkpoint
-from flowercnn.training.ending import Ending, last_convolution
 from flowercnn.training.history import History
 from flowercnn.training.loop import Loop
 from flowercnn.training.run import TrainingRun
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["build_for", "fit_backbone", "wants_flips"]
 
 _PATIENCE: Final = 3
-_MOST_BYTES: Final = 2**30
 _log = logging.getLogger(__name__)
 
 
@@ -75,42 +72,23 @@ def fit_backbone(
     started = time.perf_counter()
     recipe, preprocessing = trainer.resolved_recipe(), trainer.resolved_preprocessing()
     model = build_for(trainer, train.num_classes, progress=progress)
-    ending = _ending(model, len(train) * (1 + wants_flips(recipe))) if recipe.fine_tune == "last" else None
     settings: dict[str, Any] = {"bad_images": trainer.bad_images, "cache": checkpoint_dir, "progress": progress}
-    settings["output"] = None if ending is None else ending.inputs
-    computed_of_train = compute_features(model, train, preprocessing, flips=wants_flips(recipe), **settings)
-    computed_of_val = None if not val else compute_features(model, val, preprocessing, flips=False, **settings)
-    features, watched = computed_of_train, computed_of_val
-    if ending is not None:
-        features = ending.features(computed_of_train)
-        watched = None if computed_of_val is None else ending.features(computed_of_val)
+    features = compute_features(model, train, preprocessing, flips=wants_flips(recipe), **settings)
+    watched = None if not val else compute_features(model, val, preprocessing, flips=False, **settings)
     computed = time.perf_counter()
     head = fit_on_features(features, train, recipe, seed=trainer.seed)
     set_head(model, head)
     val_labels = None if watched is None or val is None else val.labels[watched.kept]
     record = head_record(head, features, train.labels[features.kept], watched, val_labels, computed)
     history, interrupted, notes = History((record,)), False, list[str]()
-    if recipe.fine_tune == "none" or (recipe.fine_tune == "last" and ending is None):
+    if recipe.fine_tune == "none":
         _call_back(callbacks, model, record)
         if trainer.epochs is not None:
             notes.append(
                 "epochs had no effect: only the last layer was trained. Recipe(fine_tune='top') trains more."
             )
     else:
-        if ending is not None:
-            tuned, interrupted = ending.tune(
-                computed_of_train,
-                train.labels[features.kept],
-                recipe,
-                seed=trainer.seed,
-                watched=None if computed_of_val is None or val_labels is None else (computed_of_val, val_labels),
-                patience=trainer.early_stopping or _PATIENCE,
-                deadline=_deadline(trainer, started),
-                callbacks=callbacks,
-                progress=progress,
-            )
-        else:
-            tuned, interrupted = _fine_tune(trainer, model, train, val, checkpoint_dir, callbacks, started, progress)
+        tuned, interrupted = _fine_tune(trainer, model, train, val, checkpoint_dir, callbacks, started, progress)
         losses = [epoch["val_loss"] for epoch in tuned.epochs if "val_loss" in epoch]
         history = History((record, *tuned.epochs))
         if losses and min(losses) >= record["val_loss"]:
@@ -134,28 +112,12 @@ def fit_backbone(
         history=history,
         recipe=recipe,
         seed=trainer.seed,
-        precision="float32" if recipe.fine_tune in ("none", "last") else choose_precision(trainer.precision),
+        precision="float32" if recipe.fine_tune == "none" else choose_precision(trainer.precision),
         seconds={"decode": computed - started, "train": finished - computed, "total": finished - started},
         interrupted=interrupted,
         skipped=(*features.skipped, *(() if watched is None else watched.skipped)),
         notes=tuple(notes),
     )
-
-
-def _ending(model: Any, views: int) -> Ending | None:
-    """Return the part of a backbone that can be tuned on its inputs, if it has one and they fit into memory."""
-    convolution = last_convolution(model)
-    if convolution is None:
-        _log.info("The network does not end in a pointwise convolution: the last layer alone is trained.")
-        return None
-    if 4 * views * math.prod(convolution.input.shape[1:]) > _MOST_BYTES:
-        _log.info("Too many pictures to keep what goes into the last convolution: the last layer alone is trained.")
-        return None
-    return Ending(model, convolution)
-
-
-def _deadline(trainer: Trainer, started: float) -> float | None:
-    return None if trainer.time_budget is None else started + parse_time(trainer.time_budget)
 
 
 def _fine_tune(
@@ -187,7 +149,7 @@ def _fine_tune(
         callbacks=list(callbacks),
         progress=progress,
         patience=(trainer.early_stopping or _PATIENCE) if val_data is not None else None,
-        deadline=_deadline(trainer, started),
+        deadline=None if trainer.time_budget is None else started + parse_time(trainer.time_budget),
         checkpoint_dir=checkpoint_dir,
         checkpoint=None if checkpoint_dir is None else read_checkpoint(checkpoint_dir, fingerprint),
         fingerprint=fingerprint,

@@ -51,7 +51,6 @@ def compute_features(
     preprocessing: Preprocessing,
     *,
     flips: bool,
-    output: Any = None,
     bad_images: BadImages = "error",
     cache: Path | None = None,
     progress: bool = False,
@@ -63,7 +62,6 @@ def compute_features(
         dataset: The pictures.
         preprocessing: How they become pixels.
         flips: Whether mirror images are computed, too.
-        output: What is computed, shape (n, size), in place of the input of the last layer.
         bad_images: What to do about pictures that cannot be decoded.
         cache: A folder where the vectors are kept, or ``None``. Ctrl-C keeps there what was computed.
         progress: Whether to show a progress bar.
@@ -71,10 +69,10 @@ def compute_features(
     Raises:
         ImageError: If pictures cannot be decoded; all are named.
     """
-    name = _fingerprint(model, preprocessing, flips, () if output is None else tuple(output.shape))
+    name = _fingerprint(model, preprocessing, flips=flips)
     known = {} if cache is None else _read(cache / f"features-{name}.npz", dataset.keys)
     waiting = [sample for sample in dataset if sample.key not in known]
-    extractor = Extractor(model, pictures=len(waiting) * (1 + flips), output=output)
+    extractor = Extractor(model, pictures=len(waiting) * (1 + flips))
     errors: dict[str, ImageError] = {}
     stream = extractor.stream((sample.image for sample in waiting), preprocessing, flips=flips)
     shown = tracked(stream, total=len(waiting), description="Features", unit="img", enabled=progress)
@@ -191,8 +189,8 @@ def head_record(
     return {**record, "learning_rate": 0.0, "seconds": time.perf_counter() - started}
 
 
-def _fingerprint(model: Any, preprocessing: Preprocessing, *what: object) -> str:
-    digest = hashlib.blake2b(repr((preprocessing.to_dict(), *what)).encode(), digest_size=12)
+def _fingerprint(model: Any, preprocessing: Preprocessing, *, flips: bool) -> str:
+    digest = hashlib.blake2b(repr((preprocessing.to_dict(), flips)).encode(), digest_size=12)
     head = {id(weight) for weight in head_of(model).weights}
     for weight in model.weights:
         if id(weight) not in head:

@@ -16,7 +16,6 @@ from flowercnn.models.keras3 import import_keras
 from flowercnn.models.registry import recipe_of
 from flowercnn.training import auto
 from flowercnn.training.auto import choose_trainer, weights_at_hand
-from flowercnn.training.ending import Ending, last_convolution
 from flowercnn.training.head import fit_head
 from flowercnn.training.transfer import compute_features, fit_on_features, freeze, make_optimizer_by_depth, stages
 
@@ -138,7 +137,7 @@ def test_bad_pictures_are_all_named_or_left_out(coloured: fc.Dataset) -> None:
     assert run.skipped == (samples[3].key, samples[17].key)
 
 
-@pytest.mark.parametrize("fine_tune", ["last", "top", "all"])
+@pytest.mark.parametrize("fine_tune", ["top", "all"])
 def test_fine_tuning_goes_on_from_the_head_and_keeps_what_is_better_on_val(
     coloured: fc.Dataset, fine_tune: Any
 ) -> None:
@@ -151,61 +150,6 @@ def test_fine_tuning_goes_on_from_the_head_and_keeps_what_is_better_on_val(
     of_truth = run.predictor.predict_proba(pixels)[np.arange(len(val)), val.labels]
     assert -np.log(of_truth).mean() == pytest.approx(min(losses), abs=2e-3)
     assert any("did not help" in note for note in run.notes) == (losses.index(min(losses)) == 0)
-
-
-def test_a_pointwise_convolution_at_the_end_is_found() -> None:
-    keras = import_keras()
-    layers = keras.layers
-
-    def ends_in(make: Any) -> Any:
-        pixels = keras.Input((8, 8, 3))
-        pooled = layers.GlobalAveragePooling2D()(make(layers.Conv2D(4, 3, name="first")(pixels)))
-        return last_convolution(keras.Model(pixels, layers.Dense(2, activation="softmax")(pooled)))
-
-    def normalised(x: Any) -> Any:
-        return layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 1, name="pointwise")(x)))
-
-    assert ends_in(normalised).name == "pointwise"
-    assert ends_in(lambda x: layers.Add()([x, normalised(x)])) is None
-    assert ends_in(lambda x: layers.Conv2D(4, 3, name="wide")(normalised(x))) is None
-    assert ends_in(lambda x: layers.LayerNormalization()(normalised(x))) is None
-    assert ends_in(lambda x: x) is None
-
-
-def test_the_last_convolution_is_trained_on_its_inputs_and_nothing_before_it(coloured: fc.Dataset) -> None:
-    model = fc.build_model("backbone:mobilenet", image_size=(32, 32), num_classes=3, **OPTIONS)
-    convolution = last_convolution(model)
-    ending = Ending(model, convolution)
-    preprocessing = fc.Preprocessing(image_size=(32, 32))
-    inputs = compute_features(model, coloured, preprocessing, flips=True, output=ending.inputs)
-    features = compute_features(model, coloured, preprocessing, flips=True)
-    assert np.allclose(ending.features(inputs).rows, features.rows, atol=1e-4)
-    before = {weight.path: np.array(weight) for weight in model.weights}
-    recipe = dataclasses.replace(recipe_of("backbone:mobilenet"), epochs=4, batch_size=8)
-    history, interrupted = ending.tune(inputs, coloured.labels, recipe, seed=0)
-    assert not interrupted
-    assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
-    changed = {weight.path for weight in model.weights if not np.array_equal(weight, before[weight.path])}
-    assert changed == {"conv_pw_3/kernel", "probabilities/kernel", "probabilities/bias"}
-
-
-def test_fine_tuning_that_diverges_or_is_stopped_says_so(coloured: fc.Dataset) -> None:
-    model = fc.build_model("backbone:mobilenet", image_size=(32, 32), num_classes=3, **OPTIONS)
-    ending = Ending(model, last_convolution(model))
-    inputs = compute_features(
-        model, coloured, fc.Preprocessing(image_size=(32, 32)), flips=False, output=ending.inputs
-    )
-    recipe = recipe_of("backbone:mobilenet")
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    stop = import_keras().callbacks.LambdaCallback(on_epoch_begin=interrupt)
-    history, interrupted = ending.tune(inputs, coloured.labels, recipe, seed=0, callbacks=[stop])
-    assert (len(history), interrupted) == (0, True)
-    assert len(ending.tune(inputs, coloured.labels, recipe, seed=0, deadline=0.0)[0]) == 0
-    with pytest.raises(fc.TrainingError, match="lower learning_rate"):
-        ending.tune(inputs, coloured.labels, dataclasses.replace(recipe, learning_rate=1e38), seed=0)
 
 
 def test_layers_far_from_the_head_learn_slower_and_normalisation_is_frozen() -> None:
@@ -232,17 +176,13 @@ def test_layers_far_from_the_head_learn_slower_and_normalisation_is_frozen() -> 
     assert moved["conv_pw_1_bn/gamma"] == 0
 
 
-@pytest.mark.parametrize(("fine_tune", "epochs"), [("none", 1), ("last", 3)])
-def test_callbacks_are_told_and_epochs_without_effect_are_said(
-    coloured: fc.Dataset, fine_tune: Any, epochs: int
-) -> None:
+def test_callbacks_are_told_and_epochs_without_effect_are_said(coloured: fc.Dataset) -> None:
     keras = import_keras()
     seen: list[Any] = []
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((epoch, sorted(logs))))
-    recipe = dataclasses.replace(recipe_of("backbone:mobilenet"), fine_tune=fine_tune)
-    run = trainer(epochs=3, recipe=recipe).fit(coloured, callbacks=[callback], progress=False)
-    assert seen == [(epoch, ["accuracy", "loss"]) for epoch in range(epochs)]
-    assert any("epochs had no effect" in note for note in run.notes) == (epochs == 1)
+    run = trainer(epochs=3).fit(coloured, callbacks=[callback], progress=False)
+    assert seen == [(0, ["accuracy", "loss"])]
+    assert any("epochs had no effect" in note for note in run.notes)
 
 
 def test_weights_at_hand_are_those_in_the_cache_and_those_named(
