@@ -104,27 +104,27 @@ class _Table:
         starts = self.starts[keys]
         sizes = np.minimum(self.starts[keys + 1] - starts, _MOST_PER_BUCKET)
         queries = np.repeat(np.arange(len(keys)), sizes)
-        place = np.arange(len(queries)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return queries, self.order[np.repeat(starts, sizes) + place]
+        before = np.cumsum(sizes) - sizes
+        return queries, self.order[(starts - before)[queries] + np.arange(len(queries))]
 
 
 def _similar(thumbnails: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
     """Yield pairs of positions of thumbnails (n, 32, 32) of which one is like the other or like a window of it."""
     windows = _windows()
     whole = np.concatenate([_frequencies(part, [(0, 0)])[:, 0] for part in _parts(thumbnails)])
-    hashes, descriptions = _hashes(whole), _weighted(whole)
-    tables = [_Table.of(keys) for keys in _keys(hashes)]
+    hashes, keys, descriptions = *_hashes_and_keys(whole), _weighted(whole)
+    tables = [_Table.of(column) for column in keys]
 
     def alike_to(part: npt.NDArray[np.uint8]) -> tuple[Ints, Ints, Floats]:
         """Views (numbered: picture of the part, then window), pictures like them, and how alike they are."""
-        views = _frequencies(part, windows).reshape(-1, whole.shape[-1])
-        own_hashes = _hashes(views)
+        views = _frequencies(part, windows)
+        own_hashes, own_keys = _hashes_and_keys(views)
         met = [
-            _near_in_bits(*table.look_up(keys), own_hashes[0], hashes[0])
-            for table, keys in zip(tables, _keys(own_hashes), strict=True)
+            _near_in_bits(*table.look_up(column), own_hashes, hashes)
+            for table, column in zip(tables, own_keys, strict=True)
         ]
         view, other = np.divmod(np.unique(np.concatenate(met)), len(thumbnails))
-        alike = np.einsum("ij,ij->i", _weighted(views)[view], descriptions[other])
+        alike = np.einsum("ij,ij->i", _weighted(views.reshape(-1, whole.shape[-1])[view]), descriptions[other])
         kept = alike >= _ALIKE
         return view[kept], other[kept], alike[kept]
 
@@ -163,11 +163,10 @@ def _frequencies(thumbnails: npt.NDArray[np.uint8], windows: Sequence[tuple[int,
     used = 1 + max(max(window) for window in windows)
     transform = np.concatenate([_transform_of(*stretch) for stretch in _stretches()[:used]])
     every = transform @ thumbnails.astype(np.float32) @ transform.T
-    blocks = every.reshape(-1, used, _FREQUENCIES, used, _FREQUENCIES)
-    down, across = np.transpose(windows)
-    chosen = blocks[:, down, :, across]  # shape (windows, n, 8, 8)
-    frequencies: Floats = chosen.transpose(1, 0, 2, 3).reshape(len(thumbnails), len(windows), -1)
-    return frequencies[..., 1:]
+    places = np.arange(every[0].size).reshape(used, _FREQUENCIES, used, _FREQUENCIES).transpose(0, 2, 1, 3)
+    chosen = places[tuple(np.transpose(windows))].reshape(len(windows), -1)[:, 1:]
+    frequencies: Floats = np.take(every.reshape(len(thumbnails), -1), chosen, axis=1)
+    return frequencies
 
 
 def _weighted(frequencies: Floats) -> Floats:
@@ -212,21 +211,23 @@ def _averages(start: float, end: float) -> npt.NDArray[np.float64]:
     return shares
 
 
-def _hashes(frequencies: Floats) -> list[npt.NDArray[np.uint64]]:
-    """Return the signs of (n, 63) frequencies as the bits of (n,) numbers, in several fixed orders of the bits."""
-    signs = np.zeros((len(frequencies), _FREQUENCIES**2), dtype=bool)
-    signs[:, 1:] = frequencies > 0
+def _hashes_and_keys(frequencies: Floats) -> tuple[npt.NDArray[np.uint64], Ints]:
+    """Return the signs of (..., 63) frequencies as the bits of (n,) numbers, and (16, n) keys of 14 of those bits."""
+    signs = np.zeros((*frequencies.shape[:-1], _FREQUENCIES**2), dtype=bool)
+    signs[..., 1:] = frequencies > 0
+    # Exact: a float32 holds whole numbers of 24 bits. Picture by picture, or BLAS would use more threads for each.
+    keys = (signs.astype(np.float32) @ _choices().T).reshape(-1, len(_choices()))
+    return np.packbits(signs, axis=-1).view(np.uint64).ravel(), keys.T.astype(np.int64, order="C")
+
+
+def _choices() -> Floats:
+    """Return the matrix (16, 64) from bits to keys; four at a time share no bit."""
     random = np.random.default_rng(0)
-    orders = [random.permutation(signs.shape[1]) for _ in range(_ORDERS)]
-    return [np.packbits(np.take(signs, order, axis=1), axis=1).view(np.uint64).ravel() for order in orders]
-
-
-def _keys(hashes: Sequence[npt.NDArray[np.uint64]]) -> Iterator[Ints]:
-    """Yield keys of 14 bits, four from each hash."""
-    mask = np.uint64(2**_BITS_PER_KEY - 1)
-    for hash_ in hashes:
-        for start in range(0, 64 - _BITS_PER_KEY, 64 // 4):
-            yield ((hash_ >> np.uint64(start)) & mask).astype(np.int64)
+    orders = [random.permutation(_FREQUENCIES**2) for _ in range(_ORDERS)]
+    chosen = np.concatenate([order.reshape(4, -1)[:, :_BITS_PER_KEY] for order in orders])
+    matrix = np.zeros((len(chosen), _FREQUENCIES**2), dtype=np.float32)
+    np.put_along_axis(matrix, chosen, 2.0 ** np.arange(_BITS_PER_KEY), axis=1)
+    return matrix
 
 
 def _near_in_bits(
