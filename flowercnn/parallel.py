@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
-__all__ = ["cpu_count", "ordered_map"]
+__all__ = ["cpu_count", "ordered_map", "picture_workers"]
+
+_NETWORK_WORKERS: Final = 16
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -20,6 +22,11 @@ def cpu_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def picture_workers(image: Any) -> int:
+    """Return how many threads read pictures such as this one: more than processors where they come by network."""
+    return max(_NETWORK_WORKERS if callable(image) else 1, cpu_count())
 
 
 def ordered_map(function: Callable[[A], B], items: Iterable[A], *, workers: int, window: int) -> Iterator[B]:

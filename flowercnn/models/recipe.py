@@ -22,7 +22,7 @@ __all__ = ["Recipe"]
 Optimizer = Literal["adam", "adamw", "sgd", "muon"]
 Schedule = Literal["constant", "cosine"]
 Balance = Literal["auto", "none"]
-FineTune = Literal["none", "top", "all"]
+FineTune = Literal["auto", "none", "top", "all"]
 
 _REFERENCE_SAMPLES: Final = 1000
 _MOST_EPOCHS_FACTOR: Final = 4.0
@@ -60,7 +60,8 @@ class Recipe:
         balance: ``"auto"`` gives pictures of rare classes more weight in the loss if the largest class has at least
             twice as many as the smallest; ``"none"`` never does.
         fine_tune: Of backbones, what is trained after the last layer: ``"none"``, the ``"top"`` (all layers at the
-            last resolution) or ``"all"``; farther layers at a lower rate.
+            last resolution) or ``"all"``, farther layers at a lower rate. ``"auto"``: the last convolution, if it is
+            pointwise and there are 30 pictures per class and memory enough; else nothing.
         adapt: Whether ``epochs`` and ``batch_size`` are meant for a thousand pictures and change with their number;
             see `adapted`.
 
@@ -83,7 +84,7 @@ class Recipe:
     average: float = 0.0
     progressive: tuple[tuple[float, float], ...] = ()
     balance: Balance = "auto"
-    fine_tune: FineTune = "none"
+    fine_tune: FineTune = "auto"
     adapt: bool = False
 
     def __post_init__(self) -> None:

@@ -67,12 +67,12 @@ def _backbone_recipe(side: int) -> Recipe:
     tuning = Augmentation(min_area=0.5, rotate=10.0)
     return Recipe(
         image_size=image_size,
-        epochs=6,
-        batch_size=32,
+        epochs=15,
+        batch_size=64,
         optimizer="adamw",
-        learning_rate=3e-4,
+        learning_rate=1e-4,
         schedule="cosine",
-        warmup=0.2,
+        warmup=0.1,
         augmentation=tuning,
     )
 

@@ -15,7 +15,6 @@ from flowercnn.models.fold import fold_normalization
 from flowercnn.models.keras3 import import_keras
 from flowercnn.parallel import cpu_count, ordered_map
 from flowercnn.prediction.runtimes import LiteRTRuntime, light_copy
-from flowercnn.preprocessing.preprocessing import Preprocessing
 
 __all__ = ["Extractor"]
 
@@ -30,16 +29,18 @@ class Extractor:
     Args:
         model: A classifier that ends in a dense layer; not changed.
         pictures: About how many will be asked for. For many it is worth some seconds to prepare for them.
+        output: What is computed, shape (n, size), in place of the input of the last layer.
 
     Raises:
         ConfigurationError: If it ends in another.
     """
 
-    def __init__(self, model: Any, *, pictures: int = 0) -> None:
+    def __init__(self, model: Any, *, pictures: int = 0, output: Any = None) -> None:
         import tensorflow as tf
 
         keras = import_keras()
-        network = fold_normalization(keras.Model(model.inputs[0], head_of(model).input, name="features"))
+        wanted = head_of(model).input if output is None else output
+        network = fold_normalization(keras.Model(model.inputs[0], wanted, name="features"))
         self.size = int(network.output_shape[1])
         height, width = network.input_shape[1:3]
         self._at_once = max(1, min(_MOST_AT_ONCE, _PIXELS_AT_ONCE // (height * width)))
@@ -63,18 +64,16 @@ class Extractor:
         return np.concatenate([np.empty((0, self.size), np.float32), *parts])
 
     def stream(
-        self, images: Iterable[Any], preprocessing: Preprocessing, *, flips: bool = False
+        self, pictures: Iterable[npt.NDArray[np.uint8] | ImageError]
     ) -> Iterator[npt.NDArray[np.float32] | ImageError]:
-        """Yield the feature vectors of each picture, shape (1, size), in order and bounded memory.
+        """Yield the feature vectors of the views of each picture, shape (views, size), in order and bounded memory.
 
-        With ``flips`` those of the picture and of its mirror image, shape (2, size). A picture that cannot be decoded
-        is yielded as its error. Decoding runs ahead in threads.
+        Args:
+            pictures: Of each its views, shape (views, height, width, 3), 0-255, or an error, which is passed on.
         """
-        decoded = preprocessing.decode_each(images)
-        while batch := list(islice(decoded, 2 * self._workers * self._at_once)):
-            usable = [pixels for pixels in batch if not isinstance(pixels, ImageError)]
-            views = [view for pixels in usable for view in ((pixels, pixels[:, ::-1]) if flips else (pixels,))]
-            rows = self(np.stack(views)) if views else np.empty((0, self.size), np.float32)
-            groups = iter(rows.reshape(len(usable), 1 + flips, self.size))
-            for pixels in batch:
-                yield pixels if isinstance(pixels, ImageError) else next(groups)
+        remaining = iter(pictures)
+        while batch := list(islice(remaining, 2 * self._workers * self._at_once)):
+            usable = [views for views in batch if not isinstance(views, ImageError)]
+            rows = iter(self(np.concatenate(usable)) if usable else ())
+            for views in batch:
+                yield views if isinstance(views, ImageError) else np.stack(list(islice(rows, len(views))))

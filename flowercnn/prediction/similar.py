@@ -60,7 +60,10 @@ def embed(predictor: Predictor, images: PredictInput) -> npt.NDArray[np.float32]
             yield image
 
     extractor = Extractor(predictor.model)
-    rows: list[Any] = list(extractor.stream(pictures(), predictor.preprocessing))
+    decoded = predictor.preprocessing.decode_each(pictures())
+    rows: list[Any] = list(
+        extractor.stream(pixels if isinstance(pixels, ImageError) else pixels[None] for pixels in decoded)
+    )
     errors = [f"{key}: {row}" for key, row in zip(keys, rows, strict=True) if isinstance(row, ImageError)]
     if errors:
         raise ImageError(f"{len(errors)} of {len(rows)} pictures cannot be used: {few(errors)}")

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowercnn.errors import ConfigurationError, ImageError, few
-from flowercnn.parallel import cpu_count, ordered_map
+from flowercnn.parallel import ordered_map, picture_workers
 from flowercnn.preprocessing.cache import PixelCache
 from flowercnn.preprocessing.decode import decode, read_content
 from flowercnn.preprocessing.geometry import ResizeMode, resize
@@ -30,7 +30,6 @@ BadImages = Literal["error", "skip"]
 """What to do about pictures that cannot be decoded: one error that names them all, or leave them out."""
 
 _LARGEST_SIDE: Final = 8192
-_NETWORK_WORKERS: Final = 16
 _CODE_VERSION: Final = 2  # part of every cache entry's name: raise it when the pixels change
 
 
@@ -204,7 +203,7 @@ class Preprocessing:
         first = next(iterator, None)
         if first is None:
             return iter(())
-        workers = max(_NETWORK_WORKERS if callable(first) else 1, cpu_count())
+        workers = picture_workers(first)
         return ordered_map(function, _chain(first, iterator), workers=workers, window=4 * workers)
 
     def _fingerprint(self) -> str:

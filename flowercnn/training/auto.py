@@ -18,7 +18,7 @@ from flowercnn.errors import ConfigurationError, FlowerCNNError
 from flowercnn.evaluation.evaluation import evaluate
 from flowercnn.models.backbone_table import BACKBONES
 from flowercnn.models.backbones import PREFIX, find_weights
-from flowercnn.training.backbone import build_for, wants_flips
+from flowercnn.training.backbone import build_for, views_of
 from flowercnn.training.budget import parse_time
 from flowercnn.training.trainer import Trainer
 from flowercnn.training.transfer import compute_features, fit_on_features
@@ -118,7 +118,7 @@ def _score_backbone(trainer: Trainer, train: Dataset, *, progress: bool) -> floa
         model,
         train,
         preprocessing,
-        flips=wants_flips(recipe),
+        views=views_of(recipe),
         bad_images=trainer.bad_images,
         progress=progress,
     )

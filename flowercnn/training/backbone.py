@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,12 +16,15 @@ from flowercnn.models.recipe import Recipe
 from flowercnn.models.registry import build_model
 from flowercnn.models.twin import choose_precision
 from flowercnn.prediction.predictor import Predictor
+from flowercnn.preprocessing.views import Views
 from flowercnn.training.budget import parse_time
 from flowercnn.training.checkpoint import read_checkpoint
+from flowercnn.training.ending import Ending, last_convolution
 from flowercnn.training.history import History
 from flowercnn.training.loop import Loop
 from flowercnn.training.run import TrainingRun
 from flowercnn.training.transfer import (
+    Features,
     compute_features,
     fit_on_features,
     freeze,
@@ -32,9 +36,10 @@ from flowercnn.training.transfer import (
 if TYPE_CHECKING:
     from flowercnn.training.trainer import Trainer
 
-__all__ = ["build_for", "fit_backbone", "wants_flips"]
+__all__ = ["build_for", "fit_backbone", "views_of"]
 
 _PATIENCE: Final = 3
+_ENOUGH_PER_CLASS: Final = 30  # with fewer pictures tuning does harm
 _log = logging.getLogger(__name__)
 
 
@@ -45,9 +50,11 @@ def build_for(trainer: Trainer, num_classes: int, *, progress: bool) -> Any:
     return build_model(trainer.model, image_size=size, num_classes=num_classes, seed=trainer.seed, **options)
 
 
-def wants_flips(recipe: Recipe) -> bool:
-    """Return whether mirror images are learned from, too."""
-    return recipe.augmentation is not None and recipe.augmentation.flip
+def views_of(recipe: Recipe, *, parts: int = 0, seed: int = 0) -> Views:
+    """Return what is learned from of each picture: with augmentation its mirror image and parts, too."""
+    if recipe.augmentation is None:
+        return Views()
+    return Views(mirror=recipe.augmentation.flip, parts=parts, seed=seed)
 
 
 def fit_backbone(
@@ -59,7 +66,7 @@ def fit_backbone(
     callbacks: Iterable[Any],
     progress: bool,
 ) -> TrainingRun:
-    """Train the last layer on features computed once; then fine-tune, if the recipe says so.
+    """Train the last layer on features computed once; then fine-tune, if the recipe says so or it pays.
 
     Args:
         trainer: Of a backbone.
@@ -70,36 +77,52 @@ def fit_backbone(
         progress: Whether to show progress bars.
     """
     started = time.perf_counter()
-    recipe, preprocessing = trainer.resolved_recipe(), trainer.resolved_preprocessing()
     model = build_for(trainer, train.num_classes, progress=progress)
-    settings: dict[str, Any] = {"bad_images": trainer.bad_images, "cache": checkpoint_dir, "progress": progress}
-    features = compute_features(model, train, preprocessing, flips=wants_flips(recipe), **settings)
-    watched = None if not val else compute_features(model, val, preprocessing, flips=False, **settings)
+    ending = _ending(model, train, trainer.resolved_recipe())
+    inputs, watched_inputs = _compute(trainer, model, ending, train, val, checkpoint_dir, progress)
+    features = inputs if ending is None else ending.features(inputs)
+    watched = watched_inputs if ending is None or watched_inputs is None else ending.features(watched_inputs)
     computed = time.perf_counter()
+    recipe, deadline = trainer.resolved_recipe(), _deadline(trainer, started)
     head = fit_on_features(features, train, recipe, seed=trainer.seed)
     set_head(model, head)
+    labels = train.labels[features.kept]
     val_labels = None if watched is None or val is None else val.labels[watched.kept]
-    record = head_record(head, features, train.labels[features.kept], watched, val_labels, computed)
-    history, interrupted, notes = History((record,)), False, list[str]()
-    if recipe.fine_tune == "none":
+    record = head_record(head, features, labels, watched, val_labels, computed)
+    notes: list[str] = []
+    if ending is not None:
+        tuned, interrupted = ending.tune(
+            inputs,
+            labels,
+            recipe,
+            seed=trainer.seed,
+            watched=None if watched_inputs is None or val_labels is None else (watched_inputs, val_labels),
+            patience=trainer.early_stopping,
+            deadline=deadline,
+            callbacks=callbacks,
+            progress=progress,
+        )
+    elif recipe.fine_tune in ("top", "all"):
+        tuned, interrupted = _fine_tune(trainer, model, train, val, checkpoint_dir, callbacks, deadline, progress)
+    else:
+        tuned, interrupted = History(), False
         _call_back(callbacks, model, record)
         if trainer.epochs is not None:
             notes.append(
                 "epochs had no effect: only the last layer was trained. Recipe(fine_tune='top') trains more."
             )
-    else:
-        tuned, interrupted = _fine_tune(trainer, model, train, val, checkpoint_dir, callbacks, started, progress)
-        losses = [epoch["val_loss"] for epoch in tuned.epochs if "val_loss" in epoch]
-        history = History((record, *tuned.epochs))
-        if losses and min(losses) >= record["val_loss"]:
-            notes.append(
-                f"Fine-tuning did not help: val_loss {min(losses):.3f}, against {record['val_loss']:.3f} with "
-                "the last layer alone. That one is kept."
-            )
-            model = build_for(trainer, train.num_classes, progress=progress)
-            set_head(model, head)
+    best_only = recipe.fine_tune != "auto" or trainer.early_stopping is not None
+    losses = [epoch["val_loss"] for epoch in tuned.epochs if "val_loss" in epoch]
+    if losses and (min(losses) if best_only else losses[-1]) >= record["val_loss"]:
+        notes.append(
+            f"Fine-tuning did not help: val_loss {min(losses):.3f}, against {record['val_loss']:.3f} with "
+            "the last layer alone. That one is kept."
+        )
+        model = build_for(trainer, train.num_classes, progress=progress)
+        set_head(model, head)
     for note in notes:
         _log.warning(note)
+    history = History((record, *tuned.epochs))
     finished = time.perf_counter()
     info = {
         "model": str(trainer.model).lower(),
@@ -108,16 +131,58 @@ def fit_backbone(
         "train_samples": len(train),
     }
     return TrainingRun(
-        predictor=Predictor(fold_normalization(model), train.class_names, preprocessing, info=info),
+        predictor=Predictor(
+            fold_normalization(model), train.class_names, trainer.resolved_preprocessing(), info=info
+        ),
         history=history,
         recipe=recipe,
         seed=trainer.seed,
-        precision="float32" if recipe.fine_tune == "none" else choose_precision(trainer.precision),
+        precision=choose_precision(trainer.precision) if recipe.fine_tune in ("top", "all") else "float32",
         seconds={"decode": computed - started, "train": finished - computed, "total": finished - started},
         interrupted=interrupted,
         skipped=(*features.skipped, *(() if watched is None else watched.skipped)),
         notes=tuple(notes),
     )
+
+
+def _compute(
+    trainer: Trainer,
+    model: Any,
+    ending: Ending | None,
+    train: Dataset,
+    val: Dataset | None,
+    cache: Path | None,
+    progress: bool,  # noqa: FBT001 - one of several values passed through
+) -> tuple[Features, Features | None]:
+    """Return what goes into the ending, or into the last layer, of the pictures of ``train`` and ``val``."""
+    settings: dict[str, Any] = {"bad_images": trainer.bad_images, "cache": cache, "progress": progress}
+    if ending is not None:
+        settings["output"] = ending.inputs
+    preprocessing = trainer.resolved_preprocessing()
+    parts = 0 if ending is None else ending.parts_that_fit(len(train))
+    views = views_of(trainer.resolved_recipe(), parts=parts, seed=trainer.seed)
+    of_train = compute_features(model, train, preprocessing, views=views, **settings)
+    of_val = compute_features(model, val, preprocessing, views=Views(), **settings) if val else None
+    return of_train, of_val
+
+
+def _ending(model: Any, train: Dataset, recipe: Recipe) -> Ending | None:
+    """Return the part of a backbone that is tuned on its inputs, if the recipe leaves that open and it pays."""
+    if recipe.fine_tune != "auto" or len(train) < _ENOUGH_PER_CLASS * train.num_classes:
+        return None
+    convolution = last_convolution(model)
+    if convolution is None:
+        _log.info("The network does not end in a pointwise convolution: the last layer alone is trained.")
+        return None
+    ending = Ending(model, convolution)
+    if not ending.parts_that_fit(len(train)):
+        _log.info("Too many pictures to keep what goes into the last convolution: the last layer alone is trained.")
+        return None
+    return ending
+
+
+def _deadline(trainer: Trainer, started: float) -> float:
+    return math.inf if trainer.time_budget is None else started + parse_time(trainer.time_budget)
 
 
 def _fine_tune(
@@ -127,7 +192,7 @@ def _fine_tune(
     val: Dataset | None,
     checkpoint_dir: Path | None,
     callbacks: Iterable[Any],
-    started: float,
+    deadline: float,
     progress: bool,  # noqa: FBT001 - one of several values passed through
 ) -> tuple[History, bool]:
     """Train the last stage, or everything, from where the last layer is now."""
@@ -149,7 +214,7 @@ def _fine_tune(
         callbacks=list(callbacks),
         progress=progress,
         patience=(trainer.early_stopping or _PATIENCE) if val_data is not None else None,
-        deadline=None if trainer.time_budget is None else started + parse_time(trainer.time_budget),
+        deadline=None if deadline == math.inf else deadline,
         checkpoint_dir=checkpoint_dir,
         checkpoint=None if checkpoint_dir is None else read_checkpoint(checkpoint_dir, fingerprint),
         fingerprint=fingerprint,

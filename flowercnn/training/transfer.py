@@ -19,9 +19,12 @@ from flowercnn.models.features import head_of
 from flowercnn.models.keras3 import import_keras
 from flowercnn.models.recipe import Recipe
 from flowercnn.overlaps import names_and_links
+from flowercnn.parallel import ordered_map, picture_workers
 from flowercnn.prediction.extractor import Extractor
 from flowercnn.preprocessing.preprocessing import BadImages, Preprocessing
+from flowercnn.preprocessing.views import Views
 from flowercnn.progress import tracked
+from flowercnn.sources.base import Sample
 from flowercnn.splits import draw_folds, draw_units
 from flowercnn.training.head import Head, fit_head
 
@@ -36,12 +39,12 @@ class Features:
     """Feature vectors of the pictures of a data set.
 
     Args:
-        rows: Shape (n, views, size), float32.
+        rows: Shape (n, views, size), float32 or float16.
         kept: Positions in the data set of the pictures they are of.
         skipped: Keys of those that could not be decoded.
     """
 
-    def __init__(self, rows: npt.NDArray[np.float32], kept: npt.NDArray[np.int64], skipped: tuple[str, ...]) -> None:
+    def __init__(self, rows: npt.NDArray[np.floating], kept: npt.NDArray[np.int64], skipped: tuple[str, ...]) -> None:
         self.rows, self.kept, self.skipped = rows, kept, skipped
 
 
@@ -50,7 +53,8 @@ def compute_features(
     dataset: Dataset,
     preprocessing: Preprocessing,
     *,
-    flips: bool,
+    views: Views,
+    output: Any = None,
     bad_images: BadImages = "error",
     cache: Path | None = None,
     progress: bool = False,
@@ -61,7 +65,8 @@ def compute_features(
         model: A classifier that ends in a dense layer.
         dataset: The pictures.
         preprocessing: How they become pixels.
-        flips: Whether mirror images are computed, too.
+        views: What is seen of each picture.
+        output: What is computed, shape (n, size), in place of the feature vectors; kept as float16.
         bad_images: What to do about pictures that cannot be decoded.
         cache: A folder where the vectors are kept, or ``None``. Ctrl-C keeps there what was computed.
         progress: Whether to show a progress bar.
@@ -69,19 +74,28 @@ def compute_features(
     Raises:
         ImageError: If pictures cannot be decoded; all are named.
     """
-    name = _fingerprint(model, preprocessing, flips=flips)
+    name = _fingerprint(model, preprocessing, views, output)
+    dtype = np.float32 if output is None else np.float16
     known = {} if cache is None else _read(cache / f"features-{name}.npz", dataset.keys)
     waiting = [sample for sample in dataset if sample.key not in known]
-    extractor = Extractor(model, pictures=len(waiting) * (1 + flips))
+    extractor = Extractor(model, pictures=len(waiting) * len(views), output=output)
     errors: dict[str, ImageError] = {}
-    stream = extractor.stream((sample.image for sample in waiting), preprocessing, flips=flips)
+
+    def seen(sample: Sample) -> npt.NDArray[np.uint8] | ImageError:
+        try:
+            return views.of(sample, preprocessing)
+        except ImageError as error:
+            return error
+
+    workers = picture_workers(waiting[0].image) if waiting else 1
+    stream = extractor.stream(ordered_map(seen, waiting, workers=workers, window=4 * workers))
     shown = tracked(stream, total=len(waiting), description="Features", unit="img", enabled=progress)
     try:
         for sample, result in zip(waiting, shown, strict=True):
             if isinstance(result, ImageError):
                 errors[sample.key] = result
             else:
-                known[sample.key] = result
+                known[sample.key] = result.astype(dtype)
     finally:
         if cache is not None and waiting and known:
             _write(cache / f"features-{name}.npz", known)
@@ -189,8 +203,9 @@ def head_record(
     return {**record, "learning_rate": 0.0, "seconds": time.perf_counter() - started}
 
 
-def _fingerprint(model: Any, preprocessing: Preprocessing, *, flips: bool) -> str:
-    digest = hashlib.blake2b(repr((preprocessing.to_dict(), flips)).encode(), digest_size=12)
+def _fingerprint(model: Any, preprocessing: Preprocessing, views: Views, output: Any) -> str:
+    said = repr((preprocessing.to_dict(), views, None if output is None else output.shape))
+    digest = hashlib.blake2b(said.encode(), digest_size=12)
     head = {id(weight) for weight in head_of(model).weights}
     for weight in model.weights:
         if id(weight) not in head:
@@ -198,7 +213,7 @@ def _fingerprint(model: Any, preprocessing: Preprocessing, *, flips: bool) -> st
     return digest.hexdigest()
 
 
-def _read(path: Path, keys: Iterable[str]) -> dict[str, npt.NDArray[np.float32]]:
+def _read(path: Path, keys: Iterable[str]) -> dict[str, npt.NDArray[np.floating]]:
     wanted = set(keys)
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -209,7 +224,7 @@ def _read(path: Path, keys: Iterable[str]) -> dict[str, npt.NDArray[np.float32]]
         raise TrainingError(f"{path}: the features kept here cannot be read ({error}). Remove the file.") from error
 
 
-def _write(path: Path, rows: dict[str, npt.NDArray[np.float32]]) -> None:
+def _write(path: Path, rows: dict[str, npt.NDArray[np.floating]]) -> None:
     kept = {**_read(path, _everything(path)), **rows}
     replace_file(
         path, lambda temporary: np.savez(temporary, keys=np.array(list(kept)), rows=np.stack(list(kept.values())))

@@ -14,10 +14,19 @@ import flowercnn as fc
 from flowercnn.models.features import head_of
 from flowercnn.models.keras3 import import_keras
 from flowercnn.models.registry import recipe_of
-from flowercnn.training import auto
+from flowercnn.preprocessing.views import Views
+from flowercnn.training import auto, backbone, ending
 from flowercnn.training.auto import choose_trainer, weights_at_hand
+from flowercnn.training.ending import Ending, last_convolution
 from flowercnn.training.head import fit_head
-from flowercnn.training.transfer import compute_features, fit_on_features, freeze, make_optimizer_by_depth, stages
+from flowercnn.training.transfer import (
+    Features,
+    compute_features,
+    fit_on_features,
+    freeze,
+    make_optimizer_by_depth,
+    stages,
+)
 
 OPTIONS: dict[str, Any] = {"weights": None, "until": "conv_pw_3_relu"}  # a few random layers tell colours apart
 
@@ -88,7 +97,7 @@ def test_a_backbone_is_trained_on_features_and_saved_as_an_ordinary_model(
     run.predictor.save(tmp_path / "model.keras")
     loaded = fc.Predictor.load(tmp_path / "model.keras")
     model = fc.build_model("backbone:mobilenet", image_size=(32, 32), num_classes=3, seed=0, **OPTIONS)
-    features = compute_features(model, train, run.predictor.preprocessing, flips=True)
+    features = compute_features(model, train, run.predictor.preprocessing, views=Views(mirror=True))
     head = fit_on_features(features, train, run.recipe, seed=0)
     pixels = np.stack([run.predictor.preprocessing.decode(sample.image) for sample in train])
     assert np.abs(loaded.predict_proba(pixels) - head.probabilities(features.rows[:, 0])).max() < 1e-4
@@ -116,11 +125,11 @@ def test_features_are_computed_once_and_kept(coloured: fc.Dataset, tmp_path: Pat
 
     watched = fc.Dataset(tuple(map(counted, coloured.samples)), coloured.encoder)
     model = fc.build_model("backbone:mobilenet", image_size=(32, 32), num_classes=3, **OPTIONS)
-    preprocessing = fc.Preprocessing(image_size=(32, 32))
-    first = compute_features(model, watched.subset(range(20)), preprocessing, flips=True, cache=tmp_path)
+    preprocessing, views = fc.Preprocessing(image_size=(32, 32)), Views(mirror=True, parts=1)
+    first = compute_features(model, watched.subset(range(20)), preprocessing, views=views, cache=tmp_path)
     assert sorted(calls) == sorted(watched.keys[:20])
     calls.clear()
-    again = compute_features(model, watched, preprocessing, flips=True, cache=tmp_path)
+    again = compute_features(model, watched, preprocessing, views=views, cache=tmp_path)
     assert sorted(calls) == sorted(watched.keys[20:])
     assert np.array_equal(first.rows, again.rows[:20])
 
@@ -137,10 +146,11 @@ def test_bad_pictures_are_all_named_or_left_out(coloured: fc.Dataset) -> None:
     assert run.skipped == (samples[3].key, samples[17].key)
 
 
-@pytest.mark.parametrize("fine_tune", ["top", "all"])
+@pytest.mark.parametrize("fine_tune", ["auto", "top", "all"])
 def test_fine_tuning_goes_on_from_the_head_and_keeps_what_is_better_on_val(
-    coloured: fc.Dataset, fine_tune: Any
+    coloured: fc.Dataset, fine_tune: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(backbone, "_ENOUGH_PER_CLASS", 1)
     train, val, _ = coloured.split(0.3, 0.2)
     recipe = dataclasses.replace(recipe_of("backbone:mobilenet"), fine_tune=fine_tune, epochs=2, batch_size=8)
     run = trainer(recipe=recipe, precision="float32").fit(train, val, progress=False)
@@ -148,8 +158,84 @@ def test_fine_tuning_goes_on_from_the_head_and_keeps_what_is_better_on_val(
     losses = [epoch["val_loss"] for epoch in run.history.epochs]
     pixels = np.stack([run.predictor.preprocessing.decode(sample.image) for sample in val])
     of_truth = run.predictor.predict_proba(pixels)[np.arange(len(val)), val.labels]
-    assert -np.log(of_truth).mean() == pytest.approx(min(losses), abs=2e-3)
-    assert any("did not help" in note for note in run.notes) == (losses.index(min(losses)) == 0)
+    kept = losses[-1] if fine_tune == "auto" and losses[-1] < losses[0] else min(losses)
+    assert -np.log(of_truth).mean() == pytest.approx(kept, abs=2e-3)
+    assert any("did not help" in note for note in run.notes) == (kept == losses[0])
+
+
+def test_by_default_the_ending_is_tuned_where_pictures_and_memory_are_enough(
+    coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def epochs() -> int:
+        return len(trainer(epochs=1).fit(coloured, progress=False).history)
+
+    assert epochs() == 1
+    monkeypatch.setattr(backbone, "_ENOUGH_PER_CLASS", 5)
+    assert epochs() == 2
+    monkeypatch.setattr(ending, "_MOST_BYTES", 1000)
+    assert epochs() == 1
+
+
+def test_a_pointwise_convolution_at_the_end_is_found() -> None:
+    keras = import_keras()
+    layers = keras.layers
+
+    def ends_in(make: Any) -> Any:
+        pixels = keras.Input((8, 8, 3))
+        pooled = layers.GlobalAveragePooling2D()(make(layers.Conv2D(4, 3, name="first")(pixels)))
+        return last_convolution(keras.Model(pixels, layers.Dense(2, activation="softmax")(pooled)))
+
+    def normalised(x: Any) -> Any:
+        return layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 1, name="pointwise")(x)))
+
+    assert ends_in(normalised).name == "pointwise"
+    assert ends_in(lambda x: layers.Add()([x, normalised(x)])) is None
+    assert ends_in(lambda x: layers.Conv2D(4, 3, name="wide")(normalised(x))) is None
+    assert ends_in(lambda x: layers.LayerNormalization()(normalised(x))) is None
+    assert ends_in(lambda x: x) is None
+
+
+def make_ending(dataset: fc.Dataset) -> tuple[Any, Ending, Features]:
+    """A backbone, its ending, and what goes into that of a data set."""
+    model = fc.build_model("backbone:mobilenet", image_size=(32, 32), num_classes=3, **OPTIONS)
+    found = Ending(model, last_convolution(model))
+    views = Views(mirror=True, parts=1)
+    return (
+        model,
+        found,
+        compute_features(model, dataset, fc.Preprocessing(image_size=(32, 32)), views=views, output=found.inputs),
+    )
+
+
+def test_the_last_convolution_is_trained_on_its_inputs_and_nothing_before_it(coloured: fc.Dataset) -> None:
+    model, found, inputs = make_ending(coloured)
+    assert inputs.rows.dtype == np.float16
+    assert inputs.rows.shape[:2] == (len(coloured), 3)
+    views = Views(mirror=True, parts=1)
+    features = compute_features(model, coloured, fc.Preprocessing(image_size=(32, 32)), views=views)
+    assert np.allclose(found.features(inputs).rows, features.rows, atol=1e-3)
+    before = {weight.path: np.array(weight) for weight in model.weights}
+    recipe = dataclasses.replace(recipe_of("backbone:mobilenet"), epochs=4, batch_size=8)
+    history, interrupted = found.tune(inputs, coloured.labels, recipe, seed=0)
+    assert not interrupted
+    assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
+    changed = {weight.path for weight in model.weights if not np.array_equal(weight, before[weight.path])}
+    assert changed == {"conv_pw_3/kernel", "probabilities/kernel", "probabilities/bias"}
+
+
+def test_tuning_that_diverges_or_is_stopped_says_so(coloured: fc.Dataset) -> None:
+    _, found, inputs = make_ending(coloured)
+    recipe = recipe_of("backbone:mobilenet")
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    stop = import_keras().callbacks.LambdaCallback(on_epoch_begin=interrupt)
+    history, interrupted = found.tune(inputs, coloured.labels, recipe, seed=0, callbacks=[stop])
+    assert (len(history), interrupted) == (0, True)
+    assert len(found.tune(inputs, coloured.labels, recipe, seed=0, deadline=0.0)[0]) == 0
+    with pytest.raises(fc.TrainingError, match="lower learning_rate"):
+        found.tune(inputs, coloured.labels, dataclasses.replace(recipe, learning_rate=1e38), seed=0)
 
 
 def test_layers_far_from_the_head_learn_slower_and_normalisation_is_frozen() -> None:

@@ -1,0 +1,190 @@
+"""Fine-tuning of the last convolution of a backbone, on what goes into it, computed once.
+
+Many light networks end in a pointwise convolution that holds much of their weights. With its inputs for several views
+of each picture at hand, an epoch takes a second or two, and no picture is computed again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from flowercnn.errors import TrainingError
+from flowercnn.models.features import head_of
+from flowercnn.models.keras3 import import_keras
+from flowercnn.models.recipe import Recipe
+from flowercnn.progress import progress_bar
+from flowercnn.seeding import generator
+from flowercnn.training.history import History
+from flowercnn.training.transfer import Features, figures, freeze
+from flowercnn.training.watch import BestEpoch
+
+__all__ = ["Ending", "last_convolution"]
+
+_PARTS: Final = 3
+_MOST_BYTES: Final = 2**30
+_AT_ONCE: Final = 64
+_log = logging.getLogger(__name__)
+
+Labels = npt.NDArray[np.int64]
+
+
+def last_convolution(model: Any) -> Any | None:
+    """Return the pointwise convolution a classifier ends in, but for layers that do not see single places.
+
+    ``None`` if it ends in another: in a sum of branches, say, or in a convolution that would take long to train.
+    """
+    layer = head_of(model)
+    while not isinstance(layer.input, (list, tuple)):
+        layer = layer.input._keras_history.operation  # noqa: SLF001 - no public way
+        kind = type(layer).__name__
+        if kind == "Conv2D":
+            return layer if tuple(layer.kernel_size) == (1, 1) else None
+        if kind == "InputLayer" or (layer.trainable_weights and kind != "BatchNormalization"):
+            return None
+    return None
+
+
+class Ending:
+    """The layers of a classifier from its last convolution to its probabilities; the classifier shares them.
+
+    Args:
+        model: A classifier; `tune` changes it.
+        convolution: What `last_convolution` found in it.
+    """
+
+    def __init__(self, model: Any, convolution: Any) -> None:
+        keras = import_keras()
+        self._model, self._convolution = model, convolution
+        self._shape = tuple(convolution.input.shape[1:])
+        self._network = keras.Model(convolution.input, model.outputs[0])
+        self._to_features = keras.Model(convolution.input, head_of(model).input)
+        self.inputs = keras.layers.Flatten()(convolution.input)
+
+    def parts_that_fit(self, pictures: int) -> int:
+        """Return of how many parts of each picture, besides itself and its mirror image, the inputs can be kept."""
+        views: int = _MOST_BYTES // (2 * pictures * math.prod(self._shape))  # float16
+        return max(0, min(_PARTS, views - 2))
+
+    def features(self, inputs: Features) -> Features:
+        """Return the feature vectors that the convolution and what follows make of its inputs."""
+        pictures, views, _ = inputs.rows.shape
+        rows = self._compute(self._to_features, inputs.rows.reshape(pictures * views, -1))
+        return Features(rows.reshape(pictures, views, -1), inputs.kept, inputs.skipped)
+
+    def tune(
+        self,
+        inputs: Features,
+        labels: Labels,
+        recipe: Recipe,
+        *,
+        seed: int,
+        watched: tuple[Features, Labels] | None = None,
+        patience: int | None = None,
+        deadline: float = math.inf,
+        callbacks: Iterable[Any] = (),
+        progress: bool = False,
+    ) -> tuple[History, bool]:
+        """Train the convolution and the last layer; return the history and whether Ctrl-C ended it early.
+
+        Args:
+            inputs: Of the convolution, shape (n, views, height * width * channels): a view is drawn at each sight.
+            labels: Shape (n,).
+            recipe: Epochs, batch size, learning rates, label smoothing and balance; its augmentation plays no part.
+            seed: Of order and views.
+            watched: Inputs and labels of pictures that are watched.
+            patience: Stop after so many epochs without a lower ``val_loss``; the best one's weights are kept.
+            deadline: Begin no epoch after this time of ``time.perf_counter``.
+            callbacks: Keras callbacks. They see the whole classifier.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            TrainingError: If the loss is no longer finite.
+        """
+        keras, model = import_keras(), self._model
+        freeze(model, 0)  # normalisation stays as it was learned from many pictures
+        self._convolution.trainable = True
+        self._network.compile(
+            optimizer=keras.optimizers.Adam(recipe.learning_rate, beta_2=0.99),
+            loss=keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
+            metrics=["accuracy"],
+        )
+        hooks = keras.callbacks.CallbackList(
+            list(callbacks), model=model, epochs=recipe.epochs, steps=_steps(labels, recipe), verbose=0
+        )
+        best = None if patience is None or watched is None else BestEpoch(patience)
+        history, interrupted = History(), False
+        model.stop_training = False
+        hooks.on_train_begin()
+        with progress_bar(
+            total=recipe.epochs * len(labels), description="Fine-tuning", unit="img", enabled=progress
+        ) as bar:
+            try:
+                while len(history) < recipe.epochs and not model.stop_training and time.perf_counter() < deadline:
+                    epoch, started = len(history), time.perf_counter()
+                    hooks.on_epoch_begin(epoch)
+                    logs = self._learn(epoch, inputs.rows, labels, recipe, seed, bar)
+                    if watched is not None:
+                        measured = figures(self._compute(self._network, watched[0].rows[:, 0]), watched[1])
+                        logs |= {f"val_{name}": value for name, value in measured.items()}
+                    hooks.on_epoch_end(epoch, dict(logs))
+                    if best is not None and best.see(logs, model.get_weights()):
+                        model.stop_training = True
+                    rate = float(np.asarray(self._network.optimizer.learning_rate))
+                    record = {**logs, "learning_rate": rate, "seconds": time.perf_counter() - started}
+                    history = History((*history.epochs, record))
+            except KeyboardInterrupt:
+                _log.warning("Stopped by Ctrl-C in epoch %d; what was learned is kept.", len(history) + 1)
+                interrupted = True
+        if best is not None and best.weights:
+            model.set_weights(best.weights)
+        hooks.on_train_end()
+        return history, interrupted
+
+    def _learn(
+        self, epoch: int, rows: npt.NDArray[np.floating], labels: Labels, recipe: Recipe, seed: int, bar: Any
+    ) -> dict[str, float]:
+        """Take all steps of an epoch; return the mean loss and accuracy over its pictures."""
+        random, steps = generator(seed, "ending", epoch), _steps(labels, recipe)
+        num_classes = self._model.output_shape[1]
+        weights = recipe.class_weights(np.bincount(labels, minlength=num_classes))
+        of_class = None if weights is None else dict(enumerate(weights.tolist()))
+        loss = accuracy = 0.0
+        for number, chosen in enumerate(np.array_split(random.permutation(len(labels)), steps)):
+            views = random.integers(0, rows.shape[1], len(chosen))
+            self._network.optimizer.learning_rate = recipe.learning_rate_at(
+                epoch * steps + number, recipe.epochs * steps
+            )
+            self._network.reset_metrics()  # they would go on over batches
+            logs = self._network.train_on_batch(
+                self._shaped(rows[chosen, views]),
+                np.eye(num_classes, dtype=np.float32)[labels[chosen]],
+                class_weight=of_class,
+                return_dict=True,
+            )
+            loss += float(logs["loss"]) * len(chosen) / len(labels)
+            accuracy += float(logs["accuracy"]) * len(chosen) / len(labels)
+            bar.update(len(chosen))
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"Fine-tuning diverged: the loss in epoch {epoch + 1} is {loss}. Use a lower learning_rate "
+                f"(it was {recipe.learning_rate:g})."
+            )
+        return {"loss": loss, "accuracy": accuracy}
+
+    def _compute(self, network: Any, rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        parts = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
+        return np.concatenate([np.asarray(network(self._shaped(part), training=False)) for part in parts])
+
+    def _shaped(self, rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        return rows.reshape(len(rows), *self._shape).astype(np.float32)
+
+
+def _steps(labels: Labels, recipe: Recipe) -> int:
+    return math.ceil(len(labels) / recipe.batch_size)
