@@ -19,7 +19,7 @@ import numpy.typing as npt
 from flowercnn.errors import MissingDependencyError, ModelFileError
 from flowercnn.prediction.features import with_features
 
-__all__ = ["constant_function", "quiet", "to_litert", "to_onnx"]
+__all__ = ["constant_function", "quiet", "to_litert", "to_onnx", "variable_function"]
 
 _OPSET = 17
 
@@ -47,13 +47,35 @@ def constant_function(
     def predict(pixels: Any) -> Any:
         constants = [[tf.constant(value) for value in values] for values in (trainable, others)]
         outputs, _ = network.stateless_call(*constants, tf.cast(pixels, tf.float32), training=False)
-        if not layers:
-            return tf.cast(outputs, tf.float32)
-        means = [tf.reduce_mean(tf.cast(feature_map, tf.float32), axis=(1, 2)) for feature_map in outputs[1:]]
-        return tf.cast(outputs[0], tf.float32), tf.concat(means, axis=1)
+        return _with_means(outputs) if layers else tf.cast(outputs, tf.float32)
 
     signature = tf.TensorSpec((batch, *model.input_shape[1:]), dtype, name="pixels")
     return tf.function(predict, input_signature=[signature], autograph=False).get_concrete_function()
+
+
+def variable_function(model: Any, *, layers: tuple[str, ...] = ()) -> Any:
+    """Return a compiled function as `constant_function` does that reads the weights at every call.
+
+    TensorFlow makes some twenty copies of constants. For a large network that is gigabytes, and saves little time.
+    """
+    import tensorflow as tf
+
+    network = with_features(model, layers) if layers else model
+
+    def predict(pixels: Any) -> Any:
+        outputs = network(pixels, training=False)
+        return _with_means(outputs) if layers else tf.cast(outputs, tf.float32)
+
+    signature = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="pixels")
+    return tf.function(predict, input_signature=[signature], autograph=False)
+
+
+def _with_means(outputs: Any) -> tuple[Any, Any]:
+    """Return probabilities, and the means of the feature maps that come with them."""
+    import tensorflow as tf
+
+    means = [tf.reduce_mean(tf.cast(feature_map, tf.float32), axis=(1, 2)) for feature_map in outputs[1:]]
+    return tf.cast(outputs[0], tf.float32), tf.concat(means, axis=1)
 
 
 def to_litert(

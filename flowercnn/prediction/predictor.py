@@ -328,7 +328,8 @@ class Predictor:
         Args:
             path: Ends in ``.keras``, or in ``.h5`` for the older format of Keras.
             light: Whether a ``.keras`` file also carries the network for LiteRT, where ai-edge-litert is installed.
-                It doubles the size of the file and lets it predict without TensorFlow.
+                It doubles the size of the file and lets it predict without TensorFlow. Networks of over 32 million
+                weights are saved without one; `export` makes one on request.
 
         Returns:
             The path.

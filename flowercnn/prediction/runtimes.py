@@ -34,6 +34,8 @@ Outputs: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 _BATCH: Final = 32
 _BYTES_OF_COPIES: Final = 512 * 2**20
+_MOST_CONSTANTS: Final = 16 * 10**6
+_MOST_IN_LIGHT_COPY: Final = 32 * 10**6
 _TOLERANCE: Final = 1e-4
 _FEATURE_TOLERANCE: Final = 1e-3
 
@@ -70,7 +72,7 @@ class KerasRuntime:
     """A network as one TensorFlow function for the life of the process, made at the first call.
 
     Args:
-        model: A Keras model; its weights as they are at the first call are used.
+        model: A Keras model. Its weights as they are at the first call are used, or, of a large network, as they are.
         layers: Names of layers whose mean activations are computed, too.
     """
 
@@ -93,10 +95,12 @@ class KerasRuntime:
         """Return probabilities and mean activations; see `Runtime`."""
         import tensorflow as tf
 
-        from flowercnn.prediction.convert import constant_function
+        from flowercnn.prediction.convert import constant_function, variable_function
 
         with self._lock:
-            if self._function is None:
+            if self._function is None and self._model.count_params() > _MOST_CONSTANTS:
+                self._function = variable_function(self._model, layers=self._layers)
+            elif self._function is None:
                 self._function = constant_function(self._model, batch=None, dtype="float32", layers=self._layers)
         outputs = self._function(tf.constant(pixels, tf.float32))
         if not self._layers:
@@ -227,11 +231,15 @@ def litert_is_installed() -> bool:
 def light_copy(model: Any, layers: tuple[str, ...] = ()) -> bytes | None:
     """Return a Keras model as LiteRT flatbuffer, proved on noise, or ``None`` where that cannot be had.
 
-    That is without the interpreter, or with layers or numbers that LiteRT computes otherwise.
+    That is without the interpreter, for a network so large that the conversion takes gigabytes, or with layers or
+    numbers that LiteRT computes otherwise.
     """
     from flowercnn.prediction.convert import to_litert
     from flowercnn.prediction.flatbuffer import rebuilt
 
+    if model.count_params() > _MOST_IN_LIGHT_COPY:
+        _log.info("No LiteRT copy of so large a network. Predictor.export makes one.")
+        return None
     try:
         litert_interpreter()
         flatbuffer = to_litert(model, layers=layers)

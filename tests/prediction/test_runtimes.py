@@ -161,3 +161,24 @@ def test_a_network_whose_light_copy_would_be_refused_is_saved_without_one(tmp_pa
     saved = fc.Predictor(model, ["a", "b", "c"], fc.Preprocessing((16, 16)))
     assert saved.runtime == "keras"
     assert fc.Predictor.load(saved.save(tmp_path / "model.keras")).runtime == "keras"
+
+
+def test_a_large_network_is_computed_from_its_variables_to_the_same_answers(
+    predictor: fc.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = tuple(layer.name for layer in predictor.model.layers if len(layer.output.shape) == 4)[1:3]
+    expected = runtimes.KerasRuntime(predictor.model, layers).outputs(PIXELS)
+    monkeypatch.setattr(runtimes, "_MOST_CONSTANTS", 0)
+    monkeypatch.setattr("flowercnn.prediction.convert.constant_function", None)
+    for answer, other in zip(runtimes.KerasRuntime(predictor.model, layers).outputs(PIXELS), expected, strict=True):
+        assert np.allclose(answer, other, atol=1e-5)
+    assert runtimes.KerasRuntime(predictor.model).outputs(PIXELS[:3])[1].shape == (3, 0)
+
+
+def test_a_large_network_is_saved_without_a_light_copy(
+    predictor: fc.Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtimes, "_MOST_IN_LIGHT_COPY", 0)
+    large = fc.Predictor(predictor.model, predictor.class_names, predictor.preprocessing)
+    assert large.runtime == "keras"
+    assert fc.Predictor.load(large.save(tmp_path / "model.keras")).runtime == "keras"
