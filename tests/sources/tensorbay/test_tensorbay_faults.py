@@ -170,7 +170,7 @@ def test_everything_arrives_although_a_tenth_goes_wrong(
 
 
 def test_one_file_that_hangs_does_not_hold_the_others_up(serve: Serve, read: Read) -> None:
-    server = serve(ServedDataset("Flowers", {"train": example_files(60)}), latency=0.01)
+    server = serve(ServedDataset("Flowers", {"train": example_files(60)}))
     server.knobs.script = {"file": ["", "", "hang"]}
     samples = iter(read(server, threads=2, window=4))
     for _ in range(4):
