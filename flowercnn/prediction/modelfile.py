@@ -20,7 +20,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from flowercnn.atomic import replace_file
 from flowercnn.errors import FlowerCNNError, ModelFileError
@@ -43,6 +43,8 @@ _MOST_JSON_BYTES: Final = 16 * 2**20
 _MOST_BYTES: Final = 2 * 2**30
 _MOST_ACTIVATIONS: Final = 2 * 2**30
 _HDF5_START: Final = b"\x89HDF\r\n\x1a\n"
+
+Shapes: TypeAlias = list[tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,12 +298,13 @@ def _member(content: bytes, name: str) -> bytes:
         return archive.read(name)
 
 
-def _check_sizes(config: bytes, stored: list[tuple[int, ...]], name: str, *, exact: bool) -> None:
+def _check_sizes(config: bytes, stored: Shapes, name: str, *, exact: bool) -> None:
     """Refuse a network whose weights are not those in the file, or whose activations no memory holds."""
     # A thread of its own: Keras keeps the variables it has not made yet, per thread, and would make them later.
     with ThreadPoolExecutor(1) as thread:
-        needed, activations = thread.submit(_sizes, config).result()
-    if exact and needed != stored:
+        needed, with_seeds, activations = thread.submit(_sizes, config).result()
+    # Whether the states of random numbers are stored with the weights is up to the version of Keras.
+    if exact and stored not in (needed, with_seeds):
         raise ModelFileError(f"{name}: refused: the weights in the file are not those of the network.")
     parameters = sum(math.prod(shape) for shape in needed)
     if parameters > sum(math.prod(shape) for shape in stored):
@@ -310,10 +313,11 @@ def _check_sizes(config: bytes, stored: list[tuple[int, ...]], name: str, *, exa
         raise ModelFileError(f"{name}: refused: a single picture would need {activations:,} bytes of memory.")
 
 
-def _sizes(config: bytes) -> tuple[list[tuple[int, ...]], int]:
-    """The shapes of all variables of a network, sorted, and the bytes of its activations for one picture.
+def _sizes(config: bytes) -> tuple[Shapes, Shapes, int]:
+    """The shapes of a network's weights, those with the states of random numbers, and the bytes of its activations.
 
-    The network is built without its weights, so that nothing is allocated for sizes that only a description claims.
+    Shapes are sorted, activations those for one picture. The network is built without its weights, so that nothing
+    is allocated for sizes that only a description claims.
     """
     from flowercnn.models.keras3 import import_keras
     from flowercnn.models.parts import activation_bytes
@@ -323,8 +327,9 @@ def _sizes(config: bytes) -> tuple[list[tuple[int, ...]], int]:
     kind = keras.Sequential if network["class_name"] == "Sequential" else keras.Model
     with keras.StatelessScope(initialize_variables=False):
         sketch = kind.from_config(network["config"])
-        shapes = sorted(tuple(variable.shape) for variable in sketch.variables)
-        return shapes, activation_bytes(sketch)
+        weights = sorted(tuple(weight.shape) for weight in sketch.weights)
+        variables = sorted(tuple(variable.shape) for variable in sketch.variables)
+        return weights, variables, activation_bytes(sketch)
 
 
 def _unknown_classes(path: Path) -> str:

@@ -37,6 +37,25 @@ def test_everything_comes_back(predictor: fc.Predictor, tmp_path: Path, suffix: 
     assert np.array_equal(loaded.predict_proba(PIXELS), predictor.predict_proba(PIXELS))
 
 
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.filterwarnings("ignore:.*HDF5 file.*")
+def test_a_network_with_random_layers_comes_back(tmp_path: Path, suffix: str) -> None:
+    keras = import_keras()
+    layers = keras.layers
+    x = pixels = keras.Input((32, 32, 3))
+    for layer in (
+        *(layers.Rescaling(1 / 255), layers.GaussianNoise(0.1), layers.Conv2D(8, 3), layers.SpatialDropout2D(0.2)),
+        *(layers.GroupNormalization(4), layers.GaussianDropout(0.2), layers.GlobalAveragePooling2D()),
+        *(layers.Dropout(0.3), layers.Dense(3, activation="softmax")),
+    ):
+        x = layer(x)
+    random = fc.Predictor(keras.Model(pixels, x), ["a", "b", "c"], fc.Preprocessing(image_size=(32, 32)))
+    path = random.save(tmp_path / f"model{suffix}")
+    for runtime in ("auto", "keras"):
+        loaded = fc.Predictor.load(path, runtime=runtime)
+        assert np.allclose(loaded.predict_proba(PIXELS), random.predict_proba(PIXELS), atol=1e-5)
+
+
 def test_a_new_process_predicts_the_same(saved: Path, predictor: fc.Predictor, tmp_path: Path) -> None:
     np.save(tmp_path / "pixels.npy", PIXELS)
     code = (
