@@ -111,11 +111,12 @@ def fit_backbone(
             notes.append(
                 "epochs had no effect: only the last layer was trained. Recipe(fine_tune='top') trains more."
             )
-    best_only = recipe.fine_tune != "auto" or trainer.early_stopping is not None
     losses = [epoch["val_loss"] for epoch in tuned.epochs if "val_loss" in epoch]
-    if losses and (min(losses) if best_only else losses[-1]) >= record["val_loss"]:
+    best_is_kept = recipe.fine_tune != "auto" or trainer.early_stopping is not None
+    reached = (min(losses) if best_is_kept else losses[-1]) if losses else -math.inf
+    if reached >= record.get("val_loss", math.inf):
         notes.append(
-            f"Fine-tuning did not help: val_loss {min(losses):.3f}, against {record['val_loss']:.3f} with "
+            f"Fine-tuning did not help: val_loss {reached:.3f}, against {record['val_loss']:.3f} with "
             "the last layer alone. That one is kept."
         )
         model = build_for(trainer, train.num_classes, progress=progress)
