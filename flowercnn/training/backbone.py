@@ -111,9 +111,7 @@ def fit_backbone(
             notes.append(
                 "epochs had no effect: only the last layer was trained. Recipe(fine_tune='top') trains more."
             )
-    losses = [epoch["val_loss"] for epoch in tuned.epochs if "val_loss" in epoch]
-    best_is_kept = recipe.fine_tune != "auto" or trainer.early_stopping is not None
-    reached = (min(losses) if best_is_kept else losses[-1]) if losses else -math.inf
+    reached = _val_loss_kept(tuned, best=recipe.fine_tune != "auto" or trainer.early_stopping is not None)
     if reached >= record.get("val_loss", math.inf):
         notes.append(
             f"Fine-tuning did not help: val_loss {reached:.3f}, against {record['val_loss']:.3f} with "
@@ -125,16 +123,10 @@ def fit_backbone(
         _log.warning(note)
     history = History((record, *tuned.epochs))
     finished = time.perf_counter()
-    info = {
-        "model": str(trainer.model).lower(),
-        "seed": trainer.seed,
-        "epochs": len(history),
-        "train_samples": len(train),
-    }
+    name, preprocessing = str(trainer.model).lower(), trainer.resolved_preprocessing()
+    info = {"model": name, "seed": trainer.seed, "epochs": len(history), "train_samples": len(train)}
     return TrainingRun(
-        predictor=Predictor(
-            fold_normalization(model), train.class_names, trainer.resolved_preprocessing(), info=info
-        ),
+        predictor=Predictor(fold_normalization(model), train.class_names, preprocessing, info=info),
         history=history,
         recipe=recipe,
         seed=trainer.seed,
@@ -144,6 +136,14 @@ def fit_backbone(
         skipped=(*features.skipped, *(() if watched is None else watched.skipped)),
         notes=tuple(notes),
     )
+
+
+def _val_loss_kept(tuned: History, *, best: bool) -> float:
+    """Return the ``val_loss`` of the weights that fine-tuning left; minus infinity if nothing was watched."""
+    losses = [epoch["val_loss"] for epoch in tuned.epochs if "val_loss" in epoch]
+    if not losses:
+        return -math.inf
+    return min(losses) if best else losses[-1]
 
 
 def _compute(
