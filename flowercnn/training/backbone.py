@@ -78,7 +78,7 @@ def fit_backbone(
     """
     started = time.perf_counter()
     model = build_for(trainer, train.num_classes, progress=progress)
-    ending = _ending(model, train, trainer.resolved_recipe())
+    ending = _ending(trainer, model, train)
     inputs, watched_inputs = _compute(trainer, model, ending, train, val, checkpoint_dir, progress)
     features = inputs if ending is None else ending.features(inputs)
     watched = watched_inputs if ending is None or watched_inputs is None else ending.features(watched_inputs)
@@ -130,7 +130,7 @@ def fit_backbone(
         history=history,
         recipe=recipe,
         seed=trainer.seed,
-        precision=choose_precision(trainer.precision) if recipe.fine_tune in ("top", "all") else "float32",
+        precision=choose_precision(trainer.precision) if tuned else "float32",
         seconds={"decode": computed - started, "train": finished - computed, "total": finished - started},
         interrupted=interrupted,
         skipped=(*features.skipped, *(() if watched is None else watched.skipped)),
@@ -167,15 +167,15 @@ def _compute(
     return of_train, of_val
 
 
-def _ending(model: Any, train: Dataset, recipe: Recipe) -> Ending | None:
+def _ending(trainer: Trainer, model: Any, train: Dataset) -> Ending | None:
     """Return the part of a backbone that is tuned on its inputs, if the recipe leaves that open and it pays."""
-    if recipe.fine_tune != "auto" or len(train) < _ENOUGH_PER_CLASS * train.num_classes:
+    if trainer.resolved_recipe().fine_tune != "auto" or len(train) < _ENOUGH_PER_CLASS * train.num_classes:
         return None
     convolution = last_convolution(model)
     if convolution is None:
         _log.info("The network does not end in a pointwise convolution: the last layer alone is trained.")
         return None
-    ending = Ending(model, convolution)
+    ending = Ending(model, convolution, precision=choose_precision(trainer.precision))
     if not ending.parts_that_fit(len(train)):
         _log.info("Too many pictures to keep what goes into the last convolution: the last layer alone is trained.")
         return None

@@ -1,7 +1,8 @@
 """Fine-tuning of the last convolution of a backbone, on what goes into it, computed once.
 
 Many light networks end in a pointwise convolution that holds much of their weights. With its inputs for several views
-of each picture at hand, an epoch takes a second or two, and no picture is computed again.
+of each picture at hand, an epoch takes seconds, and no picture is computed again. Two copies of the ending learn from
+other views in another order; the mean of their weights is kept, which errs less than either (Wortsman et al. 2022).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from flowercnn.errors import TrainingError
 from flowercnn.models.features import head_of
 from flowercnn.models.keras3 import import_keras
 from flowercnn.models.recipe import Recipe
+from flowercnn.models.twin import make_twin
 from flowercnn.progress import progress_bar
 from flowercnn.seeding import generator
 from flowercnn.training.history import History
@@ -27,7 +29,8 @@ from flowercnn.training.watch import BestEpoch
 
 __all__ = ["Ending", "last_convolution"]
 
-_PARTS: Final = 3
+_PARTS: Final = 2
+_COPIES: Final = 2
 _MOST_BYTES: Final = 2**30
 _AT_ONCE: Final = 64
 _log = logging.getLogger(__name__)
@@ -57,11 +60,14 @@ class Ending:
     Args:
         model: A classifier; `tune` changes it.
         convolution: What `last_convolution` found in it.
+        precision: Of the activations while it is tuned.
     """
 
-    def __init__(self, model: Any, convolution: Any) -> None:
+    def __init__(
+        self, model: Any, convolution: Any, *, precision: Literal["float32", "bfloat16"] = "float32"
+    ) -> None:
         keras = import_keras()
-        self._model, self._convolution = model, convolution
+        self._model, self._convolution, self._precision = model, convolution, precision
         self._shape = tuple(convolution.input.shape[1:])
         self._network = keras.Model(convolution.input, model.outputs[0])
         self._to_features = keras.Model(convolution.input, head_of(model).input)
@@ -93,6 +99,8 @@ class Ending:
     ) -> tuple[History, bool]:
         """Train the convolution and the last layer; return the history and whether Ctrl-C ended it early.
 
+        The mean weights of the copies become those of the classifier after each epoch.
+
         Args:
             inputs: Of the convolution, shape (n, views, height * width * channels): a view is drawn at each sight.
             labels: Shape (n,).
@@ -110,11 +118,7 @@ class Ending:
         keras, model = import_keras(), self._model
         freeze(model, 0)  # normalisation stays as it was learned from many pictures
         self._convolution.trainable = True
-        self._network.compile(
-            optimizer=keras.optimizers.Adam(recipe.learning_rate, beta_2=0.99),
-            loss=keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
-            metrics=["accuracy"],
-        )
+        copies = [self._copy(recipe) for _ in range(_COPIES)]
         hooks = keras.callbacks.CallbackList(
             list(callbacks), model=model, epochs=recipe.epochs, steps=_steps(labels, recipe), verbose=0
         )
@@ -123,22 +127,20 @@ class Ending:
         model.stop_training = False
         hooks.on_train_begin()
         with progress_bar(
-            total=recipe.epochs * len(labels), description="Fine-tuning", unit="img", enabled=progress
+            total=_COPIES * recipe.epochs * len(labels), description="Fine-tuning", unit="img", enabled=progress
         ) as bar:
             try:
                 while len(history) < recipe.epochs and not model.stop_training and time.perf_counter() < deadline:
                     epoch, started = len(history), time.perf_counter()
                     hooks.on_epoch_begin(epoch)
-                    logs = self._learn(epoch, inputs.rows, labels, recipe, seed, bar)
+                    logs = self._epoch(epoch, copies, inputs.rows, labels, recipe, seed, bar)
                     if watched is not None:
                         measured = figures(self._compute(self._network, watched[0].rows[:, 0]), watched[1])
                         logs |= {f"val_{name}": value for name, value in measured.items()}
                     hooks.on_epoch_end(epoch, dict(logs))
                     if best is not None and best.see(logs, model.get_weights()):
                         model.stop_training = True
-                    rate = float(np.asarray(self._network.optimizer.learning_rate))
-                    record = {**logs, "learning_rate": rate, "seconds": time.perf_counter() - started}
-                    history = History((*history.epochs, record))
+                    history = History((*history.epochs, {**logs, "seconds": time.perf_counter() - started}))
             except KeyboardInterrupt:
                 _log.warning("Stopped by Ctrl-C in epoch %d; what was learned is kept.", len(history) + 1)
                 interrupted = True
@@ -147,22 +149,59 @@ class Ending:
         hooks.on_train_end()
         return history, interrupted
 
-    def _learn(
-        self, epoch: int, rows: npt.NDArray[np.floating], labels: Labels, recipe: Recipe, seed: int, bar: Any
+    def _copy(self, recipe: Recipe) -> Any:
+        """Return the ending with weights of its own, the same ones, ready to learn."""
+        keras = import_keras()
+        copy = make_twin(self._network, precision=self._precision)
+        copy.compile(
+            optimizer=keras.optimizers.Adam(recipe.learning_rate, beta_2=0.99),
+            loss=keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
+            metrics=["accuracy"],
+        )
+        return copy
+
+    def _epoch(
+        self,
+        epoch: int,
+        copies: list[Any],
+        rows: npt.NDArray[np.floating],
+        labels: Labels,
+        recipe: Recipe,
+        seed: int,
+        bar: Any,
     ) -> dict[str, float]:
-        """Take all steps of an epoch; return the mean loss and accuracy over its pictures."""
-        random, steps = generator(seed, "ending", epoch), _steps(labels, recipe)
+        """Let every copy see all pictures, give the classifier their mean; return mean figures and the rate."""
+        seen: list[dict[str, float]] = []
+        try:
+            for number, copy in enumerate(copies):
+                random = generator(seed, "ending", number, epoch)
+                seen.append(self._learn(copy, epoch, rows, labels, recipe, random, bar))
+        finally:  # Ctrl-C, too, keeps what was learned
+            weights = zip(*(copy.get_weights() for copy in copies), strict=True)
+            self._network.set_weights([np.mean(each, axis=0) for each in weights])
+        return {name: float(np.mean([logs[name] for logs in seen])) for name in seen[0]}
+
+    def _learn(
+        self,
+        copy: Any,
+        epoch: int,
+        rows: npt.NDArray[np.floating],
+        labels: Labels,
+        recipe: Recipe,
+        random: np.random.Generator,
+        bar: Any,
+    ) -> dict[str, float]:
+        """Take all steps of an epoch; return the mean loss and accuracy over its pictures, and the last rate."""
+        steps = _steps(labels, recipe)
         num_classes = self._model.output_shape[1]
         weights = recipe.class_weights(np.bincount(labels, minlength=num_classes))
         of_class = None if weights is None else dict(enumerate(weights.tolist()))
         loss = accuracy = 0.0
         for number, chosen in enumerate(np.array_split(random.permutation(len(labels)), steps)):
             views = random.integers(0, rows.shape[1], len(chosen))
-            self._network.optimizer.learning_rate = recipe.learning_rate_at(
-                epoch * steps + number, recipe.epochs * steps
-            )
-            self._network.reset_metrics()  # they would go on over batches
-            logs = self._network.train_on_batch(
+            copy.optimizer.learning_rate = recipe.learning_rate_at(epoch * steps + number, recipe.epochs * steps)
+            copy.reset_metrics()  # they would go on over batches
+            logs = copy.train_on_batch(
                 self._shaped(rows[chosen, views]),
                 np.eye(num_classes, dtype=np.float32)[labels[chosen]],
                 class_weight=of_class,
@@ -176,7 +215,7 @@ class Ending:
                 f"Fine-tuning diverged: the loss in epoch {epoch + 1} is {loss}. Use a lower learning_rate "
                 f"(it was {recipe.learning_rate:g})."
             )
-        return {"loss": loss, "accuracy": accuracy}
+        return {"loss": loss, "accuracy": accuracy, "learning_rate": float(np.asarray(copy.optimizer.learning_rate))}
 
     def _compute(self, network: Any, rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         parts = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]

@@ -195,10 +195,10 @@ def test_a_pointwise_convolution_at_the_end_is_found() -> None:
     assert ends_in(lambda x: x) is None
 
 
-def make_ending(dataset: fc.Dataset) -> tuple[Any, Ending, Features]:
+def make_ending(dataset: fc.Dataset, **options: Any) -> tuple[Any, Ending, Features]:
     """A backbone, its ending, and what goes into that of a data set."""
     model = fc.build_model("backbone:mobilenet", image_size=(32, 32), num_classes=3, **OPTIONS)
-    found = Ending(model, last_convolution(model))
+    found = Ending(model, last_convolution(model), **options)
     views = Views(mirror=True, parts=1)
     return (
         model,
@@ -207,8 +207,11 @@ def make_ending(dataset: fc.Dataset) -> tuple[Any, Ending, Features]:
     )
 
 
-def test_the_last_convolution_is_trained_on_its_inputs_and_nothing_before_it(coloured: fc.Dataset) -> None:
-    model, found, inputs = make_ending(coloured)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_last_convolution_is_trained_on_its_inputs_and_nothing_before_it(
+    coloured: fc.Dataset, precision: str
+) -> None:
+    model, found, inputs = make_ending(coloured, precision=precision)
     assert inputs.rows.dtype == np.float16
     assert inputs.rows.shape[:2] == (len(coloured), 3)
     views = Views(mirror=True, parts=1)
@@ -236,6 +239,30 @@ def test_tuning_that_diverges_or_is_stopped_says_so(coloured: fc.Dataset) -> Non
     assert len(found.tune(inputs, coloured.labels, recipe, seed=0, deadline=0.0)[0]) == 0
     with pytest.raises(fc.TrainingError, match="lower learning_rate"):
         found.tune(inputs, coloured.labels, dataclasses.replace(recipe, learning_rate=1e38), seed=0)
+
+
+def test_the_ending_kept_is_the_mean_of_two_that_learned_apart(
+    coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, found, inputs = make_ending(coloured)
+    learn = Ending._learn
+    learned: list[np.ndarray] = []
+
+    def learn_and_look(self: Ending, copy: Any, *rest: Any) -> dict[str, float]:
+        if len(learned) == 3:
+            raise KeyboardInterrupt
+        logs = learn(self, copy, *rest)
+        learned.append(copy.layers[-1].get_weights()[0])
+        return logs
+
+    monkeypatch.setattr(Ending, "_learn", learn_and_look)
+    recipe = dataclasses.replace(recipe_of("backbone:mobilenet"), epochs=4, batch_size=8)
+    history, interrupted = found.tune(inputs, coloured.labels, recipe, seed=0)
+    assert (len(history), interrupted) == (1, True)
+    kernel = model.get_layer("probabilities").get_weights()[0]
+    assert not np.allclose(learned[0], learned[1])
+    # The second epoch was stopped between the two; what the first learned in it is kept.
+    assert np.allclose(kernel, (learned[1] + learned[2]) / 2, atol=1e-6)
 
 
 def test_layers_far_from_the_head_learn_slower_and_normalisation_is_frozen() -> None:
