@@ -1,8 +1,8 @@
 """Measure prediction: python tests/benchmarks/predict.py MODEL.keras FOLDER [ROUNDS].
 
 Ratios of interleaved medians in one run: one picture from bytes against ``load_img`` + ``model.predict`` and against
-decoding plus a bare LiteRT invoke; a folder against ``image_dataset_from_directory`` + ``model.predict``; the command
-line with and without TensorFlow; memory over 20,000 pictures.
+decoding plus a bare LiteRT invoke; a folder against ``image_dataset_from_directory`` + ``model.predict``; both once
+more with an int8 export; the command line with and without TensorFlow; memory over 20,000 pictures.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -63,13 +64,13 @@ def bare_invoke(model: str, predictor: fc.Predictor) -> Callable[[bytes], object
     return decode_and_invoke
 
 
-def one_picture(model: str, contents: list[bytes], rounds: int) -> None:
+def one_picture(model: str, small: Path, contents: list[bytes], rounds: int) -> None:
     import keras
 
     stock = keras.saving.load_model(model)
-    predictor = fc.Predictor.load(model)
+    predictor, int8 = fc.Predictor.load(model), fc.Predictor.load(small)
     bare = bare_invoke(model, predictor)
-    streams = {name: cycle(contents) for name in ("keras", "bare", "ours")}  # each sees the same pictures
+    streams = {name: cycle(contents) for name in ("keras", "bare", "ours", "int8")}  # each sees the same pictures
 
     def with_keras() -> None:
         image = keras.utils.load_img(io.BytesIO(next(streams["keras"])), target_size=predictor.image_size)
@@ -80,17 +81,20 @@ def one_picture(model: str, contents: list[bytes], rounds: int) -> None:
         keras=with_keras,
         bare=lambda: bare(next(streams["bare"])),
         ours=lambda: predictor.predict_one(next(streams["ours"])),
+        int8=lambda: int8.predict_one(next(streams["int8"])),
     )
     print(f"one picture: {times['ours'] * 1e3:.2f} ms on {predictor.runtime}")
     print(f"  {times['keras'] / times['ours']:.1f} x faster than load_img + model.predict")
     print(f"  {times['ours'] / times['bare']:.2f} of decoding + bare LiteRT")
+    print(f"  int8: {times['int8'] * 1e3:.2f} ms, {times['keras'] / times['int8']:.1f} x faster than Keras")
 
 
-def a_folder(model: str, folder: str, rounds: int) -> None:
+def a_folder(model: str, small: Path, folder: str, rounds: int) -> None:
     import keras
 
     stock = keras.saving.load_model(model)
     light, heavy = (fc.Predictor.load(model, runtime=name) for name in ("litert", "keras"))
+    int8 = fc.Predictor.load(small)
 
     def with_keras() -> None:
         size = light.image_size
@@ -104,9 +108,10 @@ def a_folder(model: str, folder: str, rounds: int) -> None:
         peer=with_keras,
         litert=lambda: light.predict(folder),
         keras=lambda: heavy.predict(folder),
+        int8=lambda: int8.predict(folder),
     )
     print(f"a folder with Keras: {times['peer']:.2f} s")
-    for name in ("litert", "keras"):
+    for name in ("litert", "keras", "int8"):
         print(f"  {name}: {times[name]:.2f} s, {times['peer'] / times[name]:.2f} x the images per second")
 
 
@@ -137,8 +142,11 @@ def main(model: str, folder: str, rounds: str = "5") -> None:
     paths = find_pictures(folder)
     contents = [Path(path).read_bytes() for path in paths[:: max(1, len(paths) // 100)]]
     memory(model, contents)
-    one_picture(model, contents, 20 * int(rounds))
-    a_folder(model, folder, int(rounds))
+    with tempfile.TemporaryDirectory() as directory:
+        small = Path(directory, "small.tflite")
+        fc.Predictor.load(model).export(small, "litert-int8", images=contents)
+        one_picture(model, small, contents, 20 * int(rounds))
+        a_folder(model, small, folder, int(rounds))
     the_command(model, paths[0], int(rounds))
 
 
