@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import inspect
 import json
 import logging
+from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -27,6 +29,14 @@ from flowercnn.training.transfer import freeze
 
 QUICK = ("mobilenet", "mobilenetv3small", "vgg16")
 """Built in every run; the others are slow, and ``nox -s backbones`` runs all."""
+
+
+@pytest.fixture(autouse=True)
+def _memory_is_given_back() -> Iterator[None]:
+    """Keras keeps what was built for a while; all networks together would take more memory than most machines have."""
+    yield
+    import_keras().utils.clear_session()
+    gc.collect()
 
 
 def side(name: str) -> int:
