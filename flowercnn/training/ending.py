@@ -2,7 +2,7 @@
 
 Many light networks end in a pointwise convolution that holds much of their weights. With its inputs for several views
 of each picture at hand, an epoch takes seconds, and no picture is computed again. Two copies of the ending learn from
-other views in another order; the mean of their weights is kept, which errs less than either (Wortsman et al. 2022).
+other views in another order; the mean of their weights is kept, which errs less on average (Wortsman et al. 2022).
 """
 
 from __future__ import annotations
