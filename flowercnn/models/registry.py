@@ -57,7 +57,7 @@ _REGISTRY: dict[str, _Entry] = {
         Recipe(image_size=(128, 128), resize="stretch", epochs=20, batch_size=128, learning_rate=5e-4),
     ),
     "fast": _Entry(build_fast, _FAST),
-    "accurate": _Entry(build_accurate, dataclasses.replace(_FAST, epochs=60)),
+    "accurate": _Entry(build_accurate, dataclasses.replace(_FAST, epochs=50)),
 }
 
 

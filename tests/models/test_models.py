@@ -53,7 +53,7 @@ def test_models_are_of_stock_layers_only(name: str) -> None:
 
 
 def test_accurate_answers_with_the_mean_of_its_members_logits() -> None:
-    both = build_model("accurate", image_size=(48, 40), num_classes=5, members=2)
+    both = build_model("accurate", image_size=(48, 40), num_classes=5, members=2, width=32)
     pixels = PIXELS.astype(np.float32)
     rows = np.asarray(both.layers[-1].kernel).reshape(2, -1, 5)
     logits = np.zeros((3, 5))
@@ -72,7 +72,7 @@ def test_the_number_of_members_is_checked() -> None:
     with pytest.raises(ConfigurationError, match=r"members must be an int of at least 1. Received: members=0"):
         build_model("accurate", image_size=(48, 40), num_classes=5, members=0)
     one = build_model("accurate", image_size=(48, 40), num_classes=5, members=1)
-    assert one.count_params() == build_model("fast", image_size=(48, 40), num_classes=5).count_params()
+    assert one.count_params() == build_model("fast", image_size=(48, 40), num_classes=5, width=48).count_params()
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_users_numbers_alone() -> None:
