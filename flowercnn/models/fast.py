@@ -52,8 +52,8 @@ def build_accurate(
 ) -> Any:
     """Return several networks such as `build_fast`'s, but wider, in one: side by side, their logits averaged.
 
-    They differ in their first weights alone, and err on other pictures (Lakshminarayanan et al. 2017). In training
-    each learns by its own loss.
+    They differ in their first weights alone, and err on some other pictures (Lakshminarayanan et al. 2017). In
+    training each learns by its own loss.
 
     Args:
         image_size: (height, width), each at least 32.

@@ -32,7 +32,8 @@ __all__ = ["RemoteFile", "RemotePicture", "open_remote_tree", "read_remote"]
 _LARGEST_FILE: Final = 2**30
 _ATTEMPTS: Final = 3
 _FIRST_PAUSE: Final = 0.2  # seconds; each pause is four times the one before
-_FINAL: Final = (IsADirectoryError, PermissionError, ValueError, TypeError, NotImplementedError)
+# What a second attempt would meet again: a refusal, a wrong argument, something the file system cannot do.
+_NOT_REPEATED: Final = (IsADirectoryError, PermissionError, ValueError, TypeError, NotImplementedError)
 _BAD_REQUEST, _SERVER_ERROR, _PASSING = 400, 500, (408, 429)  # statuses of HTTP
 
 Result = TypeVar("Result")
@@ -259,4 +260,4 @@ def _is_final(error: Exception) -> bool:
     """Return whether trying again is no use: a request that is refused, an argument that is wrong."""
     status = getattr(error, "status", None)
     refused = isinstance(status, int) and _BAD_REQUEST <= status < _SERVER_ERROR and status not in _PASSING
-    return refused or isinstance(error, _FINAL)
+    return refused or isinstance(error, _NOT_REPEATED)
