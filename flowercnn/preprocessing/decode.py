@@ -23,7 +23,7 @@ FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "P
 Pillow knows many more: each is more to attack."""
 
 _MAX_FILE_BYTES: Final = 2**30
-_DRAFT_MARGIN: Final = 1.5
+_DRAFT_MARGIN: Final = 1.25
 _EXIF_ORIENTATION: Final = 0x0112
 _TURNED: Final = range(2, 9)
 _TURNED_BY_QUARTER: Final = range(5, 9)
@@ -73,9 +73,9 @@ def decode(
         background: RGB, 0-255, behind transparent parts.
         max_pixels: Larger pictures are refused before they are decoded.
         mode: ``"RGB"``, or ``"L"`` for grey.
-        at_least: (height, width) wanted in the end. A JPEG at least three times as large each way is decoded at a
-            half, a quarter or an eighth, but never below one and a half times this size: resizing it has still
-            something to average, and takes a third of the time.
+        at_least: (height, width) wanted in the end. A JPEG at least two and a half times as large each way is decoded
+            at a half, a quarter or an eighth, but never below one and a quarter times this size: resizing it has
+            still something to average, and takes a third of the time.
         inspect: Called with the opened image before it is decoded, to look at its size, format and notes.
 
     Raises:

@@ -30,14 +30,14 @@ BadImages = Literal["error", "skip"]
 """What to do about pictures that cannot be decoded: one error that names them all, or leave them out."""
 
 _LARGEST_SIDE: Final = 8192
-_CODE_VERSION: Final = 2  # part of every cache entry's name: raise it when the pixels change
+_CODE_VERSION: Final = 3  # part of every cache entry's name: raise it when the pixels change
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
     """From anything that stands for a picture to uint8 pixels of one size.
 
-    Decoding is done by Pillow: upright by EXIF, RGB, transparent parts on ``background``; resizing is bicubic and
+    Decoding is done by Pillow: upright by EXIF, RGB, transparent parts on ``background``; resizing is
     antialiased. Rescaling to floats is not done here: it is part of the model.
 
     Args:

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/preparation.py FOLDER
 
-Both decode the folder to 128 x 128, cut to shape, in turns; medians are printed. Then ours once more with a cache
-on disk: the first and the second run.
+Both decode the folder to the size ``fast`` uses, cut to shape, in turns; medians are printed. Then ours once more with
+a cache on disk: the first and the second run.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import flowercnn as fc
 from flowercnn.models.keras3 import import_keras
+from flowercnn.models.registry import recipe_of
 
-SIDE, ROUNDS = 128, 3
+ROUNDS = 3
 
 
 def main(folder: str) -> None:
     keras = import_keras()
     dataset = fc.Dataset.from_source(fc.ImageFolder(folder))
+    image_size = recipe_of("fast").image_size
 
     def ours(preprocessing: fc.Preprocessing) -> None:
         preprocessing.load(dataset.samples, progress=False)
 
     def of_keras() -> None:
         pictures = keras.utils.image_dataset_from_directory(
-            folder, image_size=(SIDE, SIDE), batch_size=32, crop_to_aspect_ratio=True, verbose=False
+            folder, image_size=image_size, batch_size=32, crop_to_aspect_ratio=True, verbose=False
         ).cache()
         for _ in pictures:
             pass
 
-    plain = fc.Preprocessing(image_size=(SIDE, SIDE))
+    plain = fc.Preprocessing(image_size=image_size)
     runs: dict[str, Callable[[], None]] = {"flowercnn": lambda: ours(plain), "keras": of_keras}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):

@@ -157,7 +157,7 @@ def forward_gflop(side: int) -> float:
     return total / 1e9
 
 
-def main(side: int = 96, torch_python: str | None = None) -> None:
+def main(side: int = 80, torch_python: str | None = None) -> None:
     def start(name: str, python: str) -> subprocess.Popen[str]:
         command = [python, __file__, "--work", name, str(side)]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -184,4 +184,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--work"]:
         work(sys.argv[2], int(sys.argv[3]))
     else:
-        main(int(sys.argv[1]) if sys.argv[1:] else 96, *sys.argv[2:])
+        main(*map(int, sys.argv[1:2]), *sys.argv[2:])
