@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from flowercnn.prediction.description import Description
 from flowercnn.prediction.runtimes import RuntimeName
 from flowercnn.preprocessing.preprocessing import Preprocessing
 
-__all__ = ["SavedModelRuntime", "write_saved_model"]
+__all__ = ["SavedModelRuntime", "decode", "write_saved_model"]
 
 _BATCH: Final = 32
 
@@ -42,8 +43,8 @@ def write_saved_model(path: Path, *, model: Any, description: Description) -> No
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="images")])  # type: ignore[untyped-decorator]  # as above
     def serve_bytes(images: Any) -> dict[str, Any]:
         signature = tf.TensorSpec((*size, 3), tf.float32)
-        decode = lambda content: _decode(content, description.preprocessing)  # noqa: E731 - TensorFlow traces it
-        return answers(tf.map_fn(decode, images, fn_output_signature=signature))
+        read = lambda content: decode(content, description.preprocessing)  # noqa: E731 - TensorFlow traces it
+        return answers(tf.map_fn(read, images, fn_output_signature=signature))
 
     module = tf.Module()
     module.serve, module.serve_bytes = serve, serve_bytes
@@ -54,7 +55,7 @@ def write_saved_model(path: Path, *, model: Any, description: Description) -> No
     (extra / "flowercnn.json").write_text(description.to_json(), encoding="utf-8")
 
 
-def _decode(content: Any, preprocessing: Preprocessing) -> Any:
+def decode(content: Any, preprocessing: Preprocessing) -> Any:
     """Decode and resize in TensorFlow as `Preprocessing` does in Pillow, up to rounding and EXIF."""
     import tensorflow as tf
 
@@ -66,17 +67,34 @@ def _decode(content: Any, preprocessing: Preprocessing) -> Any:
     if preprocessing.resize == "crop":
         scale = tf.fill([2], tf.reduce_max(scale))
     elif preprocessing.resize == "pad":
-        scale = tf.fill([2], tf.reduce_min(scale))
+        scale = tf.maximum(tf.round(given * tf.reduce_min(scale)), 1.0) / given
+    before = (wanted - given * scale) / 2
+    before = tf.floor(before) if preprocessing.resize == "pad" else before
+    down, across = (_resizing(given[axis], wanted[axis], scale[axis], before[axis]) for axis in (0, 1))
     background = tf.constant(preprocessing.background, tf.float32)
-    resized = tf.raw_ops.ScaleAndTranslate(
-        images=(image - background)[None],  # what lies outside the picture becomes zero
-        size=[height, width],
-        scale=scale,
-        translation=(wanted - given * scale) / 2,
-        kernel_type="keyscubic",
-        antialias=True,
-    )[0]
+    resized = tf.einsum("yh,hwc,xw->yxc", down, image - background, across)  # outside the picture this is zero
     return tf.ensure_shape(tf.clip_by_value(tf.round(resized + background), 0.0, 255.0), (height, width, 3))
+
+
+def _resizing(given: Any, wanted: Any, scale: Any, before: Any) -> Any:
+    """Return the matrix, shape (wanted, given), that resizes one axis of a picture as Pillow's Hamming filter does.
+
+    Args:
+        given: Pixels of the picture.
+        wanted: Pixels of the result.
+        scale: Pixels of the result per pixel of the picture.
+        before: Pixels of the result before the picture begins; less than zero if it is cut.
+    """
+    import tensorflow as tf
+
+    centres = (tf.range(wanted) + 0.5 - before) / scale
+    distances = (tf.range(given) + 0.5 - centres[:, None]) * tf.minimum(scale, 1.0)
+    angles = math.pi * distances
+    sinc = tf.where(angles == 0, 1.0, tf.math.divide_no_nan(tf.sin(angles), angles))
+    window = sinc * (0.54 + 0.46 * tf.cos(angles))
+    inside = (tf.abs(distances) < 1) & ((centres > 0) & (centres < given))[:, None]
+    weights = tf.where(inside, window, 0.0)
+    return tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=1, keepdims=True))
 
 
 class SavedModelRuntime:

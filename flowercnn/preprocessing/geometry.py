@@ -17,7 +17,7 @@ _FILTER = Image.Resampling.HAMMING  # about as sharp as bicubic where it shrinks
 def resize(
     image: Image.Image, image_size: tuple[int, int], mode: ResizeMode, background: tuple[int, int, int]
 ) -> Image.Image:
-    """Return the picture at exactly ``image_size`` = (height, width), antialiased (Hamming-windowed over the whole support).
+    """Return the picture at exactly ``image_size`` = (height, width), antialiased by Hamming's window.
 
     Args:
         image: In mode RGB; not changed.

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import flowercnn as fc
 from flowercnn.models.keras3 import import_keras
-from flowercnn.prediction import exports
+from flowercnn.prediction import exports, savedmodel
 from flowercnn.prediction.calibration import Calibration
 from flowercnn.prediction.exports import ExportReport
 from flowercnn.preprocessing.geometry import ResizeMode
@@ -88,6 +90,19 @@ def test_a_saved_model_takes_pixels_or_bytes(predictor: fc.Predictor, tmp_path: 
     inside = json.loads((tmp_path / "served" / "assets.extra" / "flowercnn.json").read_text())
     assert inside["class_names"] == list(predictor.class_names)
     assert (tmp_path / "served.json").is_file()
+
+
+@pytest.mark.parametrize("mode", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("size", [(90, 40), (33, 200), (300, 301)])
+def test_a_saved_model_resizes_as_pillow_does(mode: ResizeMode, size: tuple[int, int]) -> None:
+    import tensorflow as tf
+
+    content = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(content, "PNG")
+    preprocessing = fc.Preprocessing(image_size=(64, 96), resize=mode, background=(200, 10, 90))
+    decoded = savedmodel.decode(tf.constant(content.getvalue()), preprocessing).numpy()
+    assert np.abs(decoded - preprocessing.decode(content.getvalue())).max() <= 1
 
 
 def test_a_saved_model_replaces_its_own_kind_only(predictor: fc.Predictor, tmp_path: Path) -> None:
