@@ -184,4 +184,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--work"]:
         work(sys.argv[2], int(sys.argv[3]))
     else:
-        main(*map(int, sys.argv[1:2]), *sys.argv[2:])
+        main(int(sys.argv[1]) if sys.argv[1:] else 80, *sys.argv[2:])
