@@ -56,7 +56,15 @@ def write_saved_model(path: Path, *, model: Any, description: Description) -> No
 
 
 def decode(content: Any, preprocessing: Preprocessing) -> Any:
-    """Decode and resize in TensorFlow as `Preprocessing` does in Pillow, up to rounding and EXIF."""
+    """Decode and resize in TensorFlow as `Preprocessing` does in Pillow, but at full size and without EXIF.
+
+    Args:
+        content: A string tensor without dimensions: the bytes of a JPEG, PNG, GIF or BMP file.
+        preprocessing: What to do.
+
+    Returns:
+        A tensor of shape (height, width, 3), float32, whole numbers 0-255.
+    """
     import tensorflow as tf
 
     height, width = preprocessing.image_size
@@ -72,7 +80,8 @@ def decode(content: Any, preprocessing: Preprocessing) -> Any:
     before = tf.floor(before) if preprocessing.resize == "pad" else before
     down, across = (_resizing(given[axis], wanted[axis], scale[axis], before[axis]) for axis in (0, 1))
     background = tf.constant(preprocessing.background, tf.float32)
-    resized = tf.einsum("yh,hwc,xw->yxc", down, image - background, across)  # outside the picture this is zero
+    lower = tf.einsum("yh,hwc->ywc", down, image - background)  # outside the picture this is zero
+    resized = tf.einsum("xw,ywc->yxc", across, lower)
     return tf.ensure_shape(tf.clip_by_value(tf.round(resized + background), 0.0, 255.0), (height, width, 3))
 
 

@@ -75,7 +75,7 @@ def decode(
         mode: ``"RGB"``, or ``"L"`` for grey.
         at_least: (height, width) wanted in the end. A JPEG at least two and a half times as large each way is decoded
             at a half, a quarter or an eighth, but never below one and a quarter times this size: resizing it has
-            still something to average, and takes a third of the time.
+            still something to average, and takes less time.
         inspect: Called with the opened image before it is decoded, to look at its size, format and notes.
 
     Raises:
