@@ -28,7 +28,7 @@ class AugmentationDraw(NamedTuple):
     Args:
         transforms: Shape (n, 8), float32: projective transforms from output to input pixels.
         colours: Shape (n, 3, 3), float32: each pixel (as a row) is multiplied by this.
-        offsets: Shape (n, 1, 1, 3), float32: then this is added.
+        offsets: Shape (n, 1, 1, 1), float32: then this is added to all channels.
     """
 
     transforms: npt.NDArray[np.float32]
@@ -134,7 +134,7 @@ class Augmentation:
         brightness = (1 + self.brightness * signed[:, 8])[:, None, None]
         hue = _hue_rotations(np.deg2rad(self.hue) * signed[:, 9])
         colours = hue @ (saturation * identity + (1 - saturation) * grey) * contrast * brightness
-        offsets = np.broadcast_to((1 - contrast) * brightness * _MIDDLE_GREY, (len(signed), 1, 3))[:, None]
+        offsets = ((1 - contrast) * brightness * _MIDDLE_GREY)[..., None]
         return colours.astype(np.float32), offsets.astype(np.float32)
 
 

@@ -21,11 +21,12 @@ class MixingDraw(NamedTuple):
 
     Args:
         shares: Shape (n,), float32, 0.5 to 1: the weight a picture keeps against the one blended in.
-        patches: Shape (n, 4), float32, 0 to 1: top, bottom, left and right of the patch pasted in, or zeros.
+        patches: Shape (n, 4), float32, 0 to 1: top, bottom, left and right of the patch pasted in, or zeros; ``None``
+            without CutMix.
     """
 
     shares: npt.NDArray[np.float32]
-    patches: npt.NDArray[np.float32]
+    patches: npt.NDArray[np.float32] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Mixing:
         """Return what is mixed in this epoch into the pictures at ``indices`` of the training data, shape (n,)."""
         rows = [self._draw_one(generator(seed, "mix", epoch, int(index))) for index in np.asarray(indices)]
         shares, patches = zip(*rows, strict=True)
-        return MixingDraw(np.array(shares, np.float32), np.array(patches, np.float32))
+        return MixingDraw(np.array(shares, np.float32), np.array(patches, np.float32) if self.cutmix else None)
 
     def _draw_one(self, random: np.random.Generator) -> tuple[float, tuple[float, float, float, float]]:
         if self.cutmix and (not self.mixup or random.random() < 0.5):  # noqa: PLR2004 - a coin
@@ -85,13 +86,20 @@ def apply_mixing(pixels: Any, targets: Any, draw: Any, image_size: tuple[int, in
     import tensorflow as tf
 
     shares, patches = draw
+    kept = shares[:, None, None, None]
+    if patches is not None:
+        kept *= 1 - _inside(patches, image_size)
+    share = tf.reduce_mean(kept, axis=(1, 2, 3))[:, None]
+    others, other_targets = tf.roll(pixels, 1, axis=0), tf.roll(targets, 1, axis=0)
+    return kept * pixels + (1 - kept) * others, share * targets + (1 - share) * other_targets
+
+
+def _inside(patches: Any, image_size: tuple[int, int]) -> Any:
+    """Return 1 for the pixels in each patch, 0 for the others; shape (n, height, width, 1)."""
+    import tensorflow as tf
+
     top, bottom, left, right = (patches[:, i : i + 1] for i in range(4))
     rows, columns = ((tf.range(side, dtype=tf.float32) + 0.5) / side for side in image_size)
     inside_rows = tf.cast((rows >= top) & (rows < bottom), tf.float32)
     inside_columns = tf.cast((columns >= left) & (columns < right), tf.float32)
-    pasted = inside_rows[:, :, None] * inside_columns[:, None, :]
-    kept = shares[:, None, None] * (1 - pasted)
-    share = tf.reduce_mean(kept, axis=(1, 2))[:, None]
-    kept = kept[..., None]
-    others, other_targets = tf.roll(pixels, 1, axis=0), tf.roll(targets, 1, axis=0)
-    return kept * pixels + (1 - kept) * others, share * targets + (1 - share) * other_targets
+    return inside_rows[:, :, None, None] * inside_columns[:, None, :, None]
