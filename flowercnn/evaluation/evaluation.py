@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +18,20 @@ from flowercnn.atomic import replace_file
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, DataError, ImageError, few
 from flowercnn.evaluation import plots
+from flowercnn.evaluation.bootstrap import Bootstrap
+from flowercnn.evaluation.figures import ClassMetrics, Confusion, Metric, Mistake
 from flowercnn.evaluation.metrics import (
     ReliabilityBin,
     balanced_accuracy,
-    bootstrap_weights,
     brier_scores,
     calibration_error,
     confusion_matrix,
     in_top_k,
     log_losses,
+    mean_of_known,
     percentile_interval,
     precision_recall_f1,
-    ranking_scores,
+    rank_classes,
     reliability,
     wilson_interval,
 )
@@ -43,96 +45,9 @@ if TYPE_CHECKING:
     from flowercnn.audit import AuditReport
     from flowercnn.prediction.predictor import Predictor
 
-__all__ = ["ClassMetrics", "Confusion", "Evaluation", "Metric", "Mistake", "evaluate", "pooled"]
+__all__ = ["Evaluation", "evaluate", "pooled"]
 
 _TOP = 5
-_BOOTSTRAP_WORK = 20_000_000  # probabilities looked at; decides how many samples are drawn
-_FEWEST_DRAWS, _MOST_DRAWS = 200, 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A figure and what luck in the choice of test pictures leaves open.
-
-    Args:
-        value: The figure; NaN where it is not defined.
-        interval: Where it lies, at 95 %.
-        method: How the interval was found: ``"wilson"`` (of a share) or ``"bootstrap"`` (percentiles over pictures
-            drawn again with replacement).
-    """
-
-    value: float
-    interval: tuple[float, float]
-    method: Literal["wilson", "bootstrap"]
-
-
-@dataclass(frozen=True, slots=True)
-class ClassMetrics:
-    """How well one class is told from the others.
-
-    Args:
-        class_name: The class.
-        precision: Share of the pictures called so that are it, 0-1; 0 if none was called so.
-        recall: Share of its pictures called so, 0-1; 0 if it has none.
-        f1: Harmonic mean of both, 0-1.
-        recall_interval: Wilson interval of the recall at 95 %.
-        support: How many pictures it has.
-        precision_interval: Wilson interval of the precision at 95 %.
-        f1_interval: Bootstrap interval of F1 at 95 %.
-        roc_auc: Area under the ROC curve of this class against the rest, 0-1; NaN if one of them has no picture.
-        average_precision: Area under the precision-recall curve, likewise.
-    """
-
-    class_name: str
-    precision: float
-    recall: float
-    f1: float
-    recall_interval: tuple[float, float]
-    support: int
-    precision_interval: tuple[float, float] = (0.0, 1.0)
-    f1_interval: tuple[float, float] = (0.0, 1.0)
-    roc_auc: float = math.nan
-    average_precision: float = math.nan
-
-
-@dataclass(frozen=True, slots=True)
-class Confusion:
-    """Two classes taken for one another.
-
-    Args:
-        true: What the pictures are.
-        predicted: What they were taken for.
-        count: How many.
-        share: Of the pictures of the true class, 0-1.
-        keys: Which.
-    """
-
-    true: str
-    predicted: str
-    count: int
-    share: float
-    keys: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """A picture classified wrongly.
-
-    Args:
-        key: Which picture.
-        true: What it is.
-        predicted: What it was taken for.
-        confidence: How sure the classifier was, 0-1.
-        probability_of_truth: What it gave to the true class, 0-1.
-        index: The picture's place in the evaluation.
-    """
-
-    key: str
-    true: str
-    predicted: str
-    confidence: float
-    probability_of_truth: float
-    index: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -244,9 +159,8 @@ class Evaluation:
         found = {"accuracy": Metric(self.accuracy, self.accuracy_interval, "wilson")}
         if len(self.class_names) > _TOP:
             found[f"top_{_TOP}_accuracy"] = self.top_k(_TOP)
-        values, drawn = self._figures(None), self._figures(self._weights)
-        for name, value in values.items():
-            found[name] = Metric(float(value[0]), percentile_interval(drawn[name]), "bootstrap")
+        for name, drawn in self._bootstrap.figures().items():
+            found[name] = Metric(getattr(self, name), percentile_interval(drawn), "bootstrap")
         return found
 
     @property
@@ -272,12 +186,12 @@ class Evaluation:
     @property
     def roc_auc(self) -> float:
         """The mean area under the ROC curves of each class against the rest, 0-1."""
-        return float(np.nanmean(self._ranking[:, 0, 0]))
+        return float(mean_of_known(self._ranking[:, 0, 0]))
 
     @property
     def average_precision(self) -> float:
         """The mean area under the precision-recall curves of each class against the rest, 0-1."""
-        return float(np.nanmean(self._ranking[:, 0, 1]))
+        return float(mean_of_known(self._ranking[:, 0, 1]))
 
     @cached_property
     def confusion_matrix(self) -> npt.NDArray[np.int64]:
@@ -290,7 +204,7 @@ class Evaluation:
         hits, counts = np.diag(self.confusion_matrix).tolist(), self.confusion_matrix.sum(axis=1).tolist()
         called = self.confusion_matrix.sum(axis=0).tolist()
         rows = precision_recall_f1(self.confusion_matrix).tolist()
-        f1_intervals = [percentile_interval(drawn) for drawn in self._drawn_f1().T]
+        f1_intervals = [percentile_interval(drawn) for drawn in self._bootstrap.f1().T]
         ranking = self._ranking[:, 0].tolist()
         return tuple(
             ClassMetrics(
@@ -409,62 +323,13 @@ class Evaluation:
         return plots.save_figure(plots.per_class_figure(self.per_class, dark=dark), path)
 
     @cached_property
-    def _weights(self) -> npt.NDArray[np.float64]:
-        """How often each picture is in each bootstrap sample, the same for every figure."""
-        draws = int(np.clip(_BOOTSTRAP_WORK // max(self.y_prob.size, 1), _FEWEST_DRAWS, _MOST_DRAWS))
-        return bootstrap_weights(len(self), draws)
+    def _bootstrap(self) -> Bootstrap:
+        return Bootstrap(self.y_true, self.y_prob)
 
     @cached_property
     def _ranking(self) -> npt.NDArray[np.float64]:
         """ROC-AUC and average precision of each class, shape (num_classes, 1, 2)."""
-        return self._rank(None)
-
-    def _rank(self, weights: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float64]:
-        labels = range(len(self.class_names))
-        return np.stack([ranking_scores(self.y_true == k, self.y_prob[:, k], weights) for k in labels])
-
-    def _figures(self, weights: npt.NDArray[np.float64] | None) -> dict[str, npt.NDArray[np.float64]]:
-        """Every figure with a bootstrap interval: one value each, or one per bootstrap sample."""
-        if weights is None:
-            ranking = self._ranking
-            return {
-                "balanced_accuracy": np.array([self.balanced_accuracy]),
-                "log_loss": np.array([self.log_loss]),
-                "brier": np.array([self.brier]),
-                "calibration_error": np.array([self.calibration_error]),
-                "roc_auc": _mean_of_known(ranking[:, :, 0]),
-                "average_precision": _mean_of_known(ranking[:, :, 1]),
-            }
-        ranking = self._rank(weights)
-        truth = np.eye(len(self.class_names))[self.y_true]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            recalls = (weights @ (truth * self.right[:, None])) / (weights @ truth)
-        drawn = [np.repeat(np.arange(len(self)), row.astype(np.int64)) for row in weights]
-        return {
-            "balanced_accuracy": _mean_of_known(recalls.T),
-            "log_loss": weights @ log_losses(self.y_true, self.y_prob) / len(self),
-            "brier": weights @ brier_scores(self.y_true, self.y_prob) / len(self),
-            "calibration_error": np.array([calibration_error(self.confidence[d], self.right[d]) for d in drawn]),
-            "roc_auc": _mean_of_known(ranking[:, :, 0]),
-            "average_precision": _mean_of_known(ranking[:, :, 1]),
-        }
-
-    def _drawn_f1(self) -> npt.NDArray[np.float64]:
-        """F1 of each class in each bootstrap sample, shape (draws, num_classes)."""
-        unit = np.eye(len(self.class_names))
-        true, predicted = unit[self.y_true], unit[self.y_pred]
-        hits = self._weights @ (true * predicted)
-        both = self._weights @ (true + predicted)
-        drawn: npt.NDArray[np.float64] = 2 * hits / np.maximum(both, 1)
-        return drawn
-
-
-def _mean_of_known(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the mean over the first axis without NaN; NaN where all are."""
-    known = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        mean: npt.NDArray[np.float64] = np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
-    return mean
+        return rank_classes(self.y_true, self.y_prob)
 
 
 def _plain(value: Any) -> Any:

@@ -21,8 +21,10 @@ __all__ = [
     "confusion_matrix",
     "in_top_k",
     "log_losses",
+    "mean_of_known",
     "percentile_interval",
     "precision_recall_f1",
+    "rank_classes",
     "ranking_scores",
     "reliability",
     "top_k_accuracy",
@@ -205,6 +207,19 @@ def ranking_scores(truth: npt.NDArray[np.bool_], score: Probabilities, weights: 
         called = np.maximum(hits + alarms, np.finfo(np.float64).tiny)
         precision = (recall_steps * (hits / called)).sum(axis=1)
     return np.stack([area, precision], axis=1)
+
+
+def rank_classes(y_true: Labels, y_prob: Probabilities, weights: Floats | None = None) -> Floats:
+    """Return the `ranking_scores` of every class against the rest, shape (num_classes, draws, 2)."""
+    return np.stack([ranking_scores(y_true == k, y_prob[:, k], weights) for k in range(y_prob.shape[1])])
+
+
+def mean_of_known(values: Floats) -> Floats:
+    """Return the mean over the first axis without NaN; NaN where all are."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        mean: Floats = np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
+    return mean
 
 
 def bootstrap_weights(count: int, draws: int, seed: int = 0) -> Floats:

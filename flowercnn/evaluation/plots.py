@@ -18,7 +18,7 @@ import numpy.typing as npt
 from flowercnn.atomic import replace_file
 
 if TYPE_CHECKING:
-    from flowercnn.evaluation.evaluation import ClassMetrics
+    from flowercnn.evaluation.figures import ClassMetrics
     from flowercnn.evaluation.metrics import ReliabilityBin
 
 __all__ = [

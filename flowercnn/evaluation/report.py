@@ -27,7 +27,8 @@ from flowercnn.preprocessing.preprocessing import Preprocessing
 from flowercnn.sources.base import Sample
 
 if TYPE_CHECKING:
-    from flowercnn.evaluation.evaluation import ClassMetrics, Evaluation, Metric
+    from flowercnn.evaluation.evaluation import Evaluation
+    from flowercnn.evaluation.figures import ClassMetrics, Metric
 
 __all__ = ["notebook_html", "report_html"]
 
