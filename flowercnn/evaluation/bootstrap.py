@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,7 @@ class Bootstrap:
 
     def __init__(self, y_true: npt.NDArray[np.int64], y_prob: npt.NDArray[np.floating[Any]]) -> None:
         self._y_true, self._y_prob = y_true, y_prob
-        unit = np.eye(y_prob.shape[1])
-        self._true, self._predicted = unit[y_true], unit[y_prob.argmax(axis=1)]
+        self._y_pred = y_prob.argmax(axis=1)
         draws = int(np.clip(_WORK // max(y_prob.size, 1), _FEWEST_DRAWS, _MOST_DRAWS))
         self._weights = bootstrap_weights(len(y_true), draws)
 
@@ -41,8 +41,9 @@ class Bootstrap:
         """Return each figure about all classes by name, shape (draws,); NaN in samples where it is not defined."""
         weights, count = self._weights, len(self._y_true)
         ranking = rank_classes(self._y_true, self._y_prob, weights)
+        hits, actual, _ = self._counts
         with np.errstate(invalid="ignore", divide="ignore"):
-            recalls = (weights @ (self._true * self._predicted)) / (weights @ self._true)
+            recalls = hits / actual
         return {
             "balanced_accuracy": mean_of_known(recalls.T),
             "log_loss": weights @ log_losses(self._y_true, self._y_prob) / count,
@@ -54,13 +55,19 @@ class Bootstrap:
 
     def f1(self) -> npt.NDArray[np.float64]:
         """Return F1 of each class in each sample, shape (draws, num_classes)."""
-        hits = self._weights @ (self._true * self._predicted)
-        both = self._weights @ (self._true + self._predicted)
-        drawn: npt.NDArray[np.float64] = 2 * hits / np.maximum(both, 1)
+        hits, actual, called = self._counts
+        drawn: npt.NDArray[np.float64] = 2 * hits / np.maximum(actual + called, 1)
         return drawn
+
+    @cached_property
+    def _counts(self) -> tuple[npt.NDArray[np.float64], ...]:
+        """Right, actual and called pictures of each class in each sample, each of shape (draws, num_classes)."""
+        unit = np.eye(self._y_prob.shape[1])
+        true, predicted = unit[self._y_true], unit[self._y_pred]
+        return self._weights @ (true * predicted), self._weights @ true, self._weights @ predicted
 
     def _calibration_errors(self) -> npt.NDArray[np.float64]:
         confidence = self._y_prob.max(axis=1).astype(np.float64)
-        right = (self._true * self._predicted).any(axis=1)
+        right = self._y_pred == self._y_true
         drawn = [np.repeat(np.arange(len(right)), row.astype(np.int64)) for row in self._weights]
         return np.array([calibration_error(confidence[each], right[each]) for each in drawn])

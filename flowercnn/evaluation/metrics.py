@@ -210,12 +210,21 @@ def ranking_scores(truth: npt.NDArray[np.bool_], score: Probabilities, weights: 
 
 
 def rank_classes(y_true: Labels, y_prob: Probabilities, weights: Floats | None = None) -> Floats:
-    """Return the `ranking_scores` of every class against the rest, shape (num_classes, draws, 2)."""
+    """Return the `ranking_scores` of every class against the rest.
+
+    Args:
+        y_true: Shape (n,), int64.
+        y_prob: Shape (n, num_classes).
+        weights: Shape (draws, n), how often each picture counts; by default once.
+
+    Returns:
+        Shape (num_classes, draws, 2), NaN where the class, or the rest, has no picture.
+    """
     return np.stack([ranking_scores(y_true == k, y_prob[:, k], weights) for k in range(y_prob.shape[1])])
 
 
 def mean_of_known(values: Floats) -> Floats:
-    """Return the mean over the first axis without NaN; NaN where all are."""
+    """Return the mean of shape (n, ...) over the first axis without NaN; NaN where all are."""
     known = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         mean: Floats = np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)

@@ -80,7 +80,7 @@ def apply_mixing(pixels: Any, targets: Any, draw: Any, image_size: tuple[int, in
     Args:
         pixels: Tensor of shape (n, height, width, 3), float32.
         targets: Tensor of shape (n, num_classes), float32, rows sum to 1.
-        draw: The two arrays of a `MixingDraw`.
+        draw: The shares and patches of a `MixingDraw`.
         image_size: (height, width) of the pictures.
     """
     import tensorflow as tf
@@ -88,14 +88,14 @@ def apply_mixing(pixels: Any, targets: Any, draw: Any, image_size: tuple[int, in
     shares, patches = draw
     kept = shares[:, None, None, None]
     if patches is not None:
-        kept *= 1 - _inside(patches, image_size)
+        kept = kept * (1 - _inside(patches, image_size))
     share = tf.reduce_mean(kept, axis=(1, 2, 3))[:, None]
     others, other_targets = tf.roll(pixels, 1, axis=0), tf.roll(targets, 1, axis=0)
     return kept * pixels + (1 - kept) * others, share * targets + (1 - share) * other_targets
 
 
 def _inside(patches: Any, image_size: tuple[int, int]) -> Any:
-    """Return 1 for the pixels in each patch, 0 for the others; shape (n, height, width, 1)."""
+    """Return 1 for the pixels in each patch, 0 for the others; shape (n, height, width, 1), float32."""
     import tensorflow as tf
 
     top, bottom, left, right = (patches[:, i : i + 1] for i in range(4))
