@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageStat
 
 from flowercnn.errors import FlowerCNNError
-from flowercnn.parallel import ordered_map, picture_workers
+from flowercnn.parallel import picture_map
 from flowercnn.preprocessing.cache import content_digest
 from flowercnn.preprocessing.decode import decode, is_turned, read_content
 from flowercnn.preprocessing.preprocessing import Preprocessing
@@ -21,7 +21,6 @@ from flowercnn.sources.base import Sample
 __all__ = ["THUMBNAIL_SIDE", "Content", "read_contents"]
 
 THUMBNAIL_SIDE: Final = 32
-_SAMPLES_AT_ONCE: Final = 16  # a thread's errand; handing over each picture by itself costs as much as a small one
 _BLANK_THUMBNAIL: Final = 5.0  # spread of grey values, of 255; the plainest of 1,088 flower photographs has 15
 _BLANK_PICTURE: Final = 12.0
 _JPEG_END: Final = b"\xff\xd9"
@@ -61,14 +60,8 @@ def read_contents(samples: Sequence[Sample], *, description: str, progress: bool
         description: What the progress bar says.
         progress: Whether to show it.
     """
-    workers = picture_workers(samples[0].image) if samples else 1
-    # Where pictures come over a network, waiting is what takes the time.
-    at_once = 1 if samples and callable(samples[0].image) else _SAMPLES_AT_ONCE
-    parts = [samples[start : start + at_once] for start in range(0, len(samples), at_once)]
-    found = ordered_map(
-        lambda part: [_examine(sample) for sample in part], parts, workers=workers, window=4 * workers
-    )
-    contents = (content for part in found for content in part)
+    like = samples[0].image if samples else b""
+    contents = picture_map(_examine, samples, like=like, count=len(samples))
     return tuple(tracked(contents, total=len(samples), description=description, unit="img", enabled=progress))
 
 

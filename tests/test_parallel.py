@@ -8,13 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowercnn.parallel import ordered_map
+from flowercnn.parallel import cpu_count, ordered_map, picture_map
 
 
-@given(st.lists(st.integers(), max_size=40), st.integers(1, 4), st.integers(1, 9))
+@given(st.lists(st.integers(), max_size=40), st.integers(1, 4), st.integers(1, 9), st.integers(1, 12))
 @settings(deadline=None, max_examples=30)
-def test_results_come_in_order_whatever_the_threads(items: list[int], workers: int, window: int) -> None:
-    assert list(ordered_map(lambda x: x * 2, items, workers=workers, window=window)) == [x * 2 for x in items]
+def test_results_come_in_order_whatever_the_threads(
+    items: list[int], workers: int, window: int, at_once: int
+) -> None:
+    results = ordered_map(lambda x: x * 2, items, workers=workers, window=window, at_once=at_once)
+    assert list(results) == [x * 2 for x in items]
 
 
 def test_no_more_items_are_taken_than_the_window_allows() -> None:
@@ -30,6 +33,33 @@ def test_no_more_items_are_taken_than_the_window_allows() -> None:
     time.sleep(0.05)
     assert len(taken) <= 6
     stream.close()  # type: ignore[attr-defined]  # it is a generator
+
+
+def test_several_at_once_are_still_no_more_than_the_window_allows() -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    stream = ordered_map(lambda x: x, items(), workers=2, window=12, at_once=3)
+    next(stream)
+    time.sleep(0.05)
+    assert len(taken) == 12 + 3
+    stream.close()  # type: ignore[attr-defined]  # it is a generator
+
+
+def test_even_few_pictures_give_every_thread_something_to_do() -> None:
+    meeting = threading.Barrier(cpu_count())  # opens when all threads wait at it
+    found = picture_map(lambda _: meeting.wait(timeout=10), range(cpu_count()), like=b"", count=cpu_count())
+    assert sorted(found) == list(range(cpu_count()))
+
+
+def test_a_picture_that_comes_by_network_is_read_while_others_wait() -> None:
+    meeting = threading.Barrier(16)
+    found = picture_map(lambda _: meeting.wait(timeout=10), range(160), like=lambda: b"", count=160)
+    assert len(list(found)) == 160
 
 
 def test_an_error_comes_where_its_result_would_have_come() -> None:

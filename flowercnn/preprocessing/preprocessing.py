@@ -7,16 +7,17 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from flowercnn.errors import ConfigurationError, ImageError, few
-from flowercnn.parallel import ordered_map, picture_workers
+from flowercnn.parallel import picture_map
 from flowercnn.preprocessing.cache import PixelCache
 from flowercnn.preprocessing.decode import decode, read_content
 from flowercnn.preprocessing.geometry import ResizeMode, resize
@@ -28,6 +29,8 @@ __all__ = ["BadImages", "Preprocessing"]
 
 BadImages = Literal["error", "skip"]
 """What to do about pictures that cannot be decoded: one error that names them all, or leave them out."""
+
+R = TypeVar("R")
 
 _LARGEST_SIDE: Final = 8192
 _CODE_VERSION: Final = 3  # part of every cache entry's name: raise it when the pixels change
@@ -119,7 +122,11 @@ class Preprocessing:
         """
         if isinstance(images, Sequence) and len(images) == 1:  # threads would only add time
             return iter([self._decode_or_error(images[0])])
-        return self._parallel(self._decode_or_error, images)
+        iterator = iter(images)
+        first = next(iterator, None)
+        if first is None:
+            return iter(())
+        return picture_map(self._decode_or_error, chain((first,), iterator), like=first)
 
     def load(
         self, samples: Sequence[Sample], *, bad_images: BadImages = "error", progress: bool = True
@@ -158,8 +165,7 @@ class Preprocessing:
         array = np.empty((len(samples), *self.image_size, 3), dtype=np.uint8)
         errors: dict[int, ImageError] = {}
         filled = 0
-        results = self._parallel(self._decode_or_error, (sample.image for sample in samples))
-        for index, result in enumerate(_shown(results, len(samples), progress=progress)):
+        for index, result in enumerate(_decoded(self._decode_or_error, samples, progress=progress)):
             if isinstance(result, ImageError):
                 errors[index] = result
             else:
@@ -179,8 +185,7 @@ class Preprocessing:
 
         paths: list[Path] = []
         errors: dict[int, ImageError] = {}
-        results = self._parallel(entry_or_error, (sample.image for sample in samples))
-        for index, result in enumerate(_shown(results, len(samples), progress=progress)):
+        for index, result in enumerate(_decoded(entry_or_error, samples, progress=progress)):
             if isinstance(result, ImageError):
                 errors[index] = result
             else:
@@ -197,28 +202,16 @@ class Preprocessing:
         picture = decode(content, background=self.background, max_pixels=self.max_pixels, at_least=self.image_size)
         return np.array(resize(picture, self.image_size, self.resize, self.background), dtype=np.uint8)
 
-    def _parallel(self, function: Any, images: Iterable[ImageInput]) -> Iterator[Any]:
-        """Map in order over threads: as many as processors, or more where pictures come over a network."""
-        iterator = iter(images)
-        first = next(iterator, None)
-        if first is None:
-            return iter(())
-        workers = picture_workers(first)
-        return ordered_map(function, _chain(first, iterator), workers=workers, window=4 * workers)
-
     def _fingerprint(self) -> str:
         """Return a name for all that decides about pixels; another one means other pixels."""
         settings = json.dumps([_CODE_VERSION, self.to_dict()], sort_keys=True)
         return hashlib.blake2b(settings.encode(), digest_size=8).hexdigest()
 
 
-def _chain(first: ImageInput, rest: Iterator[ImageInput]) -> Iterator[ImageInput]:
-    yield first
-    yield from rest
-
-
-def _shown(results: Iterator[Any], total: int, *, progress: bool) -> Iterator[Any]:
-    return tracked(results, total=total, description="Decoding", unit="img", enabled=progress)
+def _decoded(function: Callable[[ImageInput], R], samples: Sequence[Sample], *, progress: bool) -> Iterator[R]:
+    images = (sample.image for sample in samples)
+    results = picture_map(function, images, like=samples[0].image if samples else b"", count=len(samples))
+    return tracked(results, total=len(samples), description="Decoding", unit="img", enabled=progress)
 
 
 def _check_image_size(image_size: Any) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from flowercnn.models.features import head_of
 from flowercnn.models.keras3 import import_keras
 from flowercnn.models.recipe import Recipe
 from flowercnn.overlaps import names_and_links
-from flowercnn.parallel import ordered_map, picture_workers
+from flowercnn.parallel import picture_map
 from flowercnn.prediction.extractor import Extractor
 from flowercnn.preprocessing.preprocessing import BadImages, Preprocessing
 from flowercnn.preprocessing.views import Views
@@ -87,8 +87,8 @@ def compute_features(
         except ImageError as error:
             return error
 
-    workers = picture_workers(waiting[0].image) if waiting else 1
-    stream = extractor.stream(ordered_map(seen, waiting, workers=workers, window=4 * workers))
+    like = waiting[0].image if waiting else b""
+    stream = extractor.stream(picture_map(seen, waiting, like=like))
     shown = tracked(stream, total=len(waiting), description="Features", unit="img", enabled=progress)
     try:
         for sample, result in zip(waiting, shown, strict=True):
