@@ -50,9 +50,9 @@ def ordered_map(
 ) -> Iterator[B]:
     """Yield ``function(item)`` for each item, in order.
 
-    At most ``window`` results are under way or waiting at any time, however slow the consumer is. Threads are handed
-    ``at_once`` items at a time; an exception of ``function`` is raised where their results would have come. Closing
-    the iterator cancels what has not begun.
+    Threads are handed ``at_once`` items at a time. However slow the consumer is, at most ``window`` results are under
+    way or waiting, besides those handed back together that it is taking. An exception of ``function`` is raised where
+    the results of its items would have come. Closing the iterator cancels what has not begun.
     """
     remaining = iter(items)
     errands = iter(lambda: list(islice(remaining, at_once)), [])
