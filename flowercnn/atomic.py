@@ -9,7 +9,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["replace_file", "replace_folder"]
+__all__ = ["can_be_written", "replace_file", "replace_folder"]
+
+
+def can_be_written(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file could be written there, as far as can be told without writing; folders would be made."""
+    target = Path(path).absolute()
+    above = next(folder for folder in target.parents if folder.exists())
+    return above.is_dir() and os.access(above, os.W_OK | os.X_OK) and not target.is_dir()
 
 
 def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:

@@ -120,7 +120,7 @@ class AuditReport:
 
     @property
     def unusable(self) -> tuple[tuple[str, str], ...]:
-        """Key and reason of each picture that cannot be decoded."""
+        """Key and reason of each picture that cannot be decoded, or has no end."""
         return tuple((f.keys[0], f.detail) for f in self.of("unreadable", "truncated"))
 
     @property
@@ -275,6 +275,8 @@ def _of_copies(
 
 def _of_classes(dataset: Dataset, contents: Sequence[Content], near: Sequence[tuple[int, int]]) -> Iterator[Finding]:
     counts = {name: count for name, count in dataset.class_counts().items() if count}
+    if not counts:
+        return
     largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
     if counts[largest] >= _IMBALANCE * counts[smallest]:
         detail = f"{largest}: {counts[largest]} pictures, {smallest}: {counts[smallest]}"
@@ -299,7 +301,8 @@ def _labels(samples: Sequence[Sample], group: Sequence[int]) -> str:
 
 def _headline(report: AuditReport) -> str:
     counts = report.class_counts.values()
-    return f"{report.samples} pictures of {len(counts)} classes, {min(counts)} to {max(counts)} per class"
+    spread = f", {min(counts)} to {max(counts)} per class" if counts else ""
+    return f"{report.samples} pictures of {len(counts)} classes{spread}"
 
 
 def _told(finding: Finding) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowercnn import __version__
+from flowercnn.errors import FlowerCNNError, printable
 
 if TYPE_CHECKING:
     from flowercnn.prediction.prediction import Prediction
@@ -23,12 +24,10 @@ class _Commands(click.Group):
     """Shows the library's own errors as a sentence instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from flowercnn.errors import FlowerCNNError
-
         try:
             return super().invoke(ctx)
         except FlowerCNNError as error:
-            message = "\n".join(_printable(line) for line in str(error).splitlines())
+            message = "\n".join(printable(line) for line in str(error).splitlines())
             raise click.ClickException(message) from error
 
 
@@ -41,6 +40,22 @@ def main(ctx: click.Context, *, quiet: bool) -> None:
     ctx.obj = not quiet
     # TensorFlow greets with a page of notices on stderr; those who want them can set this themselves.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _check_report(_context: click.Context, _option: click.Parameter, path: str | None) -> str | None:
+    """Find out before hours of training that the report could not be written."""
+    from flowercnn.atomic import can_be_written
+
+    if path is not None and Path(path).suffix not in (".html", ".json"):
+        raise click.BadParameter(f"it must end in .html or .json. Received: {path}")
+    if path is not None and not can_be_written(path):
+        raise click.BadParameter(f"it must be in a folder that can be written. Received: {path}")
+    return path
+
+
+_REPORT = click.option(
+    "--report", type=click.Path(), callback=_check_report, help="Write the test figures to this .html or .json file."
+)
 
 
 def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,7 +82,7 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--val", default=0.1, show_default=True, help="Share of pictures to watch while training.")
 @click.option("--test", default=0.2, show_default=True, help="Share of pictures kept for the final figure.")
 @click.option("--skip-bad-images", is_flag=True, help="Leave out pictures that cannot be decoded.")
-@click.option("--report", type=click.Path(dir_okay=False), help="Write the test figures to this .html or .json file.")
+@_REPORT
 @_training_options
 @click.pass_obj
 def train(
@@ -100,6 +115,8 @@ def train(
         click.echo(f"Test {run.evaluation.summary()}")
         if report is not None:
             click.echo(f"Report: {run.evaluation.save_report(report)}")
+    elif report is not None:
+        click.echo("No report: there were no test pictures.", err=True)
     click.echo(f"Model: {out}")
     click.echo(f"Next: flowercnn predict {out} PICTURE...")
 
@@ -134,7 +151,7 @@ def predict(model: str, pictures: tuple[str, ...], top: int, *, as_json: bool, t
 @main.command()
 @click.argument("model", type=click.Path())
 @click.argument("source")
-@click.option("--report", type=click.Path(dir_okay=False), help="Write the figures to this .html or .json file.")
+@_REPORT
 @click.option("--skip-bad-images", is_flag=True, help="Leave out pictures that cannot be decoded.")
 @click.pass_obj
 def evaluate(
@@ -231,7 +248,13 @@ def sources() -> None:
 
 
 @main.command()
-@click.option("--out", default="flowercnn-demo", show_default=True, help="The folder to write into.")
+@click.option(
+    "--out",
+    default="flowercnn-demo",
+    type=click.Path(file_okay=False),
+    show_default=True,
+    help="The folder to write into.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the flowers, the split and the training.")
 @click.pass_obj
 def demo(progress: bool, /, out: str, seed: int) -> None:  # noqa: FBT001 - click passes it
@@ -242,17 +265,12 @@ def demo(progress: bool, /, out: str, seed: int) -> None:  # noqa: FBT001 - clic
 
 
 def _as_line(prediction: Prediction, top: int) -> str:
-    key = _printable(prediction.key)
+    key = printable(prediction.key)
     if prediction.error is not None:
-        return f"{key}\terror: {_printable(prediction.error)}"
+        return f"{key}\terror: {printable(prediction.error)}"
     if prediction.reason is not None:
         return f"{key}\tunknown: {prediction.reason}"
     return "\t".join([key, *(f"{name} {share:.1%}" for name, share in prediction.top(top))])
-
-
-def _printable(text: str) -> str:
-    """Escape what could forge lines or colours of a terminal: names of files may hold anything."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _as_json(prediction: Prediction, top: int) -> str:

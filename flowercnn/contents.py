@@ -121,4 +121,5 @@ def _has_no_end(content: bytes | Image.Image, format_: str | None) -> bool:
     """Whether the mark that ends a JPEG is missing; within the coded picture it cannot occur."""
     if not isinstance(content, bytes) or format_ not in ("JPEG", "MPO"):
         return False
-    return content.rfind(_JPEG_END) < len(content) // 2
+    filled = content.rstrip(b"\0")  # some programs fill up what they write
+    return filled.rfind(_JPEG_END) < len(filled) // 2

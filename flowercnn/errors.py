@@ -75,6 +75,11 @@ def closest(name: object, known: Iterable[str]) -> str:
 
 def few(items: Collection[object], limit: int = 10) -> str:
     """Return the first ``limit`` items in one line, and how many more there are."""
-    shown = ", ".join(str(item) for item in list(items)[:limit])
+    shown = ", ".join(printable(str(item)) for item in list(items)[:limit])
     more = len(items) - limit
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def printable(text: str) -> str:
+    """Escape what could forge lines or colours of a terminal: names of files may hold anything."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

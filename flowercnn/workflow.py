@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from flowercnn.atomic import can_be_written
 from flowercnn.dataset import Dataset, Duplicates
 from flowercnn.errors import ConfigurationError, TrainingError
 from flowercnn.evaluation.evaluation import Evaluation, evaluate, pooled
 from flowercnn.evaluation.kept import keep_evaluation, kept_evaluation
 from flowercnn.evaluation.labels import LabelIssue, label_issues
+from flowercnn.models.backbones import is_backbone
 from flowercnn.prediction.calibrate import calibrate
+from flowercnn.prediction.modelfile import check_can_be_saved
 from flowercnn.sources.base import DataSource
 from flowercnn.sources.plugins import as_source
 from flowercnn.splits import Fold, Splits, check_fractions
@@ -83,6 +86,8 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
     automatic = model == "auto" if isinstance(model, str) else False
     trainer = _make_trainer("fast" if automatic else model, seed, settings)
     dataset = Dataset.from_source(as_source(source))
+    if out is not None and not automatic and not is_backbone(model):
+        check_can_be_saved(trainer.untrained(dataset.num_classes))
     splits = _split(dataset, val=val, test=test, seed=seed, duplicates=duplicates, progress=progress)
     reason: tuple[str, ...] = ()
     if automatic:
@@ -264,5 +269,5 @@ def _check_out(out: str | os.PathLike[str] | None) -> None:
     path = Path(out)
     if path.suffix not in (".keras", ".h5"):
         raise ConfigurationError(f"out must end in .keras or .h5. Received: out={str(out)!r}")
-    if path.is_dir():
-        raise ConfigurationError(f"out must be a file, not a folder. Received: out={str(out)!r}")
+    if not can_be_written(path):
+        raise ConfigurationError(f"out must be a file in a folder that can be written. Received: out={str(out)!r}")

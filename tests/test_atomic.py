@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flowercnn.atomic import replace_file
+from flowercnn.atomic import can_be_written, replace_file
 
 
 def test_a_file_is_written_with_the_folders_it_needs(tmp_path: Path) -> None:
@@ -35,3 +35,11 @@ def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
 
     replace_file(tmp_path / "x.keras", write)
     assert suffixes == [".keras"]
+
+
+def test_it_can_be_told_beforehand_whether_a_file_could_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert can_be_written(tmp_path / "new" / "folder" / "x.keras")
+    assert can_be_written(tmp_path / "file")
+    assert not can_be_written(tmp_path / "file" / "x.keras")
+    assert not can_be_written(tmp_path)

@@ -99,6 +99,18 @@ def test_a_picture_that_only_lacks_its_end_mark_is_cut_short(folder: Path) -> No
     assert [finding.keys for finding in audited(folder).of("truncated")] == [("a/0.jpg",)]
 
 
+def test_a_picture_with_zeros_after_its_end_is_whole(folder: Path) -> None:
+    path = folder / "a" / "0.jpg"
+    path.write_bytes(path.read_bytes() + bytes(3 * path.stat().st_size))
+    assert audited(folder).clean
+
+
+def test_nothing_has_nothing_wrong(coloured: fc.Dataset) -> None:
+    report = coloured.split(val=0, progress=False).val.audit(progress=False)
+    assert report.clean
+    assert report.summary() == "0 pictures of 3 classes, 0 to 0 per class\nNothing found."
+
+
 def test_near_duplicates_under_two_labels_are_a_conflict(pictures: Any, folder: Path) -> None:
     pictures.copy_of(Image.open(folder / "b" / "3.jpg"), 2).save(folder / "a" / "copy.jpg")
     assert [f.keys for f in audited(folder).of("label_conflict")] == [("a/copy.jpg", "b/3.jpg")]

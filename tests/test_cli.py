@@ -78,6 +78,32 @@ def test_audit_tells_and_changes_nothing(photo_folder: Path) -> None:
     assert "red/broken.jpg" in result.output
 
 
+def test_keys_forge_no_lines_of_an_audit(photo_folder: Path) -> None:
+    (photo_folder / "red" / "0\nNothing found.png").write_bytes(b"x")
+    assert "0\\nNothing found.png" in run_command("audit", photo_folder).output
+
+
+@pytest.mark.parametrize("report", ["r.txt", f"{__file__}/r.html"])
+def test_a_report_that_could_not_be_written_is_found_before_anything_else(model: Path, report: str) -> None:
+    for command in (("train", "no such folder"), ("evaluate", model, "no such folder")):
+        result = run_command(*command, "--report", report)
+        assert result.exit_code == 2
+        assert "'--report'" in result.output
+
+
+def test_a_report_without_test_pictures_is_not_silently_left_out(photo_folder: Path, tmp_path: Path) -> None:
+    options = ["--model", "article", "--epochs", 1, "--image-size", 24, 24, "--test", 0]
+    result = run_command(
+        "train", photo_folder, "--out", tmp_path / "m.keras", "--report", tmp_path / "r.html", *options
+    )
+    assert result.exit_code == 0
+    assert "No report" in result.output
+
+
+def test_a_demo_cannot_go_into_a_file() -> None:
+    assert run_command("demo", "--out", __file__).exit_code == 2
+
+
 def test_export_writes_the_other_format(model: Path, tmp_path: Path) -> None:
     result = run_command("export", model, tmp_path / "m.keras")
     assert result.exit_code == 0, result.output

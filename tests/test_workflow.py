@@ -58,6 +58,7 @@ def test_no_test_part_is_no_evaluation(photo_folder: Path) -> None:
     [
         ({"out": "model.pt"}, ".keras or .h5"),
         ({"out": "."}, ".keras or .h5"),
+        ({"out": f"{__file__}/model.keras"}, "folder that can be written"),
         ({"val": 0.5, "test": 0.5}, "below 1"),
         ({"epoch": 3}, "no argument 'epoch'"),
         ({"model": "fst"}, "Did you mean 'fast'"),
@@ -67,6 +68,22 @@ def test_no_test_part_is_no_evaluation(photo_folder: Path) -> None:
 def test_wrong_arguments_are_found_before_anything_is_read(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(fc.ConfigurationError, match=reason):
         fc.train("a folder that does not exist", **settings)
+
+
+def test_a_network_that_cannot_be_saved_is_found_before_training(photo_folder: Path, tmp_path: Path) -> None:
+    from flowercnn.models.keras3 import import_keras
+
+    keras = import_keras()
+
+    class Half(keras.layers.Layer):  # type: ignore[misc, name-defined]  # Keras has no types
+        def call(self, inputs: Any) -> Any:
+            return inputs / 2
+
+    end = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, activation="softmax")]
+    own = keras.Sequential([keras.Input((24, 24, 3)), Half(), *end])
+    settings: dict[str, Any] = {"model": own, "epochs": 10**6, "progress": False}
+    with pytest.raises(fc.ModelFileError, match="Half"):
+        fc.train(photo_folder, out=tmp_path / "model.keras", **settings)
 
 
 @pytest.mark.parametrize("source", [3, None, object()])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.atomic import replace_file
+from flowercnn.atomic import can_be_written, replace_file
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, DataError, ImageError, few
 from flowercnn.evaluation import plots
@@ -298,11 +298,13 @@ class Evaluation:
         figures are written beside it, to a file of the same name that ends in ``.json``.
 
         Raises:
-            ConfigurationError: If the suffix is another.
+            ConfigurationError: If the suffix is another, or the file cannot be written there.
         """
         target = Path(path)
         if target.suffix not in (".html", ".json"):
             raise ConfigurationError(f"A report's name must end in .html or .json. Received: path={str(path)!r}")
+        if not can_be_written(target):
+            raise ConfigurationError(f"A report's folder must be one that can be written. Received: {str(path)!r}")
         figures = json.dumps(self.to_dict(), indent=1, allow_nan=False)
         replace_file(target.with_suffix(".json"), lambda temporary: temporary.write_text(figures, encoding="utf-8"))
         if target.suffix == ".html":

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
+
 from flowercnn.errors import ConfigurationError, UnknownNameError, closest
 from flowercnn.models.article import build_article
 from flowercnn.models.backbones import PREFIX, backbone_builders, build_backbone, is_backbone
@@ -21,16 +23,27 @@ from flowercnn.preprocessing.augment import Augmentation
 from flowercnn.preprocessing.mixing import Mixing
 from flowercnn.preprocessing.preprocessing import Preprocessing
 
-__all__ = ["Builder", "build_model", "list_models", "recipe_of", "register_model"]
+__all__ = [
+    "Builder",
+    "build_model",
+    "check_probabilities",
+    "check_shapes",
+    "list_models",
+    "recipe_of",
+    "register_model",
+]
 
 Builder = Callable[..., Any]
 """A function ``(image_size, num_classes, **options)`` that returns a Keras model."""
+
+_OFF_BY_ROUNDING: Final = 0.02  # of a sum of probabilities, in bfloat16
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     builder: Builder
     recipe: Recipe
+    is_foreign: bool = False  # registered by the user: what it builds is looked at
 
 
 _FAST: Final = Recipe(
@@ -136,7 +149,7 @@ def register_model(name: str, builder: Builder, *, recipe: Recipe | None = None,
         )
     if name in _REGISTRY and not overwrite:
         raise ConfigurationError(f"A model named {name!r} is registered already. Pass overwrite=True to replace it.")
-    _REGISTRY[name] = _Entry(builder, recipe or Recipe())
+    _REGISTRY[name] = _Entry(builder, recipe or Recipe(), is_foreign=True)
 
 
 def build_model(name: str, *, image_size: tuple[int, int], num_classes: int, seed: int = 0, **options: Any) -> Any:
@@ -168,6 +181,8 @@ def build_model(name: str, *, image_size: tuple[int, int], num_classes: int, see
     with seeded_weights(seed):
         model = entry.builder(size, classes, **options)
     check_shapes(model, name, size, classes)
+    if entry.is_foreign:
+        check_probabilities(model, name)
     return model
 
 
@@ -183,6 +198,21 @@ def check_shapes(model: Any, name: str, image_size: tuple[int, int], num_classes
         raise ConfigurationError(
             f"{name} must be a Keras model from {expected[0]} to {expected[1]}. "
             f"Received: {received[0]} to {received[1]}"
+        )
+
+
+def check_probabilities(model: Any, name: str) -> None:
+    """Refuse models that return something else than probabilities, told by two pictures of noise.
+
+    Raises:
+        ConfigurationError: If a number is negative, or those of a picture do not sum to 1.
+    """
+    noise = np.random.default_rng(0).uniform(0, 255, (2, *model.input_shape[1:])).astype(np.float32)
+    rows = np.asarray(model(noise, training=False)).astype(np.float32)
+    if not (rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=_OFF_BY_ROUNDING)):
+        raise ConfigurationError(
+            f"{name} must return probabilities, numbers of at least 0 that sum to 1 for each picture. End it with "
+            f"keras.layers.Dense({rows.shape[1]}, activation='softmax'). Received, for noise: {rows[0].tolist()}"
         )
 
 

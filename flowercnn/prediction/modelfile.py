@@ -109,6 +109,19 @@ class ModelFile:
         return stripped
 
 
+def check_can_be_saved(model: Any) -> None:
+    """Refuse a Keras model that this library would refuse to load.
+
+    Raises:
+        ModelFileError: If it has layers that are not Keras's own.
+    """
+    try:
+        config = json.loads(model.to_json())
+    except (NotImplementedError, TypeError, ValueError) as error:  # of layers that cannot describe themselves
+        raise ModelFileError(f"this model has layers that Keras cannot save: {error}") from error
+    check_network(config, "this model")
+
+
 def write_model(
     path: str | os.PathLike[str], model: Any, description: Description, *, litert: bytes | None = None
 ) -> Path:
@@ -131,8 +144,8 @@ def write_model(
     target = Path(path)
     if target.suffix not in (".keras", ".h5"):
         raise ModelFileError(f"{target}: the name of a model file must end in .keras or .h5.")
+    check_can_be_saved(model)
     model = copy_model(model)  # a compiled model would take its optimizer along
-    check_network(json.loads(model.to_json()), "this model")
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise ModelFileError(f"{target}: the network has weights that are NaN or infinite; it is not saved.")
     text = description.to_json()

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Final, Self
@@ -24,6 +25,7 @@ from flowercnn.sources.memory import InMemory
 __all__ = ["from_arrays", "from_huggingface", "from_tensorflow"]
 
 _BATCHED_PIXELS: Final = 4  # dimensions of (batch, height, width, channels)
+_ENDLESS: Final = -1  # tf.data.INFINITE_CARDINALITY
 
 
 def from_arrays(
@@ -56,13 +58,16 @@ def from_arrays(
         pictures = pictures[..., 0]
     names = None if class_names is None else tuple(class_names)
     given = np.asarray(labels)
+    count = 0
     if given.ndim == 2 and given.shape[1] > 1:  # noqa: PLR2004 - one-hot
-        given = given.argmax(axis=1)
+        given, count = given.argmax(axis=1), given.shape[1]
     elif given.ndim == 2:  # noqa: PLR2004 - a column
         given = given[:, 0]
+    if np.issubdtype(given.dtype, np.floating) and (given == np.rint(given)).all():
+        given = given.astype(np.int64)
     text = [_class_name(label, names) for label in given.tolist()]
     if names is None and np.issubdtype(given.dtype, np.integer):
-        names = tuple(map(str, range(int(given.max()) + 1))) if given.size else None
+        names = tuple(map(str, range(max(count, int(given.max()) + 1)))) if given.size else None
     return InMemory(pictures, text, class_names=names)
 
 
@@ -91,6 +96,10 @@ def from_tensorflow(
     if not isinstance(shape, tuple) or len(shape) != 2:  # noqa: PLR2004 - (image, label)
         raise ConfigurationError(
             f"dataset must be a tf.data.Dataset with elements (image, label). Received: {shape or type(dataset)!r}"
+        )
+    if int(dataset.cardinality()) == _ENDLESS:
+        raise ConfigurationError(
+            f"dataset must end; repeat() without a number makes one that does not. Received: {dataset!r}"
         )
     names = class_names if class_names is not None else getattr(dataset, "class_names", None)
     return _TensorFlow(dataset, None if names is None else tuple(names), value_range)
@@ -248,7 +257,12 @@ class _TensorFlow:
                 raise SourceError(f"The tf.data.Dataset failed ({type(error).__name__}: {error}).") from error
             if isinstance(pictures, bytes) or np.ndim(pictures) == _BATCHED_PIXELS - 1:
                 pictures, labels = [pictures], [labels]
-            yield np.asarray(pictures), labels
+            batch = np.asarray(pictures)
+            if batch.ndim not in (1, _BATCHED_PIXELS):  # encoded pictures, or pixels
+                raise ConfigurationError(
+                    f"A picture must be of shape (height, width, 1, 3 or 4). Received: {batch.shape}"
+                )
+            yield batch, labels
 
 
 class _Spool:
@@ -352,14 +366,17 @@ def _class_name(label: Any, names: Sequence[str] | None) -> str | None:
     """Return the name of a class given by name or number; ``None`` for none, which some libraries number -1."""
     if label is None or label == -1:
         return None
+    if isinstance(label, bytes):
+        label = label.decode("utf-8", "backslashreplace")
     if isinstance(label, str):
         return label or None
-    if not float(label).is_integer() or label < 0:
+    number = float(label) if isinstance(label, Real) else np.nan
+    if not number.is_integer() or number < 0:
         raise ConfigurationError(f"A label must be a name or a number from 0. Received: {label!r}")
     if names is None:
-        return str(int(label))
-    if label >= len(names):
+        return str(int(number))
+    if number >= len(names):
         raise ConfigurationError(
             f"class_names must have a name for every label. Received: {len(names)} names, label {label!r}"
         )
-    return str(names[int(label)])
+    return str(names[int(number)])

@@ -48,6 +48,7 @@ DEEPEST: Final = 64
 
 _ZIP_HEADER: Final = struct.Struct("<4s22xHH")  # of a member: signature, length of name, length of extra field
 _ENCRYPTED: Final = 0x1
+_OF_ARCHIVES: Final = (zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, EOFError)
 
 
 class ByteSource(Protocol):
@@ -140,13 +141,13 @@ class ArchivedPicture:
 
 
 def is_archive(path: str) -> bool:
-    """Return whether a path or URL ends like a zip or tar archive."""
-    return path.lower().endswith(_PLAIN_SUFFIXES + _COMPRESSED_TAR_SUFFIXES)
+    """Return whether a path or URL ends like a zip or tar archive, whatever its query."""
+    return shown(path).lower().endswith(_PLAIN_SUFFIXES + _COMPRESSED_TAR_SUFFIXES)
 
 
 def is_compressed_tar(path: str) -> bool:
     """Return whether a path or URL ends like a tar that has to be unpacked before parts of it can be read."""
-    return path.lower().endswith(_COMPRESSED_TAR_SUFFIXES)
+    return shown(path).lower().endswith(_COMPRESSED_TAR_SUFFIXES)
 
 
 def open_archive(path: str) -> ListedTree:
@@ -197,8 +198,8 @@ def list_archive(file: BinaryIO, where: str, source: ByteSource, size: int, *, i
                 tree.add_other(member.name)
     except SourceError:
         raise
-    except Exception as error:  # zipfile and tarfile raise anything on damaged archives
-        raise _unreadable(where, error) from error
+    except Exception as error:  # noqa: BLE001 - zipfile and tarfile raise anything on damaged archives
+        raise _unreadable(where, error) from None
     if refused:
         raise SourceError(
             f"{where}: the archive holds what is refused: {few(refused)}. Unpack it with a tool you trust and pack "
@@ -248,13 +249,13 @@ def unpacked_tar(file: BinaryIO, where: str, version: str, packed: int) -> Path:
         replace_file(target, write)
     except SourceError:
         raise
-    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - those of the server that sends it, too
         if isinstance(error, OSError) and error.errno is not None:  # the decompressors' own have no number
             raise SourceError(
                 f"{shown(where)}: cannot be unpacked to {target} ({error.strerror}). See that there is space on the "
                 "disk."
-            ) from error
-        raise _unreadable(where, error) from error
+            ) from None
+        raise _unreadable(where, error) from None
     for older in folder.glob(f"{archive}-*.tar"):
         if older != target:
             older.unlink(missing_ok=True)
@@ -263,9 +264,10 @@ def unpacked_tar(file: BinaryIO, where: str, version: str, packed: int) -> Path:
 
 def _decompressed(where: str, file: BinaryIO) -> IO[bytes]:
     """Return the content of a compressed file, told by the end of its name."""
-    if where.lower().endswith("gz"):
+    name = shown(where).lower()
+    if name.endswith("gz"):
         return cast("IO[bytes]", gzip.GzipFile(fileobj=file))
-    return lzma.LZMAFile(file) if where.lower().endswith("xz") else bz2.BZ2File(file)
+    return lzma.LZMAFile(file) if name.endswith("xz") else bz2.BZ2File(file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,5 +366,8 @@ def _checked_name(name: str) -> tuple[str, str]:
 def _unreadable(where: str, error: Exception) -> SourceError:
     if isinstance(error, SourceError):
         return error
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    reason = error.strerror if isinstance(error, OSError) else None
+    if "://" not in where or isinstance(error, _OF_ARCHIVES):  # what others say may have the URL, with a password
+        reason = reason or str(error)
+    reason = reason or type(error).__name__
     return SourceError(f"{shown(where)}: the archive cannot be read ({reason}). Download or pack it again.")

@@ -76,15 +76,15 @@ class Download:
             raise SourceError(f"{target}: the file is missing, and download=False. {self._by_hand(folder)}")
         try:
             return self._retrieve(source, name, folder)
-        except ValueError as error:
+        except ValueError:
             raise SourceError(
                 f"{shown(source)}: what the server sends is not the official file (its checksum is another). "
                 f"{self._by_hand(folder)}"
-            ) from error
+            ) from None  # what pooch and requests say has the whole URL, perhaps with a password
         except OSError as error:  # those of requests too
             raise SourceError(
                 f"{shown(source)}: cannot be downloaded ({_reason(error)}). {self._by_hand(folder)}"
-            ) from error
+            ) from None
 
     def _retrieve(self, source: str, name: str, folder: Path) -> Path:
         import pooch

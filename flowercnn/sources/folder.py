@@ -49,7 +49,7 @@ class ImageFolder:
     A zip or tar archive is read in place and nothing of it is written anywhere; only a compressed tar is unpacked
     into one plain tar in the cache. These rules come on top:
 
-    - If all is in one folder that holds nothing but folders, that folder is the root.
+    - If all pictures are in one folder, but none directly in it, and folders are in it, that folder is the root.
     - Links and archives within the archive are passed over. Names that would lead out of a folder (absolute ones,
       ``..``) are an error, and so are pictures that unpack to more than 1 GiB, or to more than 64 MiB and 200 times
       their size, and encrypted ones.
@@ -105,8 +105,10 @@ class ImageFolder:
         tree = self._tree()
         passed_over: Counter[str] = Counter()
         found = False
+        root = tree.real(tree.root)
+        above = frozenset() if root is None else frozenset([root])
         for class_name, folder, prefix, split in self._class_folders(tree):
-            pictures = _pictures(tree, folder, prefix, passed_over)
+            pictures = _pictures(tree, folder, prefix, passed_over, above)
             for key, image in sorted(pictures, key=_NAME):
                 found = True
                 yield Sample(key, class_name, image, None, split)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from flowercnn.errors import ConfigurationError, FlowerCNNError, SourceError, UnknownNameError, closest, few
 from flowercnn.sources.base import DataSource
+from flowercnn.sources.url import shown
 
 __all__ = ["RegisteredSource", "as_source", "list_sources", "open_source", "registered_sources"]
 
@@ -113,7 +114,7 @@ def as_source(source: DataSource | str | os.PathLike[str]) -> DataSource:
 
 
 def _open_path(path: str) -> DataSource:
-    if path.lower().endswith(_TABLE_SUFFIXES) and not os.path.isdir(path):  # noqa: PTH112
+    if shown(path).lower().endswith(_TABLE_SUFFIXES) and not os.path.isdir(path):  # noqa: PTH112
         return _table(path)
     if os.path.isfile(path):  # noqa: PTH113
         from flowercnn.sources.archive import is_archive

@@ -141,7 +141,7 @@ def open_remote_tree(url: str, options: StorageOptions) -> ListedTree:
         tree = _open_remote_archive(rest, options, is_zip=kind == "zip")
         return tree.below(inside) if inside.strip("/") else tree
     if is_archive(url):
-        return _open_remote_archive(url, options, is_zip=url.lower().endswith(".zip"))
+        return _open_remote_archive(url, options, is_zip=shown(url).lower().endswith(".zip"))
     system, root = _system(url, options)
     tree = ListedTree(shown(url))
     for path in _persistently(url, lambda: _found(system, root)):
@@ -226,8 +226,8 @@ def _system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         system, path = url_to_fs(url, **options)
     except ImportError as error:
         raise MissingDependencyError(f"{shown(url)}: {error}") from error
-    except Exception as error:  # whatever a file system raises when it is made
-        raise _unreadable(url, error) from error
+    except Exception as error:  # noqa: BLE001 - whatever a file system raises when it is made
+        raise _unreadable(url, error) from None
     return system, str(path)
 
 
@@ -240,17 +240,17 @@ def _persistently(
             return read()
         except FlowerCNNError:
             raise
-        except FileNotFoundError as error:
-            raise missing(f"{shown(url)}: there is no such file or folder.") from error
-        except Exception as error:
+        except FileNotFoundError:
+            raise missing(f"{shown(url)}: there is no such file or folder.") from None
+        except Exception as error:  # noqa: BLE001 - each file system has its own
             if attempt == _ATTEMPTS - 1 or _is_final(error):
-                raise _unreadable(url, error) from error
+                raise _unreadable(url, error) from None
             time.sleep(_FIRST_PAUSE * 4**attempt)
     raise AssertionError("unreachable")
 
 
 def _unreadable(url: str, error: Exception) -> SourceError:
-    """Return what to raise; the message of ``error`` is left out, since it may have the whole URL."""
+    """Return what to raise, ``from None``: the message of ``error`` may have the whole URL, with what is secret."""
     return SourceError(
         f"{shown(url)}: cannot be read ({type(error).__name__}). Check the URL, your access to it and the network."
     )

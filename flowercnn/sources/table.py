@@ -162,8 +162,10 @@ class ImageTable:
             return str(os.path.expanduser(os.fspath(self.root)))  # noqa: PTH111 - it may be a URL
         if not self._is_file():
             return ""
-        path: str = os.fspath(self.table)
-        return path.rpartition("/")[0] if "://" in path else str(os.path.dirname(path))  # noqa: PTH120
+        path: str = os.path.expanduser(os.fspath(self.table))  # noqa: PTH111 - it may be a URL
+        if "://" in path:
+            return path.partition("?")[0].rpartition("/")[0]
+        return str(os.path.dirname(path))  # noqa: PTH120
 
 
 def open_table(path: str) -> DataSource:
@@ -277,7 +279,10 @@ class _Places:
         if "://" in text:
             return key_of_url(text), RemotePicture(text, self._options)
         key = _key(text)
-        return key, RemotePicture(f"{self._root.rstrip('/')}/{key.lstrip('/')}", self._options)
+        path = key.lstrip("/")
+        if self._root.startswith(("http://", "https://")):
+            path = path.replace("#", "%23")  # what comes after it is not sent
+        return key, RemotePicture(f"{self._root.rstrip('/')}/{path}", self._options)
 
 
 def _key(path: str) -> str:
@@ -319,6 +324,8 @@ def _text(value: Any) -> str | None:
     """Return a cell as text; whole numbers without a decimal point, nothing as ``None``."""
     if isinstance(value, str):
         return unicodedata.normalize("NFC", value.strip()) or None
+    if isinstance(value, bytes):
+        return _text(value.decode("utf-8", "backslashreplace"))
     if _is_missing(value):
         return None
     if isinstance(value, float) and value.is_integer():

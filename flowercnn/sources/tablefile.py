@@ -52,7 +52,8 @@ def read_table_file(
         MissingDependencyError: If pyarrow or fsspec is needed and not installed.
         SourceError: If it cannot be read.
     """
-    if path.lower().endswith(".parquet"):
+    path = os.path.expanduser(path)  # noqa: PTH111 - bytes of names that are no UTF-8 stay; URLs stay as they are
+    if shown(path).lower().endswith(".parquet"):
         return _read_parquet(path, choose, options, header_only=header_only)
     try:
         with _opened_text(path, options) as file:
@@ -91,7 +92,7 @@ def _cells(column: Any) -> Sequence[Any]:
         if hasattr(column, method):
             cells: Sequence[Any] = getattr(column, method)()
             return cells
-    return list(column)
+    return column.tolist() if getattr(column, "ndim", 0) == 1 else list(column)  # of NumPy, but not pictures
 
 
 def _read_parquet(path: str, choose: ChooseColumns, options: Mapping[str, Any], *, header_only: bool) -> Table:
@@ -146,7 +147,7 @@ def _read_text(path: str, file: TextIO, choose: ChooseColumns, *, header_only: b
             if len(row) == width:
                 for append, place in cells:
                     append(row[place])
-            elif row:
+            elif any(map(str.strip, row)):
                 uneven.append(f"line {rows.line_num}: {len(row)}")
     except csv.Error as error:
         raise SourceError(f"{shown(path)}: line {rows.line_num} is no CSV ({error}).") from error
@@ -164,7 +165,7 @@ def _opened_text(path: str, options: Mapping[str, Any]) -> Iterator[TextIO]:
         with io.TextIOWrapper(_opened_bytes(path, options), encoding="utf-8-sig", newline="") as file:
             yield file
         return
-    with open(os.path.expanduser(path), encoding="utf-8-sig", newline="") as file:  # noqa: PTH111, PTH123 - bytes stay
+    with open(path, encoding="utf-8-sig", newline="") as file:  # noqa: PTH123 - bytes of names that are no UTF-8 stay
         yield file
 
 

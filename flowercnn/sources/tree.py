@@ -79,12 +79,7 @@ class LocalTree:
                         if name in originals:
                             raise SourceError(_same_names(folder, [originals[name], each.name]))
                         originals[name] = each.name
-                    if each.is_file():
-                        yield name, "file", each.path
-                    elif each.is_dir(follow_symlinks=follow):
-                        yield name, "folder", each.path
-                    else:
-                        yield name, "other", each.path
+                    yield name, _kind_of(each, follow_links=follow), each.path
         except SourceError:
             raise
         except OSError as error:
@@ -96,6 +91,15 @@ class LocalTree:
     def real(self, folder: str) -> str | None:
         """Return the path of a folder without links."""
         return os.path.realpath(folder) if self._follow_links else None
+
+
+def _kind_of(entry: os.DirEntry[str], *, follow_links: bool) -> Kind:
+    try:
+        if entry.is_file():
+            return "file"
+        return "folder" if entry.is_dir(follow_symlinks=follow_links) else "other"
+    except OSError:  # a link to itself
+        return "other"
 
 
 class ListedTree:
@@ -152,13 +156,24 @@ class ListedTree:
         return None
 
     def enter_single_folder(self) -> None:
-        """Make the only folder on top the root if it holds nothing but folders: archives are often packed so."""
-        while len(self._folders[self.root]) == 1:
-            _, kind, handle = next(self.entries(self.root))
-            inside = {each for _, each, _ in self.entries(handle)} if kind == "folder" else set()
-            if inside != {"folder"}:
+        """Make the only folder on top the root if there are folders in it: archives are often packed so.
+
+        Files that are no pictures, such as a licence, do not matter; a folder with pictures of its own is a class.
+        """
+        while True:
+            outside, outer_picture = self._inside(self.root)
+            if len(outside) != 1 or outer_picture:
                 return
-            self.root = handle
+            inside, inner_picture = self._inside(outside[0])
+            if not inside or inner_picture:
+                return
+            self.root = outside[0]
+
+    def _inside(self, folder: str) -> tuple[list[str], bool]:
+        """Return the folders in a folder, and whether there are pictures beside them."""
+        entries = list(self.entries(folder))
+        folders = [handle for _, kind, handle in entries if kind == "folder"]
+        return folders, any(kind == "file" and is_picture(name) for name, kind, _ in entries)
 
     def below(self, folder: str) -> ListedTree:
         """Make a folder the root and return the tree.

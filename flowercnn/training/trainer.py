@@ -20,7 +20,7 @@ from flowercnn.labels import check_printable
 from flowercnn.models.backbones import is_backbone
 from flowercnn.models.fold import fold_normalization
 from flowercnn.models.recipe import Recipe
-from flowercnn.models.registry import build_model, check_shapes, recipe_of
+from flowercnn.models.registry import build_model, check_probabilities, check_shapes, recipe_of
 from flowercnn.models.twin import Precision, check_precision, choose_precision, copy_model
 from flowercnn.prediction.predictor import Predictor
 from flowercnn.preprocessing.preprocessing import BadImages, Preprocessing
@@ -178,6 +178,7 @@ class Trainer:
 
             folder = None if checkpoint_dir is None else Path(checkpoint_dir)
             return fit_backbone(self, train, val, checkpoint_dir=folder, callbacks=callbacks, progress=progress)
+        model = self.untrained(train.num_classes)  # what is wrong with it is said before anything is decoded
         preprocessing = self.resolved_preprocessing()
         train_data, skipped = self.load(train, preprocessing, progress=progress)
         val_data, val_skipped = (None, ()) if not val else self.load(val, preprocessing, progress=progress)
@@ -194,7 +195,7 @@ class Trainer:
         deadline = None if self.time_budget is None else started + parse_time(self.time_budget)
         if deadline is not None and checkpoint is None:
             recipe = self._fitted_recipe(recipe, deadline, train.num_classes, train_data, val_data)
-        loop = self._make_loop(recipe, train.num_classes, train_data, val_data)
+        loop = self._make_loop(model, recipe, train_data, val_data)
         history, interrupted = loop.run(
             callbacks=list(callbacks),
             progress=progress,
@@ -246,9 +247,10 @@ class Trainer:
                 f"Received: lowest={lowest!r}, highest={highest!r}, steps={steps!r}"
             )
         _check_data(train, None)
+        model = self.untrained(train.num_classes)
         data, _ = self.load(train, self.resolved_preprocessing(), progress=progress)
         recipe = self.resolved_recipe().adapted(len(data[1])).replace(batch_size=self.batch_size)
-        loop = self._make_loop(recipe, train.num_classes, data, None)
+        loop = self._make_loop(model, recipe, data, None)
         rates = np.geomspace(lowest, highest, steps).tolist()
         losses: list[float] = []
         for loss in tracked(loop.losses_at(rates), total=steps, description="Rates", unit="step", enabled=progress):
@@ -262,7 +264,7 @@ class Trainer:
     ) -> Recipe:
         """Return the recipe with as many epochs as the time allows, told from some steps of a trial."""
         started = time.perf_counter()
-        trial = self._make_loop(recipe, num_classes, train, val)
+        trial = self._make_loop(self.untrained(num_classes), recipe, train, val)
         seconds_per_area = trial.seconds_per_epoch() / math.prod(recipe.training_size(0))
         now = time.perf_counter()
         # The trial's own time is taken twice: the training itself has to compile, too.
@@ -270,10 +272,8 @@ class Trainer:
         _log.info("About %d epochs fit into the time budget of %s.", fitted.epochs, self.time_budget)
         return fitted
 
-    def _make_loop(self, recipe: Recipe, num_classes: int, train: Data, val: Data | None) -> Loop:
-        model = self._make_model(recipe.image_size, num_classes)
-        precision = choose_precision(self.precision)
-        return Loop(model, recipe, train, val, seed=self.seed, precision=precision)
+    def _make_loop(self, model: Any, recipe: Recipe, train: Data, val: Data | None) -> Loop:
+        return Loop(model, recipe, train, val, seed=self.seed, precision=choose_precision(self.precision))
 
     def load(self, dataset: Dataset, preprocessing: Preprocessing, *, progress: bool) -> tuple[Data, tuple[str, ...]]:
         """Return pixels and labels of a data set, and the keys of pictures that had to be left out."""
@@ -284,12 +284,19 @@ class Trainer:
             _log.warning("%d pictures cannot be decoded and are left out: %s", len(skipped), few(skipped))
         return (pixels, dataset.labels[kept]), skipped
 
-    def _make_model(self, image_size: tuple[int, int], num_classes: int) -> Any:
+    def untrained(self, num_classes: int) -> Any:
+        """Return the network as it is before training, a Keras model.
+
+        Raises:
+            ConfigurationError: If it does not turn pictures of this size into probabilities of so many classes.
+        """
+        image_size = self.resolved_recipe().image_size
         if isinstance(self.model, str):
             return build_model(
                 self.model, image_size=image_size, num_classes=num_classes, seed=self.seed, **self.model_options
             )
         check_shapes(self.model, "model", image_size, num_classes)
+        check_probabilities(self.model, "model")
         return copy_model(self.model)
 
     def _model_name(self) -> str:
@@ -324,7 +331,8 @@ def _check_data(train: Dataset, val: Dataset | None) -> None:
     if len(present) < 2:  # noqa: PLR2004 - one class leaves nothing to tell apart
         raise DataError(
             f"A classifier needs pictures of at least two classes. Received: {len(train)} pictures of "
-            f"{few(train.encoder.decode(present)) or 'none'}."
+            f"{few(train.encoder.decode(present)) or 'none'}. If the folders of the classes are in that one, give it "
+            "as the source."
         )
     if not val:
         return

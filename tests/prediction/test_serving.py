@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -46,6 +47,15 @@ def test_the_service_answers_as_the_predictor(client: Any, predictor: fc.Predict
 @pytest.mark.parametrize(("body", "status"), [(b"", 422), (b"/etc/passwd", 422), (b"http://127.0.0.1/x", 422)])
 def test_the_service_refuses_what_is_no_picture(client: Any, body: bytes, status: int) -> None:
     assert client.post("/predict", content=body).status_code == status
+
+
+def test_the_service_says_why_a_picture_has_no_label(
+    client: Any, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = fc.Prediction.of("x", ("a", "b"), np.array([0.5, 0.5], np.float32), "it shows nothing known")
+    monkeypatch.setattr(fc.Predictor, "predict_one", lambda *_: unknown)
+    answer = client.post("/predict", content=b"a picture")
+    assert (answer.status_code, answer.json()["detail"]) == (422, "it shows nothing known")
 
 
 def test_the_service_limits_bytes_and_pixels_and_writes_nothing(

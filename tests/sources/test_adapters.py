@@ -115,6 +115,17 @@ def test_labels_of_a_tensorflow_dataset_may_have_any_form(tf: Any, numbers: Any)
     assert labels(from_tensorflow(dataset, class_names=NAMES)) == [NAMES[number] for number in LABELS]
 
 
+def test_a_tensorflow_dataset_without_an_end_is_refused(tf: Any) -> None:
+    with pytest.raises(ConfigurationError, match="must end"):
+        from_tensorflow(tf.data.Dataset.from_tensor_slices((PICTURES, LABELS)).repeat())
+
+
+def test_a_tensorflow_dataset_of_pictures_without_channels_is_refused(tf: Any) -> None:
+    source = from_tensorflow(tf.data.Dataset.from_tensor_slices((PICTURES[..., 0], LABELS)))
+    with pytest.raises(ConfigurationError, match="must be of shape"):
+        list(source)
+
+
 @pytest.mark.parametrize("batch", [None, 2])
 def test_encoded_pictures_in_a_tensorflow_dataset_stay_encoded(tf: Any, png: Png, batch: int | None) -> None:
     dataset = tf.data.Dataset.from_tensor_slices(([png(1), png(2), png(3)], [0, 1, 2]))
@@ -268,3 +279,23 @@ def test_what_is_no_dataset_is_refused() -> None:
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     with pytest.raises(ConfigurationError, match="must be a datasets.Dataset or DatasetDict"):
         from_huggingface([{"image": buffer.getvalue(), "label": 0}])
+
+
+def test_classes_given_as_floats_are_in_the_order_of_numbers() -> None:
+    source = from_arrays(PICTURES[:3], np.array([10.0, 2.0, 1.0]))
+    assert declared_class_names(source) == tuple(map(str, range(11)))
+
+
+def test_a_class_without_a_picture_is_a_class_if_labels_are_one_hot() -> None:
+    assert declared_class_names(from_arrays(PICTURES[:2], np.eye(3)[:2])) == ("0", "1", "2")
+
+
+def test_names_may_be_bytes() -> None:
+    assert labels(from_arrays(PICTURES[:2], np.array([b"rose", b"daisy"]))) == ["rose", "daisy"]
+
+
+def test_several_labels_for_one_picture_are_refused() -> None:
+    several = np.empty(1, dtype=object)
+    several[0] = [1, 2]
+    with pytest.raises(ConfigurationError, match="a name or a number"):
+        from_arrays(PICTURES[:1], several)

@@ -124,6 +124,15 @@ def test_a_single_folder_around_everything_is_the_root(archive: Archive, png: Pn
     assert keys(archive(f"p{suffix}", packed(suffix, files))) == ["daisy/1.png", "rose/1.png"]
 
 
+def test_files_beside_the_folders_do_not_hide_a_single_folder_around_everything(archive: Archive, png: Png) -> None:
+    files = {"flowers/LICENSE.txt": b"x", "flowers/daisy/1.png": png(1), "flowers/rose/1.png": png(2), "README": b"y"}
+    assert keys(archive("p.zip", zipped(files))) == ["daisy/1.png", "rose/1.png"]
+
+
+def test_a_picture_beside_a_single_folder_leaves_it_a_class(archive: Archive, png: Png) -> None:
+    assert keys(archive("p.zip", zipped({"1.png": png(1), "x/rose/2.png": png(2)}))) == ["x/rose/2.png"]
+
+
 def test_a_single_class_is_no_folder_around_everything(archive: Archive, png: Png) -> None:
     assert keys(archive("p.zip", zipped({"rose/1.png": png(1), "rose/old/2.png": png(2)}))) == [
         *("rose/1.png", "rose/old/2.png")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -197,6 +198,16 @@ def test_without_a_network_it_is_said_where_to_put_the_archive(cache: Path) -> N
         list(Flower17(url="http://me:word@127.0.0.1:9", progress=False))
     assert f"put 17flowers.tgz, datasplits.mat from http://127.0.0.1:9 into {cache / 'flower17'}" in str(caught.value)
     assert "word" not in str(caught.value) + repr(Flower17(url="http://me:word@127.0.0.1:9"))
+
+
+def test_a_password_in_the_url_is_in_no_traceback(mirror: dict[str, Any], server: Any) -> None:
+    server.files["/17/17flowers.tgz"] = b"<html>moved</html>"
+    user = "me:s3cret"
+    for port, reason in ((9, "cannot be downloaded"), (server.url.rpartition(":")[2], "not the official file")):
+        source = Flower17(**{**mirror, "url": f"http://{user}@127.0.0.1:{port}/17"})
+        with pytest.raises(SourceError, match=reason) as caught:
+            list(source)
+        assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_all_files_missing_are_named_and_no_other(tmp_path: Path, cache: Path, png: Png) -> None:

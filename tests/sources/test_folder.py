@@ -72,6 +72,18 @@ def test_a_broken_link_is_passed_over(plant: Plant) -> None:
 
 
 @POSIX
+def test_a_link_to_itself_is_passed_over(plant: Plant) -> None:
+    root = plant("rose/1.png")
+    (root / "rose" / "2.png").symlink_to("2.png")
+    assert [sample.key for sample in ImageFolder(root)] == ["rose/1.png"]
+
+
+def test_a_link_to_the_root_is_not_entered(plant: Plant) -> None:
+    root = plant("daisy/1.png", "rose/1.png")
+    (root / "daisy" / "up").symlink_to(root)
+    assert [sample.key for sample in ImageFolder(root, follow_links=True)] == ["daisy/1.png", "rose/1.png"]
+
+
 def test_a_pipe_is_passed_over(plant: Plant) -> None:
     root = plant("rose/1.png")
     os.mkfifo(root / "rose" / "2.png")

@@ -6,6 +6,7 @@ import io
 import pickle
 import sys
 import tarfile
+import traceback
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -267,6 +268,39 @@ def test_what_is_forbidden_is_not_tried_again(server: Any, png: Png, no_waiting:
     with pytest.raises(SourceError, match="cannot be read"):
         RemotePicture(f"{server.url}/1.png")()
     assert no_waiting == []
+
+
+QUERY, USER = "sig=T0K", "me:s3cret"
+
+
+def test_a_query_does_not_hide_what_a_url_ends_with(server: Any, png: Png, cache: Path) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    table = b"file,label\nphotos/rose/1.png,rose\n"
+    server.files = {"/p.zip": zipped(photos(png)), "/p.tgz": gzip.compress(tarred(photos(png))), "/t.csv": table}
+    server.files["/photos/rose/1.png"] = png(1)
+    for name in ("p.zip", "p.tgz"):
+        assert contents(ImageFolder(f"{server.url}/{name}?{QUERY}")) == photos(png)
+    assert contents(open_source(f"{server.url}/t.csv?{QUERY}")) == {"photos/rose/1.png": png(1)}
+
+
+@pytest.mark.parametrize("name", ["p.zip", "p.tar", "p.tgz", "t.csv"])
+def test_what_a_url_holds_in_secret_is_in_no_message_and_no_traceback(server: Any, name: str) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    server.files, server.faults = {f"/{name}": b"x" * 2000}, {f"/{name}": [403] * 9}
+    with pytest.raises(SourceError) as caught:
+        list(open_source(f"{server.url.replace('://', f'://{USER}@')}/{name}?{QUERY}"))
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "T0K" not in shown
+    assert "s3cret" not in shown
+
+
+def test_a_number_sign_in_the_path_of_a_table_is_a_part_of_it(server: Any, png: Png) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    server.files = {"/photos/%231.png": png(1), "/photos/": b"a page"}
+    table = ImageTable(
+        {"file": ["#1.png"], "label": ["rose"]}, image="file", label="label", root=f"{server.url}/photos"
+    )
+    assert contents(table) == {"#1.png": png(1)}
 
 
 def test_nobody_listening_is_a_source_error() -> None:

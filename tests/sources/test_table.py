@@ -61,6 +61,7 @@ EXPECTED = [("rose/1.png", "rose"), ("daisy/2.png", "daisy")]
         '"file","species"\n"rose/1.png","rose"\n"daisy/2.png","daisy"\n',
         "id;species;note;file\n1;rose;a, b;rose/1.png\n2;daisy;;daisy/2.png\n",
         "file,species\n\nrose/1.png,rose\n\n\ndaisy/2.png,daisy\n\n",
+        "file,species\n  \nrose/1.png,rose\ndaisy/2.png,daisy\n \t\n",
         "\n \n\nfile,species\nrose/1.png,rose\ndaisy/2.png,daisy\n",
         " file , species \n rose/1.png ,  rose\ndaisy/2.png\t,\tdaisy\n",
         "file,species\nrose\\1.png,rose\ndaisy\\2.png,daisy\n",
@@ -73,6 +74,7 @@ EXPECTED = [("rose/1.png", "rose"), ("daisy/2.png", "daisy")]
             "quoted",
             "other columns",
             "empty lines",
+            "lines of spaces",
             "empty lines first",
             "spaces",
             "backslashes",
@@ -135,6 +137,14 @@ def test_a_table_in_the_current_folder_has_its_pictures_there(folder: Path, monk
     monkeypatch.chdir(folder)
     source = ImageTable("t.csv", image="file", label="species")
     assert [sample.image for sample in source] == ["rose/1.png", "daisy/2.png"]
+
+
+def test_the_home_folder_can_be_written_as_a_tilde(
+    table: Write, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table(PLAIN)
+    monkeypatch.setenv("HOME", str(folder))
+    assert listed(ImageTable("~/photos.csv", image="file", label="species")) == EXPECTED
 
 
 def test_absolute_paths_stay_what_they_are(table: Write, folder: Path) -> None:
@@ -349,3 +359,12 @@ def test_what_is_no_table_is_refused(value: object) -> None:
 def test_what_is_no_name_of_a_column_is_refused(columns: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="must be the name of a column"):
         ImageTable(ROWS, **{"image": "file", "label": "species", **columns})
+
+
+def test_labels_may_be_bytes_or_numbers_of_numpy(folder: Path) -> None:
+    for values, expected in (
+        ([b"rose", b"daisy"], ["rose", "daisy"]),
+        (np.array([1, np.nan], np.float32), ["1", None]),
+    ):
+        table = ImageTable({"file": ["rose/1.png", "daisy/2.png"], "n": values}, image="file", label="n", root=folder)
+        assert [sample.label for sample in table] == expected

@@ -187,6 +187,15 @@ def test_a_model_of_ones_own_is_trained_as_a_copy(coloured: fc.Dataset) -> None:
     assert not all(np.array_equal(a, b) for a, b in zip(before, weights(run), strict=True))
 
 
+def test_a_model_that_ends_in_something_else_than_probabilities_is_refused(coloured: fc.Dataset) -> None:
+    layers = import_keras().layers
+    for activation in (None, "sigmoid"):
+        end = [layers.GlobalAveragePooling2D(), layers.Dense(3, activation=activation)]
+        own = import_keras().Sequential([import_keras().Input((24, 20, 3)), layers.Rescaling(1 / 255), *end])
+        with pytest.raises(fc.ConfigurationError, match=r"must return probabilities.*Dense\(3, activation='softmax'"):
+            fc.Trainer(own, epochs=1).fit(coloured, progress=False)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "muon"])
 def test_every_optimizer_trains(coloured: fc.Dataset, optimizer: Any) -> None:
     recipe = Recipe(
