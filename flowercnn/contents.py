@@ -18,7 +18,7 @@ from flowercnn.preprocessing.preprocessing import Preprocessing
 from flowercnn.progress import tracked
 from flowercnn.sources.base import Sample
 
-__all__ = ["THUMBNAIL_SIDE", "Content", "read_contents"]
+__all__ = ["THUMBNAIL_SIDE", "Content", "read_contents", "read_digests"]
 
 THUMBNAIL_SIDE: Final = 32
 _BLANK_THUMBNAIL: Final = 5.0  # spread of grey values, of 255; the plainest of 1,088 flower photographs has 15
@@ -65,12 +65,25 @@ def read_contents(samples: Sequence[Sample], *, description: str, progress: bool
     return tuple(tracked(contents, total=len(samples), description=description, unit="img", enabled=progress))
 
 
+def read_digests(samples: Sequence[Sample]) -> tuple[str | None, ...]:
+    """Read every picture once, in threads, and return its `Content.digest`; nothing is decoded."""
+    like = samples[0].image if samples else b""
+    return tuple(picture_map(_digest, samples, like=like, count=len(samples)))
+
+
+def _digest(sample: Sample) -> str | None:
+    try:
+        return content_digest(read_content(sample.image))
+    except FlowerCNNError:
+        return None
+
+
 def _examine(sample: Sample) -> Content:
     try:
         content = read_content(sample.image)
+        digest = content_digest(content)
     except FlowerCNNError as error:
         return Content(error=str(error))
-    digest = content_digest(content)
     header = _Header()
     try:
         picture = _decode(content, mode="L", inspect=header.read)

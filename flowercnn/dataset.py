@@ -304,6 +304,24 @@ class Dataset:
             digest.update(f"\x1e{key}\x1f{label}".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
+    def digests(self) -> dict[str, str | None]:
+        """Return a hash of the content of each picture by its key; ``None`` for one that cannot be read.
+
+        For that every picture is read, unless an audit or a split has done so.
+        """
+        from flowercnn.contents import read_digests
+
+        if _CONTENTS in self.__dict__:
+            return dict(zip(self.keys, (content.digest for content in self.contents()), strict=True))
+        return dict(zip(self.keys, read_digests(self.samples), strict=True))
+
+    def content_fingerprint(self) -> str:
+        """Return 32 hexadecimal digits that change as `fingerprint` does, and with the content of a picture, too."""
+        text = "\x1e".join(
+            [self.fingerprint(), *(f"{key} {digest}" for key, digest in sorted(self.digests().items()))]
+        )
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
     def audit(self, *, progress: bool = True) -> AuditReport:
         """Return what is wrong with the pictures and their labels; reads every file, changes none."""
         from flowercnn.audit import audit

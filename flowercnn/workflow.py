@@ -97,9 +97,14 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
         trainer.resolved_preprocessing().load(splits.test.samples, bad_images=trainer.bad_images, progress=progress)
     run = trainer.fit(splits.train, splits.val, checkpoint_dir=checkpoint_dir, callbacks=callbacks, progress=progress)
     if len(splits.val):
-        calibrated = calibrate(
-            run.predictor, splits.train, splits.val, bad_images=trainer.bad_images, progress=progress
-        )
+        try:
+            calibrated = calibrate(
+                run.predictor, splits.train, splits.val, bad_images=trainer.bad_images, progress=progress
+            )
+        except BaseException:
+            if out is not None:
+                run.predictor.save(out)  # whatever it was, nothing may lose what was learned
+            raise
         run = dataclasses.replace(run, predictor=calibrated)
     if out is not None:
         run.predictor.save(out)  # before the test, so that nothing can lose what was learned
@@ -230,7 +235,7 @@ def _tested(trainer: Trainer, fold: Fold, place: Path | None, *, progress: bool)
     """Train on a fold and test it; with a place on disk, keep it there, or take it from there."""
     if place is None:
         return _trained_and_tested(trainer, fold, None, progress=progress)
-    parts = (trainer.fingerprint(trainer.resolved_preprocessing(), fold.train), fold.test.fingerprint())
+    parts = (trainer.fingerprint(trainer.resolved_preprocessing(), fold.train), fold.test.content_fingerprint())
     file, fingerprint = place.with_suffix(".npz"), " ".join(parts)
     evaluation = kept_evaluation(file, fold.test, fingerprint)
     if evaluation is None:

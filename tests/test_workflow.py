@@ -86,6 +86,30 @@ def test_a_network_that_cannot_be_saved_is_found_before_training(photo_folder: P
         fc.train(photo_folder, out=tmp_path / "model.keras", **settings)
 
 
+def test_a_model_within_a_model_is_trained_calibrated_and_saved(photo_folder: Path, tmp_path: Path) -> None:
+    from flowercnn.models.keras3 import import_keras
+
+    keras = import_keras()
+    layers = keras.layers
+    base = keras.Sequential([keras.Input((24, 24, 3)), layers.Rescaling(1 / 255), layers.Conv2D(4, 3)])
+    own = keras.Sequential([base, layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")])
+    run = fc.train(photo_folder, model=own, epochs=1, out=tmp_path / "m.keras", val=0.3, progress=False)
+    assert run.predictor.calibration is not None
+    assert fc.Predictor.load(tmp_path / "m.keras").class_names == run.predictor.class_names
+
+
+def test_whatever_fails_after_training_the_model_is_saved(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flowercnn.workflow.calibrate", fail)
+    with pytest.raises(KeyboardInterrupt):
+        fc.train(photo_folder, out=tmp_path / "m.keras", **FAST)
+    assert fc.Predictor.load(tmp_path / "m.keras").calibration is None
+
+
 @pytest.mark.parametrize("source", [3, None, object()])
 def test_what_is_no_source_is_refused(source: Any) -> None:
     with pytest.raises(fc.ConfigurationError, match="source must be"):

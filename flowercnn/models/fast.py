@@ -78,7 +78,7 @@ def build_accurate(
 
 def member_count(model: Any) -> int:
     """Return how many networks a model joins: those whose last feature maps go into a layer named ``members``."""
-    joined = [layer for layer in model.layers if layer.name == MEMBERS]
+    joined = [layer for layer in model.layers if layer.name == MEMBERS and type(layer).__name__ == "Concatenate"]
     return len(joined[0].input) if joined else 1
 
 

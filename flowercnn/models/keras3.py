@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from flowercnn.errors import ConfigurationError
 from flowercnn.seeding import check_seed
 
 __all__ = ["import_keras", "seeded_weights"]
+
+_ONE_AT_A_TIME: Final = threading.RLock()
 
 
 def import_keras() -> Any:
@@ -27,6 +30,11 @@ def import_keras() -> Any:
             f"flowercnn needs Keras on TensorFlow. Received: backend {backend!r}. "
             "Unset KERAS_BACKEND, or set it to 'tensorflow', before Python starts."
         )
+    if keras.config.image_data_format() != "channels_last" or keras.config.floatx() != "float32":
+        raise ConfigurationError(
+            "flowercnn needs Keras's usual settings: keras.config.image_data_format() 'channels_last' and floatx() "
+            f"'float32'. Received: {keras.config.image_data_format()!r}, {keras.config.floatx()!r}"
+        )
     return keras
 
 
@@ -36,12 +44,16 @@ def seeded_weights(seed: int) -> Iterator[None]:
 
     Keras draws the seeds of initialisers and dropout from Python's ``random``; its state is put back afterwards, so
     the user's own random numbers are not disturbed (``keras.utils.set_random_seed`` would reset three generators).
+    Nor does a precision matter that the user has set for all layers. One thread at a time.
     """
     checked = check_seed(seed)
-    import_keras()  # now: the first import draws from the same random numbers
-    state = random.getstate()
-    random.seed(checked)
-    try:
-        yield
-    finally:
-        random.setstate(state)
+    keras = import_keras()  # now: the first import draws from the same random numbers
+    with _ONE_AT_A_TIME:
+        state, policy = random.getstate(), keras.config.dtype_policy()
+        random.seed(checked)
+        keras.config.set_dtype_policy("float32")
+        try:
+            yield
+        finally:
+            keras.config.set_dtype_policy(policy)
+            random.setstate(state)

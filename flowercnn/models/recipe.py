@@ -92,6 +92,7 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < 1:
                 raise ConfigurationError(f"{name} must be an int of at least 1. Received: {name}={value!r}")
+            object.__setattr__(self, name, operator.index(value))  # an int of NumPy is not what JSON can hold
         for name, options in (
             ("optimizer", get_args(Optimizer)),
             ("schedule", get_args(Schedule)),

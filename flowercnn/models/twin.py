@@ -7,17 +7,29 @@ The twin has the same weights in the same order, so they can be copied either wa
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+import numpy as np
+
 from flowercnn.errors import ConfigurationError
 from flowercnn.models.keras3 import import_keras
 
-__all__ = ["Precision", "check_precision", "choose_precision", "copy_model", "has_bfloat16", "make_twin"]
+__all__ = [
+    "Precision",
+    "check_precision",
+    "choose_precision",
+    "copy_model",
+    "has_bfloat16",
+    "make_twin",
+    "model_fingerprint",
+]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """How activations are held in training; weights and sums of gradients are float32 always."""
@@ -97,6 +109,18 @@ def has_bfloat16() -> bool:
 def copy_model(model: Any) -> Any:
     """Return a model with the same layers and weights, without optimizer, loss or other traces of training."""
     return _clone(model, lambda layer: type(layer).from_config(layer.get_config()))
+
+
+def model_fingerprint(model: Any) -> str:
+    """Return a name for the layers and weights of a model; names, which Keras numbers as they come, do not matter."""
+    text = str(model.to_json())
+    names = dict.fromkeys(re.findall(r'"name": "([^"]*)"', text))
+    for number, name in enumerate(names):
+        text = text.replace(f'"{name}"', f'"#{number}"')
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for weights in model.get_weights():
+        digest.update(np.ascontiguousarray(weights).tobytes())
+    return digest.hexdigest()
 
 
 def _clone(model: Any, copy_layer: Callable[[Any], Any], *, any_size: bool = False) -> Any:

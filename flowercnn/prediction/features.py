@@ -52,10 +52,13 @@ def with_features(model: Any, layers: tuple[str, ...]) -> Any:
 
 
 def _feature_maps(model: Any) -> list[Any]:
-    """Layers with one output of known height and width, beyond those that only rescale the pixels."""
+    """Layers with one output of known height and width, beyond those that only rescale the pixels.
+
+    Models within the model are passed over: what they call their output is of another graph.
+    """
     pixels = tuple(model.input_shape[1:])
     found = []
-    for layer in model.layers:
+    for layer in (each for each in model.layers if not hasattr(each, "layers")):
         shape = getattr(getattr(layer, "output", None), "shape", ())
         if len(shape) == _FEATURE_MAP_DIMENSIONS and None not in shape[1:3] and tuple(shape[1:]) != pixels:
             found.append(layer)

@@ -14,7 +14,7 @@ import platformdirs
 from PIL import Image
 
 from flowercnn.atomic import replace_file
-from flowercnn.errors import SourceError
+from flowercnn.errors import ImageError, SourceError
 
 __all__ = ["PixelCache", "clear_cache", "content_digest", "default_cache_dir"]
 
@@ -28,7 +28,7 @@ def default_cache_dir() -> Path:
 
 def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> None:
     """Remove all decoded pictures from a cache folder, and nothing else."""
-    shutil.rmtree(Path(cache_dir or default_cache_dir()) / _SUBFOLDER, ignore_errors=True)
+    shutil.rmtree(Path(cache_dir or default_cache_dir()).expanduser() / _SUBFOLDER, ignore_errors=True)
 
 
 class PixelCache:
@@ -68,11 +68,20 @@ class PixelCache:
 
 
 def content_digest(content: bytes | Image.Image) -> str:
-    """Return a name for a picture's content."""
+    """Return a name for a picture's content.
+
+    Raises:
+        ImageError: If it is a Pillow image that cannot be decoded.
+    """
     if isinstance(content, bytes):
         return hashlib.blake2b(content, digest_size=16).hexdigest()
-    described = f"{content.mode} {content.size} {content.getexif().get(0x0112)} {content.info.get('transparency')}"
-    digest = hashlib.blake2b(described.encode(), digest_size=16)
-    digest.update(bytes(content.getpalette() or ()))
-    digest.update(content.tobytes())
+    try:
+        described = (
+            f"{content.mode} {content.size} {content.getexif().get(0x0112)} {content.info.get('transparency')}"
+        )
+        digest = hashlib.blake2b(described.encode(), digest_size=16)
+        digest.update(bytes(content.getpalette() or ()))
+        digest.update(content.tobytes())
+    except Exception as error:  # Pillow's decoders raise anything on damaged files
+        raise ImageError(f"damaged or cut short ({type(error).__name__}: {error}).") from error
     return digest.hexdigest()

@@ -96,10 +96,12 @@ def choose_trainer(
     if left is not None and seconds is not None and scores and left < _TRAINING * seconds:
         skipped.append("fast (no time left)")
     else:
-        share = None if left is None or "epochs" in given else max(1.0, _SHARE * left)
-        scores["fast"] = _score_scratch(dataclasses.replace(scratch, time_budget=share), train, seed)
+        told = given.get("epochs") is not None
+        share = None if left is None or told else max(1.0, _SHARE * left)
+        trial = dataclasses.replace(scratch, time_budget=share, early_stopping=None)
+        scores["fast"] = _score_scratch(trial, train, seed, progress=progress)
         rest = None if seconds is None else max(1.0, seconds - (time.perf_counter() - started))
-        trainers["fast"] = dataclasses.replace(scratch, time_budget=None if "epochs" in given else rest)
+        trainers["fast"] = dataclasses.replace(scratch, time_budget=None if told else rest)
     best = max(scores, key=scores.__getitem__)  # of equals the first: a backbone, which trains in seconds
     compared = ", ".join(f"{name} {score:.1%}" for name, score in sorted(scores.items(), key=lambda item: -item[1]))
     reason = f"auto chose {best}: accuracy in cross-validation on train was {compared}."
@@ -125,12 +127,14 @@ def _score_backbone(trainer: Trainer, train: Dataset, *, progress: bool) -> floa
     return float(np.nan_to_num(fit_on_features(features, train, recipe, seed=trainer.seed).accuracy))
 
 
-def _score_scratch(trainer: Trainer, train: Dataset, seed: int) -> float:
+def _score_scratch(trainer: Trainer, train: Dataset, seed: int, *, progress: bool) -> float:
     if min(count for count in train.class_counts().values() if count) < _FOLDS:
         return 0.0  # a class with one picture cannot be learned from and tested on
     hits = total = 0.0
-    for fold in train.folds(_FOLDS, seed=seed):
+    for fold in train.folds(_FOLDS, seed=seed, progress=progress):
         run = trainer.fit(fold.train, progress=False)
+        if run.interrupted:
+            raise KeyboardInterrupt
         evaluation = evaluate(run.predictor, fold.test, bad_images=trainer.bad_images, progress=False)
         hits, total = hits + evaluation.accuracy * len(evaluation), total + len(evaluation)
     return hits / total

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flowercnn.dataset import Dataset
 from flowercnn.models.fold import fold_normalization
-from flowercnn.models.keras3 import import_keras
 from flowercnn.models.recipe import Recipe
 from flowercnn.models.registry import build_model
 from flowercnn.models.twin import choose_precision
@@ -21,6 +20,7 @@ from flowercnn.training.budget import parse_time
 from flowercnn.training.checkpoint import read_checkpoint
 from flowercnn.training.ending import Ending, last_convolution
 from flowercnn.training.history import History
+from flowercnn.training.hooks import make_hooks
 from flowercnn.training.loop import Loop
 from flowercnn.training.run import TrainingRun
 from flowercnn.training.transfer import (
@@ -224,10 +224,7 @@ def _fine_tune(
 
 def _call_back(callbacks: Iterable[Any], model: Any, record: dict[str, float]) -> None:
     """Tell callbacks of the one epoch there was."""
-    given = list(callbacks)
-    if not given:
-        return
-    hooks = import_keras().callbacks.CallbackList(given, model=model, epochs=1, steps=1, verbose=0)
+    hooks = make_hooks(callbacks, model, epochs=1, steps=1)
     hooks.on_train_begin()
     hooks.on_epoch_begin(0)
     hooks.on_epoch_end(0, {name: value for name, value in record.items() if name not in ("learning_rate", "seconds")})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from bisect import bisect_right
 from typing import Final
 
 import numpy as np
@@ -56,14 +57,24 @@ def fit_epochs(recipe: Recipe, seconds: float, seconds_per_area: float, *, done:
         seconds_per_area: How long an epoch takes, by square pixel of the picture it trains at.
         done: Epochs that are over.
     """
-    fitted = dataclasses.replace(recipe, epochs=max(1, done), adapt=False)
-    while fitted.epochs < _MOST_EPOCHS:
-        longer = dataclasses.replace(fitted, epochs=fitted.epochs + 1)
-        areas = [math.prod(longer.training_size(epoch)) for epoch in range(done, longer.epochs)]
-        if sum(areas) * seconds_per_area > seconds * _RESERVE:
-            break
-        fitted = longer
-    return fitted
+    fewest = max(1, done)
+
+    def needed(epochs: int) -> float:
+        return _area(dataclasses.replace(recipe, epochs=epochs, adapt=False), done) * seconds_per_area
+
+    more = bisect_right(range(fewest + 1, _MOST_EPOCHS + 1), seconds * _RESERVE, key=needed)
+    return dataclasses.replace(recipe, epochs=fewest + more, adapt=False)
+
+
+def _area(recipe: Recipe, done: int) -> int:
+    """Return the square pixels of the pictures trained at, summed over the epochs from ``done`` on."""
+    since = [max(done, math.ceil(start * recipe.epochs)) for start, _ in recipe.progressive] or [done]
+    until = [*since[1:], recipe.epochs]
+    return sum(
+        (end - start) * math.prod(recipe.training_size(start))
+        for start, end in zip(since, until, strict=True)
+        if start < end
+    )
 
 
 def measured(recipe: Recipe, history: History) -> float:

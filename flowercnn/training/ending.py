@@ -24,6 +24,7 @@ from flowercnn.models.twin import make_twin
 from flowercnn.progress import progress_bar
 from flowercnn.seeding import generator
 from flowercnn.training.history import History
+from flowercnn.training.hooks import make_hooks
 from flowercnn.training.transfer import Features, figures, freeze
 from flowercnn.training.watch import BestEpoch
 
@@ -115,13 +116,11 @@ class Ending:
         Raises:
             TrainingError: If the loss is no longer finite.
         """
-        keras, model = import_keras(), self._model
+        model = self._model
         freeze(model, 0)  # normalisation stays as it was learned from many pictures
         self._convolution.trainable = True
         copies = [self._copy(recipe) for _ in range(_COPIES)]
-        hooks = keras.callbacks.CallbackList(
-            list(callbacks), model=model, epochs=recipe.epochs, steps=_steps(labels, recipe), verbose=0
-        )
+        hooks = make_hooks(callbacks, model, epochs=recipe.epochs, steps=_steps(labels, recipe))
         best = None if patience is None or watched is None else BestEpoch(patience)
         history, interrupted = History(), False
         model.stop_training = False

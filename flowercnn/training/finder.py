@@ -63,6 +63,12 @@ def read_suggestion(rates: Sequence[float], losses: Sequence[float]) -> Learning
     Raises:
         TrainingError: If the loss never falls.
     """
+    if len(losses) < _FEWEST:
+        raise TrainingError(
+            f"The loss is no number, or far too large, from a rate of {rates[len(losses) - 1]:g} on. Try lower rates."
+            if losses
+            else "The loss is no number at the lowest rate. Try lower rates."
+        )
     smooth = _smoothed(losses)
     # Fastest per factor of the rate, before the lowest loss; the first steps say more of the batch than of the rate.
     slopes = np.gradient(smooth, np.log(rates))

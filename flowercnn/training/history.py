@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,8 +31,12 @@ class History:
         return len(self.epochs)
 
     def to_dict(self) -> dict[str, list[float]]:
-        """Return a list per quantity, as ``keras.callbacks.History.history`` has it."""
-        return {name: [epoch[name] for epoch in self.epochs] for name in (self.epochs[0] if self.epochs else ())}
+        """Return a list per quantity, as ``keras.callbacks.History.history`` has it.
+
+        Where a training went on with other validation data than before, epochs without any have NaN.
+        """
+        names = dict.fromkeys(name for epoch in self.epochs for name in epoch)
+        return {name: [epoch.get(name, math.nan) for epoch in self.epochs] for name in names}
 
     def figure(self, *, dark: bool = False) -> Any:
         """Return a ``matplotlib.figure.Figure`` with the curves of accuracy and loss over the epochs."""

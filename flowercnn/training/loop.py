@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowercnn.errors import TrainingError
-from flowercnn.models.keras3 import import_keras, seeded_weights
+from flowercnn.models.keras3 import seeded_weights
 from flowercnn.models.parts import couples_pictures, pictures_at_once
 from flowercnn.models.recipe import Recipe
 from flowercnn.models.twin import make_twin
@@ -24,6 +24,7 @@ from flowercnn.progress import progress_bar
 from flowercnn.training.budget import fit_epochs, measured
 from flowercnn.training.checkpoint import Checkpoint, write_checkpoint
 from flowercnn.training.history import History
+from flowercnn.training.hooks import make_hooks
 from flowercnn.training.step import TrainStep, make_optimizer
 from flowercnn.training.watch import BestEpoch
 
@@ -111,11 +112,9 @@ class Loop:
         """
         self._stopping = None if patience is None else BestEpoch(patience)
         history = History() if checkpoint is None else self._resume(checkpoint)
-        self.model.compile(optimizer=self._optimizer, loss="sparse_categorical_crossentropy")
-        hooks = import_keras().callbacks.CallbackList(
-            list(callbacks), model=self.model, epochs=self.recipe.epochs, steps=len(self._batches), verbose=0
-        )
-        self.model.stop_training = False
+        epochs, steps = self.recipe.epochs, len(self._batches)
+        hooks = make_hooks(callbacks, self.model, epochs=epochs, steps=steps, optimizer=self._optimizer)
+        self.model.stop_training = self._stopping is not None and self._stopping.has_waited
         hooks.on_train_begin()
         interrupted = False
         total = (self.recipe.epochs - len(history)) * len(self._batches.labels)
@@ -232,7 +231,7 @@ class Loop:
             for variable, value in zip(variables, checkpoint.arrays[name], strict=True):
                 variable.assign(value)
         if self._stopping is not None:
-            self._stopping.resume(checkpoint.history, checkpoint.arrays["best"])
+            self._stopping.resume(checkpoint.history, checkpoint.arrays.get("best", ()))
         return checkpoint.history
 
     def _variables(self) -> dict[str, Sequence[Any]]:

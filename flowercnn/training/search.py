@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from flowercnn.training.trainer import Trainer
 
 __all__ = ["SearchResult", "Space", "search", "usual_space"]
 
+_ABOUT: Final = "about"
 _log = logging.getLogger(__name__)
 
 Space: TypeAlias = Callable[[Any, Recipe], Recipe]
@@ -31,7 +32,7 @@ class SearchResult:
     """What a search found.
 
     Args:
-        recipe: The best recipe; give it to a `Trainer`.
+        recipe: The best recipe; give it to a `Trainer` with the other settings of the one that searched.
         accuracy: Its mean accuracy over the folds, 0-1. Being the best of many, it flatters: measure on test.
         trials: Every finished trial: what was tried, and its mean accuracy.
     """
@@ -84,7 +85,7 @@ def search(
 
     Raises:
         MissingDependencyError: If Optuna is not installed.
-        ConfigurationError: If ``trials`` is below 1.
+        ConfigurationError: If ``trials`` is below 1, or ``study`` holds another search.
         TrainingError: If no trial was finished.
     """
     if trials < 1:
@@ -94,14 +95,15 @@ def search(
     except ImportError as error:
         raise MissingDependencyError("A search needs Optuna: pip install 'flowercnn[search]'") from error
     base = trainer or Trainer()
-    parts = train.folds(folds, seed=base.seed)
+    parts = train.folds(folds, seed=base.seed, progress=progress)
 
     def objective(trial: Any) -> float:
         recipe = space(trial, base.resolved_recipe())
         trial.set_user_attr("recipe", repr(recipe))
+        trainer = _with_recipe(base, recipe)
         accuracies = []
         for number, fold in enumerate(parts):
-            run = dataclasses.replace(base, recipe=recipe).fit(fold.train, progress=progress)
+            run = trainer.fit(fold.train, progress=progress)
             if run.interrupted:
                 raise KeyboardInterrupt
             accuracies.append(evaluate(run.predictor, fold.test, bad_images=base.bad_images, progress=False).accuracy)
@@ -114,6 +116,7 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.INFO if progress else optuna.logging.WARNING)
     try:
         kept = _open_study(optuna, study, base.seed)
+        _check_study(kept, [base.fingerprint(base.resolved_preprocessing(), train), folds, _name_of(space)], study)
         left = trials - len(kept.get_trials(deepcopy=False, states=_ended(optuna)))
         if left > 0:
             kept.optimize(objective, n_trials=left, catch=(TrainingError,))
@@ -129,6 +132,27 @@ def search(
     return SearchResult(recipe, float(best.value), tuple((dict(each.params), float(each.value)) for each in finished))
 
 
+def _with_recipe(base: Trainer, recipe: Recipe) -> Trainer:
+    """Return the trainer with another recipe, which goes before its own settings; what it was told stays told."""
+    own = ("epochs", "batch_size", "learning_rate")
+    told: dict[str, Any] = {name: None if getattr(base, name) is None else getattr(recipe, name) for name in own}
+    return dataclasses.replace(base, recipe=recipe, image_size=None, **told)
+
+
+def _name_of(space: Space) -> str:
+    return f"{getattr(space, '__module__', '')}.{getattr(space, '__qualname__', type(space).__name__)}"
+
+
+def _check_study(kept: Any, about: list[Any], path: object) -> None:
+    """Refuse a study of another search."""
+    if kept.user_attrs.setdefault(_ABOUT, about) != about:
+        raise ConfigurationError(
+            f"study={str(path)!r} holds another search (other pictures, trainer, folds or space). "
+            "Give another file, or remove it to start anew."
+        )
+    kept.set_user_attr(_ABOUT, about)
+
+
 def _open_study(optuna: Any, path: str | os.PathLike[str] | None, seed: int) -> Any:
     storage = None
     if path is not None:
@@ -142,10 +166,10 @@ def _open_study(optuna: Any, path: str | os.PathLike[str] | None, seed: int) -> 
         load_if_exists=True,
     )
     # A search that goes on must not draw again what it has tried.
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.get_trials(deepcopy=False)))
+    study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.get_trials(deepcopy=False))) % 2**32)
     return study
 
 
 def _ended(optuna: Any) -> tuple[Any, ...]:
     states = optuna.trial.TrialState
-    return (states.COMPLETE, states.PRUNED, states.FAIL)
+    return (states.COMPLETE, states.PRUNED)  # one that failed may have been stopped by Ctrl-C

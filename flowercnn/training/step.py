@@ -64,7 +64,10 @@ class TrainStep:
             steps = tf.cast(self.steps.assign_add(1), tf.float32)
             decay = tf.minimum(recipe.average, steps / (steps + 9.0))
             for average, weight in zip(self.average, model.weights, strict=bool(self.average)):
-                average.assign_sub((1 - decay) * (average - weight))
+                if average.dtype.is_floating:
+                    average.assign_sub((1 - decay) * (average - weight))
+                else:  # a count
+                    average.assign(weight)
 
         self._update = update
 
@@ -109,7 +112,9 @@ class TrainStep:
             losses, probabilities = self._losses(pixels, targets / weights)
             loss = tf.reduce_sum(losses * weights[:, 0])
             # A penalty on weights counts once per picture here, so that the parts of a batch add up to one of it.
-            penalty = sum(self._model.losses) * tf.cast(tf.shape(pixels)[0], tf.float32)
+            penalty = sum(tf.cast(each, tf.float32) for each in self._model.losses) * tf.cast(
+                tf.shape(pixels)[0], tf.float32
+            )
             objective = (loss + penalty) / batch_size
         variables = [variable.value for variable in self._model.trainable_variables]
         gradients = tape.gradient(objective, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -127,6 +132,8 @@ class TrainStep:
         keras = import_keras()
         if self._members == 1:
             probabilities = self._model(pixels, training=True)
+            if probabilities.dtype != tf.float32:  # a model of the user's own
+                probabilities = tf.cast(probabilities, tf.float32)
             # Keras computes this from the logits where the model ends in a softmax: exact for any probability.
             return keras.ops.categorical_crossentropy(targets, probabilities), probabilities
         last = self._model.layers[-1]

@@ -10,18 +10,19 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, DataError, SplitError, few
+from flowercnn.interrupts import interrupts_deferred
 from flowercnn.labels import check_printable
 from flowercnn.models.backbones import is_backbone
 from flowercnn.models.fold import fold_normalization
 from flowercnn.models.recipe import Recipe
 from flowercnn.models.registry import build_model, check_probabilities, check_shapes, recipe_of
-from flowercnn.models.twin import Precision, check_precision, choose_precision, copy_model
+from flowercnn.models.twin import Precision, check_precision, choose_precision, copy_model, model_fingerprint
 from flowercnn.prediction.predictor import Predictor
 from flowercnn.preprocessing.preprocessing import BadImages, Preprocessing
 from flowercnn.progress import tracked
@@ -91,8 +92,16 @@ class Trainer:
     bad_images: BadImages = field(default="error", kw_only=True)
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        object.__setattr__(self, "seed", check_seed(self.seed))
         check_precision(self.precision)
+        for name, kind in (("recipe", Recipe), ("preprocessing", Preprocessing)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise ConfigurationError(f"{name} must be a {kind.__name__} or None. Received: {name}={value!r}")
+        if self.bad_images not in get_args(BadImages):
+            raise ConfigurationError(
+                f"bad_images must be 'error' or 'skip'. Received: bad_images={self.bad_images!r}"
+            )
         if self.time_budget is not None:
             parse_time(self.time_budget)
             if self.epochs is not None:
@@ -157,7 +166,9 @@ class Trainer:
             checkpoint_dir: A folder where the state is kept after each epoch. If it holds the checkpoint of the
                 same training, that one is continued, to the same result as if it had never stopped.
             callbacks: ``keras.callbacks.Callback`` objects. They see the model with the weights of the epoch's end;
-                weights they set are kept if set at the end of training, as ``EarlyStopping`` does.
+                weights they set are kept if set at the end of training, as ``EarlyStopping`` does. Learning rates
+                they set are overwritten unless the recipe's schedule is constant. What ``ModelCheckpoint`` writes has
+                the optimizer in it: load it with ``compile=False``.
             progress: Whether to show progress bars.
 
         Returns:
@@ -182,6 +193,8 @@ class Trainer:
         preprocessing = self.resolved_preprocessing()
         train_data, skipped = self.load(train, preprocessing, progress=progress)
         val_data, val_skipped = (None, ()) if not val else self.load(val, preprocessing, progress=progress)
+        if len(np.unique(train_data[1])) < 2:  # noqa: PLR2004 - as above, of those left
+            raise DataError("Without the pictures that cannot be decoded, fewer than two classes are left.")
         decoded = time.perf_counter()
         folder = None if checkpoint_dir is None else Path(checkpoint_dir)
         fingerprint = self.fingerprint(preprocessing, train)
@@ -205,6 +218,8 @@ class Trainer:
             checkpoint=checkpoint,
             fingerprint=fingerprint,
         )
+        with interrupts_deferred() as deferred:  # what was learned is not lost to a late Ctrl-C
+            network = fold_normalization(loop.model)
         finished = time.perf_counter()
         counts = np.bincount(train_data[1], minlength=train.num_classes)
         notes = (*balance_note(recipe.class_weights(counts), train.class_names), *advice(history, train.num_classes))
@@ -212,13 +227,13 @@ class Trainer:
             _log.warning(note)
         info = {"model": self._model_name(), "seed": self.seed, "epochs": len(history), "train_samples": len(train)}
         return TrainingRun(
-            predictor=Predictor(fold_normalization(loop.model), train.class_names, preprocessing, info=info),
+            predictor=Predictor(network, train.class_names, preprocessing, info=info),
             history=history,
             recipe=loop.recipe,
             seed=self.seed,
             precision=choose_precision(self.precision),
             seconds={"decode": decoded - started, "train": finished - decoded, "total": finished - started},
-            interrupted=interrupted,
+            interrupted=interrupted or bool(deferred),
             skipped=(*skipped, *val_skipped),
             notes=notes,
         )
@@ -297,7 +312,12 @@ class Trainer:
             )
         check_shapes(self.model, "model", image_size, num_classes)
         check_probabilities(self.model, "model")
-        return copy_model(self.model)
+        try:
+            return copy_model(self.model)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"model has a layer that cannot be copied; each needs get_config and from_config. {error}"
+            ) from error
 
     def _model_name(self) -> str:
         return self.model if isinstance(self.model, str) else str(self.model.name)
@@ -305,7 +325,7 @@ class Trainer:
     def fingerprint(self, preprocessing: Preprocessing, train: Dataset) -> str:
         """Return a name for everything that decides about the weights."""
         parts: Sequence[object] = (
-            self._model_name(),
+            self.model if isinstance(self.model, str) else model_fingerprint(self.model),
             dict(self.model_options),
             self.resolved_recipe(),
             self.time_budget,
@@ -313,7 +333,7 @@ class Trainer:
             preprocessing.to_dict(),
             choose_precision(self.precision),
             self.seed,
-            train.fingerprint(),
+            train.content_fingerprint(),
             train.keys,
         )
         return hashlib.blake2b(repr(parts).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()

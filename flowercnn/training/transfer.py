@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from flowercnn.models.recipe import Recipe
 from flowercnn.overlaps import names_and_links
 from flowercnn.parallel import picture_map
 from flowercnn.prediction.extractor import Extractor
+from flowercnn.preprocessing.cache import content_digest
+from flowercnn.preprocessing.decode import read_content
 from flowercnn.preprocessing.preprocessing import BadImages, Preprocessing
 from flowercnn.preprocessing.views import Views
 from flowercnn.progress import tracked
@@ -76,14 +79,19 @@ def compute_features(
     """
     name = _fingerprint(model, preprocessing, views, output)
     dtype = np.float32 if output is None else np.float16
-    known = {} if cache is None else _read(cache / f"features-{name}.npz", dataset.keys)
+    file = None if cache is None else cache / f"features-{name}.npz"
+    stored = {} if file is None else _read(file)
+    marks, known = _recognised(dataset, stored)
     waiting = [sample for sample in dataset if sample.key not in known]
     extractor = Extractor(model, pictures=len(waiting) * len(views), output=output)
     errors: dict[str, ImageError] = {}
 
     def seen(sample: Sample) -> npt.NDArray[np.uint8] | ImageError:
         try:
-            return views.of(sample, preprocessing)
+            content = read_content(sample.image)
+            if file is not None:
+                marks[sample.key] = _mark(content_digest(content), sample.key)
+            return views.of(dataclasses.replace(sample, image=content), preprocessing)
         except ImageError as error:
             return error
 
@@ -97,8 +105,8 @@ def compute_features(
             else:
                 known[sample.key] = result.astype(dtype)
     finally:
-        if cache is not None and waiting and known:
-            _write(cache / f"features-{name}.npz", known)
+        if file is not None and waiting and known:
+            _write(file, {**stored, **{marks[key]: row for key, row in known.items()}})
     if errors and (bad_images == "error" or len(errors) == len(dataset)):
         raise ImageError(
             f"{len(errors)} of {len(dataset)} pictures cannot be used: "
@@ -213,11 +221,25 @@ def _fingerprint(model: Any, preprocessing: Preprocessing, views: Views, output:
     return digest.hexdigest()
 
 
-def _read(path: Path, keys: Iterable[str]) -> dict[str, npt.NDArray[np.floating]]:
-    wanted = set(keys)
+def _mark(digest: str | None, key: str) -> str:
+    """Return what features are kept under: the key of their picture is not enough, as a picture may be changed."""
+    return f"{digest} {key}"
+
+
+def _recognised(
+    dataset: Dataset, stored: Mapping[str, npt.NDArray[np.floating]]
+) -> tuple[dict[str, str], dict[str, npt.NDArray[np.floating]]]:
+    """Return the marks of the pictures that were seen before, and the features of those that are the same still."""
+    keys = {mark.partition(" ")[2] for mark in stored}
+    again = dataset.subset([number for number, key in enumerate(dataset.keys) if key in keys])
+    marks = {key: _mark(digest, key) for key, digest in again.digests().items()}
+    return marks, {key: stored[mark] for key, mark in marks.items() if mark in stored}
+
+
+def _read(path: Path) -> dict[str, npt.NDArray[np.floating]]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {str(key): row for key, row in zip(file["keys"], file["rows"], strict=True) if str(key) in wanted}
+            return {str(mark): row for mark, row in zip(file["marks"], file["rows"], strict=True)}
     except FileNotFoundError:
         return {}
     except Exception as error:  # NumPy raises anything on damaged files
@@ -225,14 +247,5 @@ def _read(path: Path, keys: Iterable[str]) -> dict[str, npt.NDArray[np.floating]
 
 
 def _write(path: Path, rows: dict[str, npt.NDArray[np.floating]]) -> None:
-    kept = {**_read(path, _everything(path)), **rows}
-    replace_file(
-        path, lambda temporary: np.savez(temporary, keys=np.array(list(kept)), rows=np.stack(list(kept.values())))
-    )
-
-
-def _everything(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    with np.load(path, allow_pickle=False) as file:
-        return [str(key) for key in file["keys"]]
+    marks, vectors = np.array(list(rows)), np.stack(list(rows.values()))
+    replace_file(path, lambda temporary: np.savez(temporary, marks=marks, rows=vectors))

@@ -42,6 +42,11 @@ class BestEpoch:
         """Take an epoch's figures and weights; return whether to stop."""
         if self._count(epoch):
             self.weights = weights
+        return self.has_waited
+
+    @property
+    def has_waited(self) -> bool:
+        """Whether so many epochs in a row were worse than the best."""
         return self._waited >= self._patience
 
     def _count(self, epoch: Mapping[str, float]) -> bool:

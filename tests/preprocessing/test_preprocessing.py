@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import errno
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flowercnn import ConfigurationError, Dataset, ImageError, ImageFolder, Preprocessing, Sample, SourceError
 from flowercnn.preprocessing import cache
@@ -104,6 +106,16 @@ def test_a_second_run_decodes_nothing(coloured: Dataset, tmp_path: Path, monkeyp
     for _ in range(2):
         settings.load(coloured.samples, progress=False)
     assert len(decoded) == 30
+
+
+def test_a_damaged_pillow_image_is_left_out_with_a_cache_as_without(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 50).convert("RGB").save(buffer, "PNG")
+    damaged = Image.open(io.BytesIO(buffer.getvalue()[:2000]))
+    samples = [Sample("a", "x", np.zeros((8, 8, 3), np.uint8)), Sample("b", "x", damaged)]
+    for cache_dir in (None, tmp_path):
+        settings = Preprocessing(image_size=(8, 8), cache_dir=cache_dir)
+        assert settings.load(samples, bad_images="skip", progress=False)[1].tolist() == [0]
 
 
 def test_other_settings_and_changed_pictures_are_other_entries(

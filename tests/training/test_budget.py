@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import flowercnn as fc
 from flowercnn.models.recipe import Recipe
@@ -58,3 +61,21 @@ def test_a_budget_that_is_over_still_trains_an_epoch(coloured: fc.Dataset) -> No
 def test_epochs_and_a_budget_exclude_each_other() -> None:
     with pytest.raises(fc.ConfigurationError, match="exclude each other"):
         fc.Trainer(epochs=3, time_budget="1h")
+
+
+@settings(deadline=None)
+@given(
+    seconds=st.floats(0, 500),
+    done=st.integers(0, 30),
+    progressive=st.sampled_from([(), ((0, 0.5),), ((0, 0.4), (0.3, 0.7), (0.85, 1.0))]),
+)
+def test_one_epoch_more_than_fitted_would_not_fit(seconds: float, done: int, progressive: Any) -> None:
+    recipe = Recipe(image_size=(10, 10), progressive=progressive)
+
+    def time_of(epochs: int) -> float:
+        planned = recipe.replace(epochs=epochs)
+        return sum(math.prod(planned.training_size(epoch)) for epoch in range(done, epochs)) / 100
+
+    fitted = fit_epochs(recipe, seconds, 1 / 100, done=done).epochs
+    assert fitted == max(1, done) or time_of(fitted) <= 0.95 * seconds
+    assert time_of(fitted + 1) > 0.95 * seconds

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,57 @@ def test_a_search_goes_on_where_it_was(coloured: fc.Dataset, tmp_path: Path) -> 
     assert more.trials[1][0] != first.trials[0][0]
     again = search(coloured, trials=2, folds=2, trainer=TRAINER, study=tmp_path / "study.log", progress=False)
     assert again == more
+
+
+def test_what_is_returned_is_what_was_trained(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+    fit = fc.Trainer.fit
+
+    def watched(self: fc.Trainer, *arguments: Any, **options: Any) -> fc.TrainingRun:
+        trained.append(self.resolved_recipe())
+        return fit(self, *arguments, **options)
+
+    def space(trial: Any, recipe: Recipe) -> Recipe:
+        return usual_space(trial, recipe.replace(epochs=2))
+
+    monkeypatch.setattr(fc.Trainer, "fit", watched)
+    trainer = dataclasses.replace(TRAINER, learning_rate=0.01)
+    result = search(coloured, trials=1, folds=2, space=space, trainer=trainer, progress=False)
+    assert trained == [result.recipe] * 2
+    assert result.recipe.epochs == 2
+    assert result.recipe.learning_rate != 0.01
+
+
+def test_a_study_of_other_pictures_or_settings_is_refused(coloured: fc.Dataset, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "trials": 1,
+        "folds": 2,
+        "trainer": TRAINER,
+        "study": tmp_path / "s",
+        "progress": False,
+    }
+    search(coloured, **settings)
+    changes: dict[str, Any] = {"trainer": dataclasses.replace(TRAINER, seed=1), "folds": 3, "space": lambda _, r: r}
+    for name, value in changes.items():
+        with pytest.raises(fc.ConfigurationError, match="holds another search"):
+            search(coloured, **{**settings, name: value})
+    with pytest.raises(fc.ConfigurationError, match="holds another search"):
+        search(coloured.subset(range(20)), **settings)
+
+
+def test_a_trial_that_ctrl_c_ended_does_not_count(coloured: fc.Dataset, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def space(trial: Any, recipe: Recipe) -> Recipe:
+        seen.append(trial.number)
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return recipe
+
+    settings: dict[str, Any] = {"trials": 1, "folds": 2, "space": space, "trainer": TRAINER, "study": tmp_path / "s"}
+    with pytest.raises(fc.TrainingError, match="No trial was finished"):
+        search(coloured, **settings, progress=False)
+    assert len(search(coloured, **settings, progress=False).trials) == 1
 
 
 def test_ctrl_c_keeps_the_trials_that_ended(coloured: fc.Dataset) -> None:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +11,12 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
+from flowercnn.models.fold import fold_normalization
 from flowercnn.models.keras3 import import_keras, seeded_weights
 from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import Augmentation
 from flowercnn.preprocessing.mixing import Mixing
-from flowercnn.training import loop
+from flowercnn.training import loop, trainer
 from flowercnn.training.finder import read_suggestion
 from flowercnn.training.history import History
 from flowercnn.training.watch import advice
@@ -154,6 +159,149 @@ def test_a_checkpoint_of_another_training_is_refused(coloured: fc.Dataset, tmp_p
     fit(coloured, epochs=1, checkpoint_dir=tmp_path)
     with pytest.raises(fc.TrainingError, match="another training"):
         fit(coloured, epochs=1, checkpoint_dir=tmp_path, settings={"seed": 3})
+
+
+def recoloured(dataset: fc.Dataset) -> fc.Dataset:
+    """The same keys and labels, other pictures."""
+    samples = [dataclasses.replace(sample, image=np.asarray(sample.image)[..., ::-1]) for sample in dataset]
+    return fc.Dataset.from_source(samples)
+
+
+def test_a_checkpoint_of_other_pictures_under_the_same_keys_is_refused(coloured: fc.Dataset, tmp_path: Path) -> None:
+    fit(coloured, epochs=1, checkpoint_dir=tmp_path)
+    with pytest.raises(fc.TrainingError, match="belongs to another training"):
+        fit(recoloured(coloured), epochs=1, checkpoint_dir=tmp_path)
+
+
+def own_model(filters: int = 4, activation: str = "relu") -> Any:
+    keras = import_keras()
+    convolution = keras.layers.Conv2D(filters, 3, activation=activation, kernel_initializer="ones")
+    end = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "softmax", kernel_initializer="zeros")]
+    return keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Rescaling(1 / 255), convolution, *end])
+
+
+def test_a_model_of_ones_own_goes_on_if_it_is_the_same_whatever_its_name(
+    coloured: fc.Dataset, tmp_path: Path
+) -> None:
+    first = fc.Trainer(own_model(), epochs=1).fit(coloured, checkpoint_dir=tmp_path, progress=False)
+    assert same(first, fc.Trainer(own_model(), epochs=1).fit(coloured, checkpoint_dir=tmp_path, progress=False))
+    for other in (own_model(filters=5), own_model(activation="tanh")):
+        with pytest.raises(fc.TrainingError, match="belongs to another training"):
+            fc.Trainer(other, epochs=1).fit(coloured, checkpoint_dir=tmp_path, progress=False)
+
+
+def test_a_training_that_stopped_early_stays_stopped(coloured: fc.Dataset, tmp_path: Path) -> None:
+    settings = {"early_stopping": 1, "learning_rate": 0.05}
+    runs = [fit(coloured, epochs=30, checkpoint_dir=tmp_path, model="article", settings=settings) for _ in range(2)]
+    assert len(runs[0].history) == len(runs[1].history) < 30
+    assert same(*runs)
+
+
+def test_a_training_that_goes_on_without_val_has_a_history(coloured: fc.Dataset, tmp_path: Path) -> None:
+    train, val, _ = coloured.split(val=0.2, test=0)
+    trainer = fc.Trainer("article", epochs=2, image_size=SIZE)
+    trainer.fit(train, val, checkpoint_dir=tmp_path, callbacks=[stop_after(1)], progress=False)
+    history = trainer.fit(train, checkpoint_dir=tmp_path, progress=False).history.to_dict()
+    assert np.isnan(history["val_loss"]).tolist() == [False, True]
+
+
+def stop_after(epochs: int) -> Any:
+    def interrupt(epoch: int, _: Any) -> None:
+        if epoch == epochs:
+            raise KeyboardInterrupt
+
+    return import_keras().callbacks.LambdaCallback(on_epoch_begin=interrupt)
+
+
+def test_numbers_of_numpy_are_numbers(coloured: fc.Dataset, tmp_path: Path) -> None:
+    trainer = fc.Trainer("article", epochs=np.int64(1), seed=np.int64(1), batch_size=np.int8(8), image_size=SIZE)  # type: ignore[arg-type]
+    run = trainer.fit(coloured, checkpoint_dir=tmp_path, progress=False)
+    assert fc.Predictor.load(run.predictor.save(tmp_path / "model.keras")).info["seed"] == 1
+
+
+def test_callbacks_may_watch_accuracy(coloured: fc.Dataset, tmp_path: Path) -> None:
+    callbacks = import_keras().callbacks
+    watching = [
+        callbacks.EarlyStopping(monitor="val_accuracy", patience=1, restore_best_weights=True),
+        callbacks.ModelCheckpoint(str(tmp_path / "best.keras"), monitor="val_accuracy", save_best_only=True),
+    ]
+    fit(coloured, callbacks=watching)
+    import_keras().saving.load_model(tmp_path / "best.keras", compile=False)
+
+
+def test_settings_of_keras_for_all_layers_do_not_matter_or_are_refused(
+    coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = import_keras().config
+    usual = fit(coloured, epochs=1)
+    policy = config.dtype_policy()
+    config.set_dtype_policy("mixed_float16")
+    try:
+        assert same(usual, fit(coloured, epochs=1))
+        mixed = fc.Trainer(own_model(), epochs=1).fit(coloured, progress=False)
+    finally:
+        config.set_dtype_policy(policy)
+    assert np.isfinite(mixed.history.to_dict()["loss"]).all()
+    monkeypatch.setattr(config, "image_data_format", lambda: "channels_first")
+    with pytest.raises(fc.ConfigurationError, match="channels_last"):
+        fit(coloured)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_layers_with_penalties_counts_and_any_name_are_trained(coloured: fc.Dataset, precision: Any) -> None:
+    layers = import_keras().layers
+    normalization = layers.Normalization(mean=[120.0] * 3, variance=[4000.0] * 3)
+    convolution = layers.Conv2D(4, 3, activity_regularizer="l2", name="members")
+    counted = layers.BatchNormalization()
+    end = [layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")]
+    own = import_keras().Sequential([import_keras().Input((*SIZE, 3)), normalization, convolution, counted, *end])
+    recipe = Recipe(image_size=SIZE, batch_size=8, epochs=1, average=0.9)
+    run = fc.Trainer(own, recipe=recipe, precision=precision).fit(coloured, progress=False)
+    assert np.isfinite(run.history.to_dict()["loss"]).all()
+
+
+def test_a_layer_that_cannot_be_copied_is_named(coloured: fc.Dataset) -> None:
+    keras = import_keras()
+
+    class Times(keras.layers.Layer):  # type: ignore[name-defined, misc]  # Keras is untyped
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def call(self, inputs: Any) -> Any:
+            return inputs * self.factor
+
+    end = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, activation="softmax")]
+    own = keras.Sequential([keras.Input((*SIZE, 3)), Times(1 / 255), *end])
+    with pytest.raises(fc.ConfigurationError, match=r"(?s)cannot be copied.*Times"):
+        fc.Trainer(own, epochs=1).fit(coloured, progress=False)
+
+
+def test_models_built_in_several_threads_have_the_weights_of_their_seeds() -> None:
+    def first_weights(seed: int) -> Any:
+        return fc.build_model("article", image_size=SIZE, num_classes=3, seed=seed).get_weights()[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(first_weights, range(4)))
+    assert all(np.array_equal(first_weights(seed), weights) for seed, weights in enumerate(together))
+
+
+def test_a_late_ctrl_c_does_not_lose_what_was_learned(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fold(model: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return fold_normalization(model)
+
+    monkeypatch.setattr(trainer, "fold_normalization", fold)
+    run = fit(coloured, epochs=1)
+    assert run.interrupted
+    assert len(run.history) == 1
+
+
+def test_bad_pictures_may_not_leave_one_class_only() -> None:
+    pictures = [np.zeros((8, 8, 3), np.uint8), b"no picture"]
+    dataset = fc.Dataset.from_source(fc.InMemory(pictures, ["a", "b"]))
+    with pytest.raises(fc.DataError, match="fewer than two classes are left"):
+        fc.Trainer("article", image_size=SIZE, bad_images="skip").fit(dataset, progress=False)
 
 
 def test_a_damaged_checkpoint_is_refused(coloured: fc.Dataset, tmp_path: Path) -> None:
@@ -331,6 +479,12 @@ def test_a_learning_rate_is_found_and_plotted(coloured: fc.Dataset, tmp_path: Pa
     assert len(found.rates) == len(found.losses)
     assert found.plot(tmp_path / "rates.png").stat().st_size > 5000
     assert found == trainer.find_learning_rate(coloured, steps=60, progress=False)
+
+
+def test_rates_so_high_that_nothing_is_left_are_said_to_be(coloured: fc.Dataset) -> None:
+    trainer = fc.Trainer("article", image_size=SIZE)
+    with pytest.raises(fc.TrainingError, match="Try lower rates"):
+        trainer.find_learning_rate(coloured, lowest=1e30, highest=1e37, progress=False)
 
 
 def test_a_loss_that_never_falls_suggests_nothing() -> None:

@@ -111,7 +111,22 @@ def test_the_same_seed_gives_the_same_weights(coloured: fc.Dataset) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_features_are_computed_once_and_kept(coloured: fc.Dataset, tmp_path: Path) -> None:
+def count_views(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Keep the keys of the pictures whose views are made."""
+    decoded: list[str] = []
+    of = Views.of
+
+    def counted(self: Views, sample: fc.Sample, preprocessing: fc.Preprocessing) -> Any:
+        decoded.append(sample.key)
+        return of(self, sample, preprocessing)
+
+    monkeypatch.setattr(Views, "of", counted)
+    return decoded
+
+
+def test_features_are_computed_once_and_kept(
+    coloured: fc.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
 
     def counted(sample: fc.Sample) -> fc.Sample:
@@ -129,9 +144,26 @@ def test_features_are_computed_once_and_kept(coloured: fc.Dataset, tmp_path: Pat
     first = compute_features(model, watched.subset(range(20)), preprocessing, views=views, cache=tmp_path)
     assert sorted(calls) == sorted(watched.keys[:20])
     calls.clear()
+    decoded = count_views(monkeypatch)
     again = compute_features(model, watched, preprocessing, views=views, cache=tmp_path)
-    assert sorted(calls) == sorted(watched.keys[20:])
+    assert sorted(calls) == sorted(watched.keys)  # read, to see that they are the same still
+    assert sorted(decoded) == sorted(watched.keys[20:])
     assert np.array_equal(first.rows, again.rows[:20])
+
+
+def test_features_of_other_pictures_under_the_same_keys_are_not_used(coloured: fc.Dataset, tmp_path: Path) -> None:
+    turned = [dataclasses.replace(sample, image=np.asarray(sample.image)[..., ::-1]) for sample in coloured]
+    other = fc.Dataset.from_source(turned)
+    trainer().fit(coloured, checkpoint_dir=tmp_path, progress=False)
+    expected = trainer().fit(other, progress=False).predictor.predict(other)
+    found = trainer().fit(other, checkpoint_dir=tmp_path, progress=False).predictor.predict(other)
+    assert [each.label for each in found] == [each.label for each in expected]
+    assert sum(each.label == sample.label for each, sample in zip(found, other, strict=True)) > 20
+
+
+def test_callbacks_of_learning_rates_find_an_optimizer(coloured: fc.Dataset) -> None:
+    callback = import_keras().callbacks.ReduceLROnPlateau(monitor="loss", patience=1)
+    trainer().fit(coloured, callbacks=[callback], progress=False)
 
 
 def test_bad_pictures_are_all_named_or_left_out(coloured: fc.Dataset) -> None:
@@ -350,7 +382,7 @@ def test_auto_takes_the_best_and_of_equals_the_backbone(
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(auto, "_score_backbone", lambda *_, **__: backbone)
-    monkeypatch.setattr(auto, "_score_scratch", lambda *_: scratch)
+    monkeypatch.setattr(auto, "_score_scratch", lambda *_, **__: scratch)
     settings = {"model_options": {"weights": {"mobilenet": "some.weights.h5"}}}
     trainer, reason = choose_trainer(coloured, settings=settings)
     assert trainer.model == chosen
@@ -364,6 +396,21 @@ def test_auto_without_weights_trains_from_scratch_and_says_so(
     run = fc.train(coloured, model="auto", time_budget="4s", image_size=(32, 32), progress=False)
     assert run.predictor.info["model"] == "fast"
     assert "No pretrained weights were at hand" in run.notes[0]
+
+
+def test_auto_takes_what_only_a_training_with_val_can_use(coloured: fc.Dataset) -> None:
+    settings = {"image_size": (32, 32), "epochs": 1, "early_stopping": 1}
+    chosen, _ = choose_trainer(coloured, settings=settings)
+    assert chosen.early_stopping == 1
+
+
+def test_ctrl_c_while_auto_compares_ends_it(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flowercnn.training.loop.Loop._learn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        choose_trainer(coloured, settings={"image_size": (32, 32), "epochs": 1})
 
 
 def test_the_head_of_a_network_is_its_last_dense_layer() -> None:
