@@ -14,7 +14,7 @@ from html import escape
 from importlib import resources
 from importlib.metadata import version
 from string import Template
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from PIL import Image
 
@@ -32,12 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = ["notebook_html", "report_html"]
 
+T = TypeVar("T")
+
 _THUMBNAIL_SIDE: Final = 112
 _THUMBNAIL_BYTES: Final = 3_400_000  # of base64, in all: keeps a page below 5 MB
 _MOST_THUMBNAILS: Final = 1200
 _MISTAKES: Final = 24
 _PAIRS: Final = 10
 _LONGEST_TEXT: Final = 300
+_SIDES: Final = 2
 _DEFAULTS: Final = Preprocessing()
 _NAMES: Final = {
     "top_5_accuracy": "Truth among the top 5",
@@ -66,8 +69,8 @@ def report_html(evaluation: Evaluation) -> str:
     }
     shown = {name: section for name, section in sections.items() if section[1]}
     page = resources.files("flowercnn.evaluation").joinpath("page")
-    name = str(evaluation.info.get("model", "classifier"))
-    return Template(page.joinpath("report.html").read_text(encoding="utf-8")).substitute(
+    name = _told(evaluation.info, "model", str) or "classifier"
+    html = Template(page.joinpath("report.html").read_text(encoding="utf-8")).substitute(
         title=escape(f"{name}: {evaluation.accuracy:.1%} of {len(evaluation)} pictures"),
         heading=escape(f"What {name} makes of {len(evaluation.class_names)} classes"),
         lead=escape(_lead(evaluation)),
@@ -82,6 +85,7 @@ def report_html(evaluation: Evaluation) -> str:
         script=page.joinpath("report.js").read_text(encoding="utf-8"),
         data=_as_script(_picture_data(evaluation)),
     )
+    return html.encode("utf-8", "backslashreplace").decode()  # JSON may hold halves of characters, which no file can
 
 
 def notebook_html(evaluation: Evaluation) -> str:
@@ -101,9 +105,15 @@ def notebook_html(evaluation: Evaluation) -> str:
 
 
 def _lead(evaluation: Evaluation) -> str:
-    info = evaluation.info
-    learned = f"Trained on {info['train_samples']:,} pictures" if "train_samples" in info else "A classifier"
+    count = _told(evaluation.info, "train_samples", int)
+    learned = "A classifier" if count is None else f"Trained on {count:,} pictures"
     return f"{learned}, tested on {len(evaluation):,} it has not learned from."
+
+
+def _told(info: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
+    """Return a value that is kept with the model if it is of its kind: strangers' files may hold anything there."""
+    value = info.get(name)
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
 def _result(evaluation: Evaluation) -> str:
@@ -142,11 +152,11 @@ def _training(evaluation: Evaluation) -> str:
     info, history = evaluation.info, evaluation.history
     facts = {
         "Classes": ", ".join(evaluation.class_names),
-        "Training pictures": info.get("train_samples"),
+        "Training pictures": _told(info, "train_samples", int),
         "Test pictures": len(evaluation),
-        "Network": info.get("model"),
-        "Epochs": info.get("epochs"),
-        "Seed": info.get("seed"),
+        "Network": _told(info, "model", str),
+        "Epochs": _told(info, "epochs", int),
+        "Seed": _told(info, "seed", int),
     }
     charts = ""
     if history:
@@ -283,14 +293,13 @@ def _calibration(evaluation: Evaluation) -> str:
 
 
 def _calibration_told(info: Mapping[str, Any]) -> str:
-    calibration = info.get("calibration")
-    if not isinstance(calibration, Mapping):
+    calibration = _told(info, "calibration", dict)
+    if calibration is None:
         return "The probabilities are as the network was trained to give them."
-    if calibration.get("applied"):
-        return (
-            f"Its logits were divided by {calibration.get('temperature', 1):.2f}, fitted on the validation pictures."
-        )
-    return f"No temperature is applied: {calibration.get('reason', 'unknown reason')}"
+    temperature = calibration.get("temperature")
+    if calibration.get("applied") and isinstance(temperature, (int, float)):
+        return f"Its logits were divided by {temperature:.2f}, fitted on the validation pictures."
+    return f"No temperature is applied: {_told(calibration, 'reason', str) or 'unknown reason'}"
 
 
 def _audit(evaluation: Evaluation) -> str:
@@ -318,17 +327,18 @@ def _card(evaluation: Evaluation) -> str:
     info = evaluation.info
     low, high = evaluation.accuracy_interval
     hardest = sorted((each for each in evaluation.per_class if each.support), key=lambda each: each.recall)[:3]
-    size = (info.get("preprocessing") or {}).get("image_size")
+    size = (_told(info, "preprocessing", dict) or {}).get("image_size")
+    brought = f", brought to {size[0]} x {size[1]} pixels" if isinstance(size, list) and len(size) == _SIDES else ""
     facts = {
         "What it does": f"Tells {len(evaluation.class_names)} classes apart: {few(evaluation.class_names, 20)}.",
-        "What goes in": "A picture" + (f", brought to {size[0]} x {size[1]} pixels." if size else "."),
+        "What goes in": f"A picture{brought}.",
         "What comes out": "A probability for each class; they sum to 1.",
         "How good it is": f"{evaluation.accuracy:.1%} correct ({low:.1%} to {high:.1%}) of {len(evaluation)}.",
         "Where it is weakest": "; ".join(f"{each.class_name}: recall {each.recall:.0%}" for each in hardest),
         "What it is not for": "Pictures of anything but these classes, and pictures from elsewhere (other cameras, "
         "places, seasons) than those it was tested on: for those, these figures say nothing. Test it on them first.",
         "Calibration": _calibration_told(info),
-        "Random seed": info.get("seed"),
+        "Random seed": _told(info, "seed", int),
     }
     return _facts(facts)
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flowercnn.errors import ConfigurationError
 
-__all__ = ["activation_bytes", "check_side", "couples_pictures", "pictures_at_once"]
+__all__ = ["activation_bytes", "call_count", "check_side", "couples_pictures", "pictures_at_once"]
 
 _BYTES_AT_ONCE: Final = 128 * 2**20
 
@@ -45,10 +45,36 @@ def pictures_at_once(model: Any, *, most: int, itemsize: int = 4) -> int:
 
 
 def activation_bytes(model: Any, *, itemsize: int = 4) -> int:
-    """Return how many bytes the outputs of all layers take for one picture."""
-    return itemsize * sum(
-        math.prod(size or 1 for size in shape[1:]) for layer in _layers(model) for shape in _output_shapes(layer)
-    )
+    """Return how many bytes the outputs of all layers take for one picture, at every call of a layer."""
+    return itemsize * _calls(model, {})[1]
+
+
+def call_count(model: Any) -> int:
+    """Return how many times layers are called for a picture, those of models within the model included."""
+    return _calls(model, {})[0]
+
+
+def _calls(model: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many calls there are and how many numbers come out of them; each inner model is counted once."""
+    if id(model) not in known:
+        count = numbers = 0
+        for operation, shapes in _nodes(model):
+            inner = _calls(operation, known) if hasattr(operation, "layers") else (1, 0)
+            count += inner[0]
+            numbers += inner[1] or sum(math.prod(size or 1 for size in shape[1:]) for shape in shapes)
+        known[id(model)] = count, numbers
+    return known[id(model)]
+
+
+def _nodes(model: Any) -> list[tuple[Any, list[tuple[int | None, ...]]]]:
+    """Return every call of a layer in a model, with the shapes of what comes out; none if it is not built."""
+    functional = getattr(model, "_functional", model)  # a sequential model holds one
+    by_depth = getattr(functional, "_nodes_by_depth", None) or {}  # no public way
+    return [
+        (node.operation, [tuple(tensor.shape) for tensor in node.output_tensors])
+        for nodes in by_depth.values()
+        for node in nodes
+    ]
 
 
 def _layers(model: Any) -> list[Any]:
@@ -57,12 +83,3 @@ def _layers(model: Any) -> list[Any]:
     for layer in model.layers:
         found.extend(_layers(layer) if hasattr(layer, "layers") else [layer])
     return found
-
-
-def _output_shapes(layer: Any) -> list[tuple[int | None, ...]]:
-    """The output shapes of a layer, none where Keras cannot tell."""
-    try:
-        outputs = layer.output
-    except (AttributeError, ValueError):
-        return []
-    return [tuple(tensor.shape) for tensor in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]

@@ -66,10 +66,10 @@ def fetch_weights(spec: BackboneSpec, *, mirror: str | None = None, progress: bo
             with contextlib.suppress(ValueError):  # what an earlier run left was of another file, and is gone now
                 return _retrieve(url, known, target, downloader)
         return _retrieve(url, known, target, downloader)
-    except ValueError as error:
-        raise SourceError(f"{shown(url)}: what the server sends is not the official file. {by_hand}") from error
+    except ValueError:  # what pooch and requests say has the whole URL, perhaps with a password: from None
+        raise SourceError(f"{shown(url)}: what the server sends is not the official file. {by_hand}") from None
     except OSError as error:  # those of requests too
-        raise SourceError(f"{shown(url)}: cannot be downloaded ({type(error).__name__}). {by_hand}") from error
+        raise SourceError(f"{shown(url)}: cannot be downloaded ({type(error).__name__}). {by_hand}") from None
 
 
 def _retrieve(url: str, checksum: str | None, target: Path, downloader: ResumingDownloader) -> Path:

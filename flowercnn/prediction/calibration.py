@@ -191,21 +191,20 @@ class Calibration:
             ConfigurationError: If it is damaged.
         """
         try:
-            known = described["familiarity"]
-            familiarity = None
-            if known is not None:
-                names = tuple(str(layer["name"]) for layer in known["layers"])
-                parts = tuple(_part_from_dict(layer) for layer in known["layers"])
-                familiarity = Familiarity(names, parts, _unpacked(known["scores"]))
+            known, temperature, reason = (described[name] for name in ("familiarity", "temperature", "reason"))
+            if not _is_positive(temperature):
+                raise ValueError("the temperature must be a number above 0")
+            if not (reason is None or isinstance(reason, str)):
+                raise ValueError("the reason must be a text")
             return cls(
-                temperature=float(described["temperature"]),
+                temperature=float(temperature),
                 applied=bool(described["applied"]),
-                reason=described["reason"],
+                reason=reason,
                 set_scores=_unpacked(described["set_scores"]),
-                familiarity=familiarity,
-                false_alarms=float(described["false_alarms"]),
+                familiarity=None if known is None else _familiarity_from_dict(known),
+                false_alarms=described["false_alarms"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigurationError(f"The calibration kept with the model is damaged ({error}).") from error
 
 
@@ -279,12 +278,29 @@ def _single(array: Floats) -> npt.NDArray[np.float32]:
     return np.asarray(array, dtype=np.float32)
 
 
+def _familiarity_from_dict(described: Mapping[str, Any]) -> Familiarity:
+    names = tuple(str(layer["name"]) for layer in described["layers"])
+    if not names:
+        raise ValueError("there are no layers to tell unknown pictures by")
+    parts = tuple(_part_from_dict(layer) for layer in described["layers"])
+    return Familiarity(names, parts, _unpacked(described["scores"]))
+
+
 def _part_from_dict(described: Mapping[str, Any]) -> LayerFamiliarity:
     mean, scale, directions, variances = (_single(_unpacked(described[part])) for part in _PART_ARRAYS)
-    size, count = int(described["size"]), len(mean)
-    if count != min(size, _MOST_FEATURES) or len(scale) != count or (variances <= 0).any() or (scale <= 0).any():
+    size, count = described["size"], len(mean)
+    if not isinstance(size, int) or not 1 <= count == len(scale) == min(size, _MOST_FEATURES):
         raise ValueError("a layer's features do not fit together")
-    return LayerFamiliarity(size, mean, scale, directions.reshape(count, len(variances) - 1), variances)
+    if not len(variances) or len(directions) != count * (len(variances) - 1):
+        raise ValueError("a layer's directions and variances do not fit together")
+    if (variances <= 0).any() or (scale <= 0).any():
+        raise ValueError("a layer's variances and scales must be above 0")
+    return LayerFamiliarity(size, mean, scale, directions.reshape(count, -1), variances)
+
+
+def _is_positive(value: object) -> bool:
+    """Return whether this is a finite number above 0."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _packed(array: Floats) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -123,6 +124,7 @@ def export(
     if chosen == "litert-int8":
         ranges, contents, pixels = pixels[::2], contents[1::2], pixels[1::2]
     write, read = _format(chosen, predictor, description, ranges)
+    beside = target.with_name(f"{target.name}.json")
     reports: list[ExportReport] = []
 
     def write_and_prove(temporary: Path) -> None:
@@ -132,14 +134,19 @@ def export(
         report = ExportReport(target, chosen, len(pixels), size=_size(temporary), **measured)
         _check(report, least)
         reports.append(report)
+        # Before the export itself is moved into place: if this fails, nothing has changed yet.
+        _write_json(beside, report, description)
 
     try:
-        (replace_folder if chosen == "saved_model" else replace_file)(target, write_and_prove)
-        _write_json(reports[0], description)
+        with _put_back_on_failure(beside):
+            (replace_folder if chosen == "saved_model" else replace_file)(target, write_and_prove)
     except OSError as error:
         if isinstance(error, ModelFileError):
             raise
-        raise ModelFileError(f"{target}: cannot be written ({error.strerror or error}).") from error
+        raise ModelFileError(
+            f"{error.filename2 or target}: cannot be written ({error.strerror or error}). Choose another path, or "
+            "make room there."
+        ) from error
     return reports[0]
 
 
@@ -276,8 +283,22 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def _write_json(report: ExportReport, description: Description) -> None:
+def _write_json(path: Path, report: ExportReport, description: Description) -> None:
     document = {**json.loads(description.to_json()), "export": report.to_dict()}
     text = json.dumps(document, indent=1)
-    beside = report.path.with_name(f"{report.path.name}.json")
-    replace_file(beside, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def _put_back_on_failure(path: Path) -> Iterator[None]:
+    """Make a small file what it was before, or remove it if it was not there, if what is done meanwhile fails."""
+    before = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            if path.is_file():
+                path.unlink()
+        elif path.read_bytes() != before:
+            replace_file(path, lambda temporary: temporary.write_bytes(before))
+        raise

@@ -13,36 +13,30 @@ from typing import Any, Final
 import numpy as np
 
 from flowercnn.errors import MissingDependencyError, ModelFileError
+from flowercnn.prediction.operators import OPERATIONS, Tensor, check_operator
 
 __all__ = ["metadata_of", "rebuilt", "with_metadata"]
 
-_OPERATIONS: Final = frozenset(
-    [
-        *("ABS", "ADD", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CAST", "CONCATENATION", "CONV_2D"),
-        "DEPTHWISE_CONV_2D",
-        *("DEQUANTIZE", "DIV", "ELU", "EXP", "FULLY_CONNECTED", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC"),
-        *("MAXIMUM", "MAX_POOL_2D", "MEAN", "MINIMUM", "MUL", "NEG", "PAD", "PADV2", "POW", "PRELU", "QUANTIZE"),
-        *("REDUCE_MAX", "RELU", "RELU6", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "RSQRT"),
-        *("SOFTMAX", "SQRT", "SQUARE", "SQUARED_DIFFERENCE", "SQUEEZE", "SUB", "SUM", "TANH", "TRANSPOSE"),
-    ]
+_ITEM_SIZES: Final = {"FLOAT32": 4, "INT32": 4, "INT8": 1}
+_OPTIONS: Final = tuple(sorted({options for _, options in OPERATIONS.values() if options.strip("*")}))
+_UNUSED_OPTIONS: Final = (
+    *(
+        "AbsOptions",
+        "DequantizeOptions",
+        "ExpOptions",
+        "HardSwishOptions",
+        "LeakyReluOptions",
+        "MaximumMinimumOptions",
+    ),
+    *("NegOptions", "PadOptions", "PadV2Options", "PowOptions", "QuantizeOptions", "ReshapeOptions"),
+    *("SquaredDifferenceOptions", "SquareOptions", "TransposeOptions"),
 )
-_OPTIONS: Final = {
-    "CONV_2D": "Conv2DOptionsT",
-    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptionsT",
-    "AVERAGE_POOL_2D": "Pool2DOptionsT",
-    "MAX_POOL_2D": "Pool2DOptionsT",
-}
-"""Operations that divide by what is in their options: without these it would be zero."""
-
-_POSITIVE: Final = (
-    *("strideW", "strideH", "filterWidth", "filterHeight", "dilationWFactor", "dilationHFactor", "depthMultiplier"),
-)
-_ITEM_SIZES: Final = {"FLOAT32": 4, "INT32": 4, "INT64": 8, "INT8": 1, "UINT8": 1, "BOOL": 1}
 _LARGEST_TENSOR: Final = 2**28
 _LARGEST_SUM: Final = 2**30
 _MOST_PARTS: Final = 100_000
-_MOST_DIMENSIONS: Final = 6
-_LARGEST_SIZE: Final = 2**16
+_MOST_DIMENSIONS: Final = 5
+_MOST_PRODUCTS: Final = 2**37  # of a picture: some seconds
+_SCALES: Final = (2.0**-60, 2.0**60)
 
 
 def rebuilt(
@@ -63,7 +57,7 @@ def rebuilt(
     """
     schema = _schema()
     try:
-        model = schema.ModelT.InitFromPackedBuf(content)
+        model = _unpacked(schema, content)
         graph = _check_model(schema, model)
         _check_ends(schema, graph, input_shape, num_classes, features=features)
     except ModelFileError as error:
@@ -71,7 +65,6 @@ def rebuilt(
     except Exception as error:
         # A malformed buffer leads anywhere: offsets out of range, wrong types, missing tables.
         raise ModelFileError(f"{name}: the LiteRT network is damaged ({type(error).__name__}: {error}).") from error
-    model.metadata, model.metadataBuffer, model.signatureDefs = None, None, None
     packed = _packed(model)
     try:
         _check_shapes(packed, graph)
@@ -130,32 +123,116 @@ def _packed(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
+def _unpacked(schema: Any, content: bytes) -> Any:
+    """Return what computes, without metadata and names of signatures.
+
+    A few bytes may stand for a thousand tables, as tables may share theirs: lengths are added up before anything is
+    unpacked.
+    """
+    packed = schema.Model.GetRootAs(content)
+    if packed.SubgraphsLength() != 1:
+        raise ModelFileError("a network must be one graph.")
+    graph = packed.Subgraphs(0)
+    parts = (packed.BuffersLength(), packed.OperatorCodesLength(), graph.TensorsLength(), graph.OperatorsLength())
+    if max(parts) > _MOST_PARTS:
+        raise ModelFileError(f"a graph of over {_MOST_PARTS:,} parts.")
+    lengths = (
+        *(packed.Buffers(index).DataLength() for index in range(packed.BuffersLength())),
+        *(_length_of_code(packed.OperatorCodes(index)) for index in range(packed.OperatorCodesLength())),
+        *(_length_of_tensor(graph.Tensors(index)) for index in range(graph.TensorsLength())),
+        *(_length_of_operator(schema, graph.Operators(index)) for index in range(graph.OperatorsLength())),
+        graph.InputsLength() + graph.OutputsLength() + len(graph.Name() or b""),
+    )
+    if sum(lengths) > len(content):
+        raise ModelFileError("a graph whose parts lie on top of one another.")
+    model = schema.ModelT()
+    model.version = 3
+    model.subgraphs = [schema.SubGraphT.InitFromObj(graph)]
+    model.buffers = [schema.BufferT.InitFromObj(packed.Buffers(i)) for i in range(packed.BuffersLength())]
+    codes = range(packed.OperatorCodesLength())
+    model.operatorCodes = [schema.OperatorCodeT.InitFromObj(packed.OperatorCodes(i)) for i in codes]
+    return model
+
+
+def _length_of_code(code: Any) -> int:
+    return len(code.CustomCode() or b"")
+
+
+def _length_of_tensor(tensor: Any) -> int:
+    if tensor.Sparsity() is not None or not tensor.VariantTensorsIsNone():
+        raise ModelFileError("a tensor of an unknown kind.")
+    length = tensor.ShapeLength() + tensor.ShapeSignatureLength() + len(tensor.Name() or b"")
+    quantization = tensor.Quantization()
+    if quantization is None:
+        return int(length)
+    if quantization.DetailsType():
+        raise ModelFileError("an unknown kind of quantisation.")
+    scales = quantization.ScaleLength() + quantization.ZeroPointLength()
+    return int(length + scales + quantization.MinLength() + quantization.MaxLength())
+
+
+def _length_of_operator(schema: Any, operator: Any) -> int:
+    known = vars(schema.BuiltinOptions)
+    names = {number: name for name, number in known.items() if not name.startswith("_")}
+    name = names.get(operator.BuiltinOptionsType(), "unknown options")
+    if name not in ("NONE", *_OPTIONS, *_UNUSED_OPTIONS) or operator.BuiltinOptions2Type():
+        raise ModelFileError(f"an operation with {name}, which no classifier is made of.")
+    if not (operator.IntermediatesIsNone() and operator.MutatingVariableInputsIsNone()):
+        raise ModelFileError("an operation of an unknown kind.")
+    length = operator.InputsLength() + operator.OutputsLength() + operator.CustomOptionsLength()
+    for name, field in (("ReshapeOptions", "NewShapeLength"), ("SqueezeOptions", "SqueezeDimsLength")):
+        if operator.BuiltinOptionsType() == known[name]:
+            options = getattr(schema, name)()
+            table = operator.BuiltinOptions()
+            options.Init(table.Bytes, table.Pos)
+            length += getattr(options, field)()
+    return int(length)
+
+
 def _check_model(schema: Any, model: Any) -> Any:
     """Refuse whatever could make the interpreter read or write where it should not; return the one graph."""
-    if len(model.subgraphs) != 1:
-        raise ModelFileError("a network must be one graph.")
     graph = model.subgraphs[0]
-    if max(len(model.buffers), len(graph.tensors), len(graph.operators)) > _MOST_PARTS:
-        raise ModelFileError(f"a graph of over {_MOST_PARTS:,} parts.")
-    if any(buffer.offset or buffer.size for buffer in model.buffers) or getattr(model, "externalBuffers", None):
+    if any(buffer.offset or buffer.size for buffer in model.buffers):
         raise ModelFileError("weights that lie outside the graph.")
     total = 0
     for tensor in graph.tensors:
         total += _check_tensor(schema, tensor, model.buffers)
     if total > _LARGEST_SUM:
         raise ModelFileError(f"a picture would need {total:,} bytes, over {_LARGEST_SUM:,}.")
+    types = {number: name for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
+    tensors = [_tensor(tensor, types, model.buffers) for tensor in graph.tensors]
     names = {number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-    defined = {index for index, tensor in enumerate(graph.tensors) if _has_data(model.buffers[tensor.buffer])}
-    constants = frozenset(defined)
-    defined.update(int(index) for index in graph.inputs)
+    constants = frozenset(index for index, tensor in enumerate(tensors) if tensor.constant is not None)
+    defined = {*constants, *(int(index) for index in graph.inputs)}
+    products = 0
     for operator in graph.operators:
+        if not 0 <= operator.opcodeIndex < len(model.operatorCodes):
+            raise ModelFileError("an operation that does not exist.")
         code = model.operatorCodes[operator.opcodeIndex]
         number = max(code.builtinCode, code.deprecatedBuiltinCode)
-        if operator.opcodeIndex < 0 or code.customCode is not None or names.get(number) not in _OPERATIONS:
-            raise ModelFileError(f"the operation {names.get(number, number)} is not one classifiers are made of.")
-        _check_operator(operator, str(names[number]), len(graph.tensors), defined, constants)
-        defined.update(int(index) for index in operator.outputs)
+        name = names.get(number, str(number))
+        if code.customCode is not None or name not in OPERATIONS:
+            raise ModelFileError(f"the operation {name} is not one classifiers are made of.")
+        inputs, output = _check_flow(operator, len(tensors), defined, constants)
+        given = [None if index < 0 else tensors[index] for index in inputs]
+        products += check_operator(name, given, tensors[output], operator.builtinOptions)
+        defined.add(output)
+    if products > _MOST_PRODUCTS:
+        raise ModelFileError(f"a picture would take {products:,} steps, over {_MOST_PRODUCTS:,}.")
     return graph
+
+
+def _tensor(tensor: Any, types: dict[int, str], buffers: list[Any]) -> Tensor:
+    buffer, quantization = buffers[tensor.buffer], tensor.quantization
+    scales, zeros = ((), ()) if quantization is None else (quantization.scale, quantization.zeroPoint)
+    return Tensor(
+        kind=types[tensor.type],
+        shape=() if tensor.shape is None else tuple(int(size) for size in tensor.shape),
+        constant=np.asarray(buffer.data, np.uint8) if _has_data(buffer) else None,
+        scales=() if scales is None else tuple(float(scale) for scale in scales),
+        zeros=() if zeros is None else tuple(int(zero) for zero in zeros),
+        axis=0 if quantization is None else int(quantization.quantizedDimension),
+    )
 
 
 def _check_tensor(schema: Any, tensor: Any, buffers: list[Any]) -> int:
@@ -194,32 +271,24 @@ def _check_quantization(quantization: Any, shape: list[int]) -> None:
         raise ModelFileError("an unknown kind of quantisation.")
     if per_channel and scales != shape[axis]:
         raise ModelFileError(f"{scales} scales for {shape[axis]} channels.")
-    if scales and not (np.isfinite(quantization.scale).all() and (np.abs(quantization.zeroPoint) <= 255).all()):  # noqa: PLR2004 - a byte
-        raise ModelFileError("scales that are not finite.")
+    low, high = _SCALES
+    if scales and not all(low <= scale <= high for scale in quantization.scale):
+        raise ModelFileError("scales that make no sense.")
+    if zeros and np.abs(quantization.zeroPoint).max() > 255:  # noqa: PLR2004 - a byte
+        raise ModelFileError("a zero that is none.")
 
 
-def _check_operator(
-    operator: Any, operation: str, tensors: int, defined: set[int], constants: frozenset[int]
-) -> None:
+def _check_flow(operator: Any, tensors: int, defined: set[int], constants: frozenset[int]) -> tuple[list[int], int]:
+    """Return the inputs and the output of an operation: computed before it, and by nobody else."""
     inputs = [] if operator.inputs is None else [int(index) for index in operator.inputs]
     outputs = [] if operator.outputs is None else [int(index) for index in operator.outputs]
-    if not inputs or not outputs or operator.customOptions is not None or operator.largeCustomOptionsSize:
-        raise ModelFileError("an operation without inputs or outputs, or with data of its own.")
-    if operator.builtinOptions2 is not None or operator.intermediates is not None:
-        raise ModelFileError("an operation of an unknown kind.")
-    for index in inputs:
-        if index != -1 and index not in defined:
-            raise ModelFileError("an operation on a tensor that is not computed before it.")
-    for index in outputs:
-        if not 0 <= index < tensors or index in defined or index in constants:
-            raise ModelFileError("an operation that overwrites a tensor.")
-    options = operator.builtinOptions
-    if type(options).__name__ != _OPTIONS.get(operation, type(options).__name__):
-        raise ModelFileError(f"{operation} without its options.")
-    for field in _POSITIVE:
-        value = getattr(options, field, 1)
-        if not 1 <= value <= _LARGEST_SIZE:
-            raise ModelFileError(f"{field}={value} in an operation.")
+    if len(outputs) != 1 or operator.customOptions is not None or operator.largeCustomOptionsSize:
+        raise ModelFileError("an operation without an output, or with data of its own.")
+    if any(index != -1 and index not in defined for index in inputs):
+        raise ModelFileError("an operation on a tensor that is not computed before it.")
+    if not 0 <= outputs[0] < tensors or outputs[0] in defined or outputs[0] in constants:
+        raise ModelFileError("an operation that overwrites a tensor.")
+    return inputs, outputs[0]
 
 
 def _check_ends(schema: Any, graph: Any, input_shape: tuple[int, ...], num_classes: int, *, features: bool) -> None:

@@ -9,22 +9,39 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 from typing import Any, Final
 
 from flowercnn.errors import ModelFileError
 
 __all__ = ["check_structure"]
 
-_NIL, _DATASPACE, _DATATYPE, _LAYOUT, _CONTINUATION, _SYMBOL_TABLE = 0x0, 0x1, 0x3, 0x8, 0x10, 0x11
-_ATTRIBUTE: Final = 0xC
-_OTHERS: Final = frozenset({0x4, 0x5, 0x12})  # fill values, time of change
-_SHARED: Final = 2  # a flag: the message lies elsewhere
+_NIL, _ATTRIBUTE, _CONTINUATION, _SYMBOL_TABLE = 0x0, 0xC, 0x10, 0x11  # kinds of messages
+_DATASPACE, _DATATYPE, _FILL_VALUE, _LAYOUT = 0x1, 0x3, 0x5, 0x8
+_ARRAY: Final = frozenset({_DATASPACE, _DATATYPE, _FILL_VALUE, _LAYOUT})
+_NUMBERS: Final = frozenset(
+    {
+        bytes.fromhex("11200f00 02000000 0000 1000 0a05000a 0f000000"),  # float16
+        bytes.fromhex("11201f00 04000000 0000 2000 17080017 7f000000"),  # float32
+        bytes.fromhex("11203f00 08000000 0000 4000 340b0034 ff030000"),  # float64
+        *(struct.pack("<BBxxIHH", 0x10, sign, size, 0, 8 * size) for sign in (0, 8) for size in (1, 2, 4, 8)),
+    }
+)
+_TEXTS_ELSEWHERE: Final = frozenset(
+    {bytes.fromhex(f"1901{code}00 10000000 10000000 01000000 00000800") for code in ("00", "01")}  # ASCII, UTF-8
+)
+_NO_FILL_VALUE: Final = bytes.fromhex("02020201 00000000")
 _UNDEFINED: Final = 2**64 - 1
-_TEXT, _TEXT_ELSEWHERE = 0x3, 0x9  # kinds of data
+_START: Final = b"\x89HDF\r\n\x1a\n" + bytes.fromhex("00000000 00080800 0400 1000 00000000")  # versions, node sizes
+_TREE_BYTES, _MOST_CHILDREN = 544, 32  # as the node sizes have it
+_SYMBOLS_BYTES, _MOST_SYMBOLS = 328, 8
+_SMALLEST_COLLECTION: Final = 4096
+_NO_MORE: Final = 1  # ends a list of free blocks
 _MOST_PARTS: Final = 200_000
+_MOST_MESSAGES: Final = 1_000  # of one object; the library looks through all of them for each attribute
 _MOST_DIMENSIONS: Final = 8
-_LARGEST_NODE: Final = 1024
-_START: Final = b"\x89HDF\r\n\x1a\n"
+_MOST_TEXT: Final = 32 * 2**20
+_LONGEST_NAME: Final = 4096
 
 
 def check_structure(content: bytes, name: str) -> None:
@@ -48,129 +65,197 @@ class _Walk:
 
     def __init__(self, content: bytes) -> None:
         self._content = content
-        self._seen: set[int] = set()
-        self._headers: list[int] = []
+        self._end = len(content)
+        self._steps = 0
+        self._parts: dict[int, int] = {}
+        self._texts: dict[int, dict[int, int]] = {}
+        self._text_bytes = 0
+        self._headers: list[tuple[int, tuple[int, int] | None]] = []
 
     def run(self) -> None:
-        versions = self._content[8:16]
-        _require(self._content[:8] == _START and versions == bytes([0, 0, 0, 0, 0, 8, 8, 0]), "superblock")
-        leaf, internal = self._unpack("<HH", 16)
-        _require(0 < leaf <= _LARGEST_NODE and 0 < internal <= _LARGEST_NODE, "node sizes")
-        self._symbol_bytes = 8 + 2 * leaf * 40
-        self._tree_bytes = 24 + (4 * internal + 1) * 8
-        base, _, end = self._unpack("<QQQ", 24)
-        _require(base == 0 and end <= len(self._content), "end of file")
-        self._headers = [self._unpack("<Q", 64)[0]]
+        _require(self._content.startswith(_START), "superblock")
+        base, free, end, driver = self._unpack("<4Q", len(_START))
+        _require((base, free, driver) == (0, _UNDEFINED, _UNDEFINED), "superblock")
+        _require(end <= self._end, "end of file")
+        self._end = end
+        self._symbol(self._visit(0, 96) + 56)
         while self._headers:
-            self._object(self._headers.pop())
+            self._object(*self._headers.pop())
+        self._check_apart()
 
-    def _object(self, address: int) -> None:
-        version, messages, length = self._unpack("<BxH4xI", self._visit(address, 16))
-        _require(version == 1, "object header")
-        blocks = [(address + 16, length)]
+    def _check_apart(self) -> None:
+        end = 0
+        for address, length in sorted(self._parts.items()):
+            _require(end <= address, "parts that overlap")
+            end = address + length
+
+    def _object(self, address: int, cached: tuple[int, int] | None) -> None:
         found: dict[int, tuple[int, int]] = {}
-        while blocks and messages > 0:
-            start, length = blocks.pop(0)
-            self._inside(start, length)
+        for kind, body, size in self._messages(address):
+            if kind == _ATTRIBUTE:
+                self._attribute(body, size)
+                continue
+            _require(kind == _SYMBOL_TABLE or kind in _ARRAY, f"message of kind {kind}")
+            _require(kind not in found, "message that occurs twice")
+            found[kind] = (body, size)
+        if cached:  # the library believes the copy in the list of members as well
+            _require(found.keys() == {_SYMBOL_TABLE}, "group")
+            _require(self._unpack("<QQ", found[_SYMBOL_TABLE][0]) == cached, "group that has two places")
+            self._group(*cached)
+        else:
+            _require(found.keys() == _ARRAY, "array")
+            self._array(found)
+
+    def _messages(self, address: int) -> Iterator[tuple[int, int, int]]:
+        """Yield kind, address and size of each message, to the end of every block, as the library reads them."""
+        version, claimed, length = self._unpack("<BxH4xI", address)
+        _require(version == 1 and claimed <= _MOST_MESSAGES, "object header")
+        blocks, count = [(self._visit(address, 16 + length) + 16, length)], 0
+        while blocks:
+            start, length = blocks.pop()
             end = start + length
-            while start + 8 <= end and messages > 0:
+            while start < end:
                 kind, size, flags = self._unpack("<HHB", start)
-                body, start, messages = start + 8, start + 8 + size, messages - 1
-                _require(start <= end and not flags & _SHARED, "message")
+                body, start, count = start + 8, start + 8 + size, count + 1
+                # Other flags: the message lies elsewhere, or may be one that nobody knows.
+                _require(start <= end and size % 8 == 0 and flags in (0, 1), "message")
+                self._step()
                 if kind == _CONTINUATION:
-                    offset, length = self._unpack("<QQ", body)
-                    blocks.append((self._visit(offset, length), length))
-                elif kind in (_DATASPACE, _DATATYPE, _LAYOUT, _SYMBOL_TABLE):
-                    _require(kind not in found, "message that occurs twice")
-                    found[kind] = (body, size)
-                elif kind == _ATTRIBUTE:
-                    self._attribute(body, size)
-                else:
-                    _require(kind == _NIL or kind in _OTHERS, f"message of kind {kind}")
-        if _SYMBOL_TABLE in found:
-            self._group(*self._unpack("<QQ", found[_SYMBOL_TABLE][0]))
-        elif found:
-            _require(found.keys() == {_DATASPACE, _DATATYPE, _LAYOUT}, "array")
-            self._array(found[_DATASPACE][0], found[_DATATYPE][0], found[_LAYOUT][0])
+                    place, length = self._unpack("<QQ", body)
+                    blocks.append((self._visit(place, length), length))
+                elif kind != _NIL:
+                    yield kind, body, size
+        _require(count == claimed, "number of messages")
 
     def _group(self, tree: int, heap: int) -> None:
-        signature, size, names = self._unpack("<4s4xQ8xQ", self._visit(heap, 32))
-        _require(signature == b"HEAP", "heap")
-        self._inside(names, size)
-        nodes = [tree]
-        while nodes:
-            node = nodes.pop()
-            if self._content[node : node + 4] == b"TREE":
-                kind, _, entries = self._unpack("<4xBBH", self._visit(node, self._tree_bytes))
-                _require(kind == 0 and 24 + (2 * entries + 1) * 8 <= self._tree_bytes, "tree")
-                nodes.extend(self._unpack("<Q", node + 32 + 16 * entry)[0] for entry in range(entries))
-                continue
-            signature, count = self._unpack("<4s2xH", self._visit(node, self._symbol_bytes))
-            _require(signature == b"SNOD" and 8 + count * 40 <= self._symbol_bytes, "list of members")
-            for entry in range(node + 8, node + 8 + count * 40, 40):
-                label, header, link = self._unpack("<QQI", entry)
-                _require(link in (0, 1), "link to another place")
-                _require(label < size and 0 in self._content[names + label : names + size], "name")
-                self._headers.append(header)
+        signature, version, size, free, names = self._unpack("<4sB3xQQQ", self._visit(heap, 32))
+        _require(signature == b"HEAP" and version == 0, "heap")
+        self._visit(names, size)
+        self._free_blocks(names, size, free)
+        labels, lists = self._tree(tree)
+        for symbols in lists:
+            signature, version, count = self._unpack("<4sBxH", self._visit(symbols, _SYMBOLS_BYTES))
+            _require(signature == b"SNOD" and version == 1 and count <= _MOST_SYMBOLS, "list of members")
+            labels.extend(self._symbol(symbols + 8 + 40 * entry) for entry in range(count))
+        for label in labels:
+            end = names + min(size, label + _LONGEST_NAME)
+            _require(self._content.find(b"\0", names + label, end) >= 0, "name")
 
-    def _array(self, space: int, kind: int, layout: int) -> None:
-        version, rank = self._unpack("<BB", space)
-        _require(version in (1, 2) and rank <= _MOST_DIMENSIONS, "shape")
-        shape = self._unpack(f"<{rank}Q", space + (8 if version == 1 else 4))
-        number, item = self._unpack("<B3xI", kind)
-        _require(number & 15 in (0, 1) and 0 < item <= 8, "array that holds no numbers")  # noqa: PLR2004 - float64
-        version, place = self._unpack("<BB", layout)
-        _require(version == 3 and place in (0, 1), "array that is not in one piece in this file")  # noqa: PLR2004
-        claimed = math.prod(shape) * item
-        if place == 0:
-            _require(claimed <= self._unpack("<H", layout + 2)[0], "array")
-            return
-        address, size = self._unpack("<QQ", layout + 2)
-        if address != _UNDEFINED or claimed:
-            self._visit(address, size)
-            _require(claimed <= size, "array that claims more data than the file holds")
+    def _free_blocks(self, names: int, size: int, free: int) -> None:
+        """A list that runs in a circle ends in too many steps."""
+        while free != _NO_MORE:
+            self._step()
+            _require(free + 16 <= size, "free block")
+            following, length = self._unpack("<QQ", names + free)
+            _require(free + length <= size, "free block")
+            free = following
+
+    def _tree(self, root: int) -> tuple[list[int], list[int]]:
+        """Return the labels in a tree, and the addresses of the lists of members it leads to."""
+        labels: list[int] = []
+        level = [root]
+        for depth in range(self._unpack("<5xB", root)[0], -1, -1):
+            ends = [_UNDEFINED, *level, _UNDEFINED]
+            neighbours = zip(ends, ends[2:], strict=False)
+            nodes = [self._node(*each) for each in zip(level, neighbours, [depth] * len(level), strict=False)]
+            labels += [label for node in nodes for label in node[::2]]
+            level = [child for node in nodes for child in node[1::2]]
+        return labels, level
+
+    def _node(self, node: int, neighbours: tuple[int, int], depth: int) -> tuple[int, ...]:
+        """Return label, child, label, child ... label."""
+        signature, kind, level, count, *found = self._unpack("<4sBBHQQ", self._visit(node, _TREE_BYTES))
+        _require((signature, kind, level) == (b"TREE", 0, depth) and count <= _MOST_CHILDREN, "tree")
+        _require(tuple(found) == neighbours, "neighbours in a tree")
+        return self._unpack(f"<{2 * count + 1}Q", node + 24)
+
+    def _symbol(self, entry: int) -> int:
+        """Note where a member lies, and return where its name does."""
+        label, header, link, tree, heap = self._unpack("<QQI4xQQ", entry)
+        _require(link in (0, 1), "link to another place")
+        self._headers.append((header, (tree, heap) if link else None))
+        return int(label)
+
+    def _array(self, found: dict[int, tuple[int, int]]) -> None:
+        shape = self._shape(*found[_DATASPACE])
+        body, size = found[_DATATYPE]
+        kind = self._content[body : body + size]  # padded
+        _require(any(kind.startswith(known) for known in _NUMBERS), "array that holds no numbers")
+        version, place, address, length = self._unpack("<BBQQ", found[_LAYOUT][0])
+        _require((version, place) == (3, 1), "array that is not in one piece in this file")
+        _require(math.prod(shape) * kind[4] == length, "array that claims more data than the file holds")
+        body, size = found[_FILL_VALUE]
+        _require(self._content[body : body + size] == _NO_FILL_VALUE, "fill value")
+        if length:
+            self._visit(address, length)
+
+    def _shape(self, body: int, size: int) -> tuple[int, ...]:
+        version, rank, limits = self._unpack("<BBB", body)
+        _require(version == 1 and rank <= _MOST_DIMENSIONS and limits == (rank > 0), "shape")
+        _require(size == 8 + 16 * rank, "shape")
+        shape = self._unpack(f"<{2 * rank}Q", body + 8)
+        _require(shape[:rank] == shape[rank:], "shape that may grow")
+        return shape[:rank]
 
     def _attribute(self, body: int, size: int) -> None:
-        version, *sizes = self._unpack("<BxHHH", body)
-        _require(version in (1, 3), "attribute")
-        steps = [-(-part // 8) * 8 for part in sizes] if version == 1 else sizes
-        kind = body + (8 if version == 1 else 9) + steps[0]
-        space = kind + steps[1]
-        values = space + steps[2]
-        version, rank = self._unpack("<BB", space)
-        _require(version in (1, 2) and rank <= 1, "shape of an attribute")
-        (count,) = self._unpack("<Q", space + (8 if version == 1 else 4)) if rank else (1,)
-        number, item = self._unpack("<B3xI", kind)
-        _require(number & 15 in (0, 1, _TEXT, _TEXT_ELSEWHERE), "attribute that holds no numbers or text")
-        _require(values + count * item <= body + size, "attribute that claims more data than it holds")
-        if number & 15 == _TEXT_ELSEWHERE:
-            (character,) = self._unpack("<4xI", kind + 8)
-            _require(item == 16 and character == 1, "text of an attribute")  # noqa: PLR2004 - length, address, number
-            for value in range(values, values + count * item, item):
-                length, address = self._unpack("<IQ", value)
-                if length:
-                    self._text(length, address)
+        version, flags, *sizes = self._unpack("<BBHHH", body)
+        _require((version, flags) == (1, 0), "attribute")
+        kind, space, values = (body + 8 + sum(-(-part // 8) * 8 for part in sizes[:count]) for count in (1, 2, 3))
+        _require(self._content.find(b"\0", body + 8, kind) == body + 7 + sizes[0], "name of an attribute")
+        shape = self._shape(space, sizes[2])
+        known, item = self._content[kind : kind + sizes[1]], self._unpack("<I", kind + 4)[0]
+        _require(len(shape) <= 1 and item > 0, "shape of an attribute")
+        end = values + math.prod(shape) * item
+        _require(end <= body + size, "attribute that claims more data than it holds")
+        if known in _TEXTS_ELSEWHERE:
+            for value in range(values, end, item):
+                self._text(*self._unpack("<IQI", value))
+        else:
+            fixed = struct.pack("<BBxxI", 0x13, 1, item)  # texts of one length, padded with zeros
+            _require(known in _NUMBERS or known == fixed, "attribute that holds no numbers or text")
 
-    def _text(self, length: int, address: int) -> None:
-        """Texts of any length lie in collections, which several attributes may use."""
-        signature, size = self._unpack("<4s4xQ", address)
-        _require(signature == b"GCOL", "collection of texts")
-        self._inside(address, size)
-        _require(length <= size, "text that claims to be longer than the file")
+    def _text(self, length: int, address: int, number: int) -> None:
+        """Texts of any length lie in collections, which several attributes may use; each text belongs to one."""
+        self._text_bytes += length
+        _require(self._text_bytes <= _MOST_TEXT, "text that claims more than any network needs")
+        if address not in self._texts:
+            self._texts[address] = self._collection(address)
+        found = self._texts[address].pop(number, None)
+        _require(found == length, "text that claims another length than it has, or is used twice")
+
+    def _collection(self, address: int) -> dict[int, int]:
+        """Return the lengths of the texts in a collection, by number."""
+        signature, version, size = self._unpack("<4sB3xQ", address)
+        _require((signature, version) == (b"GCOL", 1) and size >= _SMALLEST_COLLECTION, "collection of texts")
+        start, end = self._visit(address, size) + 16, address + size
+        texts: dict[int, int] = {}
+        while start + 16 <= end:
+            self._step()
+            number, length = self._unpack("<H6xQ", start)
+            if number == 0:  # free space, to the end; its size counts its own head
+                _require(length == end - start, "free space in a collection of texts")
+                break
+            start += 16 + -(-length // 8) * 8
+            _require(number not in texts and start <= end, "collection of texts")
+            texts[number] = length
+        return texts
 
     def _visit(self, address: int, length: int) -> int:
         self._inside(address, length)
-        _require(address not in self._seen, "part that is used twice")
-        self._seen.add(address)
-        _require(len(self._seen) <= _MOST_PARTS, "number of parts")
+        self._step()
+        _require(address not in self._parts, "part that is used twice")
+        self._parts[address] = length
         return address
 
+    def _step(self) -> None:
+        self._steps += 1
+        _require(self._steps <= _MOST_PARTS, "number of parts")
+
     def _inside(self, address: int, length: int) -> None:
-        _require(
-            0 <= address <= len(self._content) and length <= len(self._content) - address, "part outside the file"
-        )
+        _require(length <= self._end - address, "part outside the file")
 
     def _unpack(self, form: str, address: int) -> tuple[Any, ...]:
+        self._inside(address, struct.calcsize(form))
         return struct.unpack_from(form, self._content, address)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -14,8 +14,10 @@ from PIL import Image
 
 from flowercnn.errors import ConfigurationError, SourceError
 from flowercnn.prediction.url import fetch, is_url
+from flowercnn.sources.archive import is_archive, open_archive
 from flowercnn.sources.base import DataSource, ImageInput, Sample
-from flowercnn.sources.folder import ImageFolder, find_pictures
+from flowercnn.sources.folder import find_pictures
+from flowercnn.sources.tree import ListedTree, is_picture
 
 __all__ = ["PredictInput", "keyed_pictures"]
 
@@ -24,13 +26,14 @@ PredictInput: TypeAlias = "ImageInput | Sample | DataSource | Iterable[Any]"
 source, or an iterable of those."""
 
 _ONE_PICTURE_DIMENSIONS: Final = 3
-_ARCHIVE: Final = re.compile(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
+_KINDS_OF_TEXTS_AND_OBJECTS: Final = "OSTU"  # as NumPy names them
 
 
 def keyed_pictures(images: PredictInput) -> Iterator[tuple[str, ImageInput]]:
     """Yield key and picture of everything in ``images``, in order, listing folders as it meets them.
 
-    The key of a file is its path, of a URL the URL, of a sample its key, of anything else its number from 0.
+    The key of a file is its path, of a picture in an archive its path in it, of a URL the URL, of a sample its key,
+    of anything else its number from 0.
 
     Raises:
         ConfigurationError: If something is no picture and nothing that holds pictures.
@@ -67,8 +70,8 @@ def _expand_path(path: str) -> Iterator[tuple[str, ImageInput]]:
     elif os.path.isdir(path):  # noqa: PTH112 - paths stay the strings the user gave
         yield from ((found, found) for found in find_pictures(path))
     elif os.path.lexists(path):
-        if _ARCHIVE.search(path):
-            yield from ((sample.key, sample.image) for sample in ImageFolder(path))
+        if is_archive(path):
+            yield from sorted(_pictures_in(open_archive(path)), key=itemgetter(0))
         else:
             yield path, path
     elif glob.has_magic(path):
@@ -81,5 +84,17 @@ def _expand_path(path: str) -> Iterator[tuple[str, ImageInput]]:
         yield path, path  # its prediction will say that it is not there
 
 
+def _pictures_in(archive: ListedTree, folder: str = "") -> Iterator[tuple[str, ImageInput]]:
+    """Yield path and picture of all in an archive, unsorted: as in a folder, it takes no class folders to be one."""
+    for name, kind, handle in archive.entries(folder):
+        if kind == "folder":
+            yield from _pictures_in(archive, handle)
+        elif kind == "file" and is_picture(name):
+            yield folder + name, handle
+
+
 def _is_one_array(item: Any) -> bool:
-    return isinstance(item, np.ndarray) and item.ndim <= _ONE_PICTURE_DIMENSIONS
+    """Return whether this is an array of pixels; one of paths or other things is an iterable of them."""
+    if not isinstance(item, np.ndarray) or item.ndim > _ONE_PICTURE_DIMENSIONS:
+        return False
+    return item.ndim == 0 or item.dtype.kind not in _KINDS_OF_TEXTS_AND_OBJECTS

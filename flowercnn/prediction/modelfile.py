@@ -15,6 +15,7 @@ import json
 import math
 import os
 import stat
+import struct
 import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -40,8 +41,11 @@ _LITERT: Final = "model.tflite"
 _KERAS_MEMBERS: Final = frozenset({_CONFIG, _METADATA, _WEIGHTS})
 _ATTRIBUTE: Final = "flowercnn"
 _MOST_JSON_BYTES: Final = 16 * 2**20
+_MOST_DIRECTORY_BYTES: Final = 2**16
+_END_BYTES: Final = 22  # of the record that ends an archive, without its comment
 _MOST_BYTES: Final = 2 * 2**30
 _MOST_ACTIVATIONS: Final = 2 * 2**30
+_MOST_CALLS: Final = 10_000  # of layers; the deepest networks known make two thousand
 _HDF5_START: Final = b"\x89HDF\r\n\x1a\n"
 
 Shapes: TypeAlias = list[tuple[int, ...]]
@@ -236,6 +240,7 @@ def read_model(path: Path) -> ModelFile:
 
 def _read_archive(path: Path, content: bytes) -> ModelFile:
     name = str(path)
+    _check_directory(content, name)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         _check_members(archive, path)
         config = archive.read(_CONFIG)
@@ -247,6 +252,18 @@ def _read_archive(path: Path, content: bytes) -> ModelFile:
         check_checksum(content, name)
         litert = archive.read(_LITERT) if _LITERT in archive.namelist() else None
         return ModelFile(path, description, content, config, litert)
+
+
+def _check_directory(content: bytes, name: str) -> None:
+    """Refuse archives with a long list of members, before zipfile makes objects of all of it."""
+    end = content.rfind(b"PK\x05\x06", -(2**16 + _END_BYTES))  # where zipfile looks for it: a comment may follow
+    if end < 0 or end + _END_BYTES > len(content):
+        raise ModelFileError(f"{name}: the model file is damaged (the archive has no end).")
+    # The bytes count: zipfile reads all of them, however many members the archive claims to have.
+    (size,) = struct.unpack_from("<I", content, end + 12)
+    has_larger_numbers_elsewhere = content.startswith(b"PK\x06\x07", max(end - 20, 0))
+    if size > _MOST_DIRECTORY_BYTES or has_larger_numbers_elsewhere:
+        raise ModelFileError(f"{name}: refused: the archive has more members than a model.")
 
 
 def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
@@ -315,25 +332,27 @@ def _check_sizes(config: bytes, stored: Shapes, name: str, *, exact: bool) -> No
     """Refuse a network whose weights are not those in the file, or whose activations no memory holds."""
     # A thread of its own: Keras keeps the variables it has not made yet, per thread, and would make them later.
     with ThreadPoolExecutor(1) as thread:
-        needed, with_seeds, activations = thread.submit(_sizes, config).result()
+        needed, with_seeds, activations, calls = thread.submit(_sizes, config).result()
     # Whether the states of random numbers are stored with the weights is up to the version of Keras.
     if exact and stored not in (needed, with_seeds):
         raise ModelFileError(f"{name}: refused: the weights in the file are not those of the network.")
     parameters = sum(math.prod(shape) for shape in needed)
     if parameters > sum(math.prod(shape) for shape in stored):
         raise ModelFileError(f"{name}: refused: the network needs {parameters:,} weights, more than the file holds.")
+    if calls > _MOST_CALLS:
+        raise ModelFileError(f"{name}: refused: the network calls its layers {calls:,} times.")
     if activations > _MOST_ACTIVATIONS:
         raise ModelFileError(f"{name}: refused: a single picture would need {activations:,} bytes of memory.")
 
 
-def _sizes(config: bytes) -> tuple[Shapes, Shapes, int]:
-    """The shapes of a network's weights, those with the states of random numbers, and the bytes of its activations.
+def _sizes(config: bytes) -> tuple[Shapes, Shapes, int, int]:
+    """The shapes of a network's weights, those with the states of random numbers, bytes of activations, and calls.
 
-    Shapes are sorted, activations those for one picture. The network is built without its weights, so that nothing
-    is allocated for sizes that only a description claims.
+    Shapes are sorted, activations and calls of layers those for one picture. The network is built without its
+    weights, so that nothing is allocated for sizes that only a description claims.
     """
     from flowercnn.models.keras3 import import_keras
-    from flowercnn.models.parts import activation_bytes
+    from flowercnn.models.parts import activation_bytes, call_count
 
     keras = import_keras()
     network = json.loads(config)
@@ -342,7 +361,7 @@ def _sizes(config: bytes) -> tuple[Shapes, Shapes, int]:
         sketch = kind.from_config(network["config"])
         weights = sorted(tuple(weight.shape) for weight in sketch.weights)
         variables = sorted(tuple(variable.shape) for variable in sketch.variables)
-        return weights, variables, activation_bytes(sketch)
+        return weights, variables, activation_bytes(sketch), call_count(sketch)
 
 
 def _unknown_classes(path: Path) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from flowercnn.prediction.inputs import PredictInput, keyed_pictures
 from flowercnn.prediction.modelfile import read_model, write_model
 from flowercnn.prediction.network import Network, RuntimeChoice
 from flowercnn.prediction.prediction import Prediction
-from flowercnn.prediction.runtimes import KerasRuntime, RuntimeName, litert_interpreter
+from flowercnn.prediction.runtimes import KerasRuntime, RuntimeName, litert_interpreter, litert_is_installed
 from flowercnn.preprocessing.pixels import Pixels
 from flowercnn.preprocessing.preprocessing import Preprocessing
 from flowercnn.sources.base import ImageInput
@@ -34,14 +35,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictor"]
 
-_BATCH_DIMENSIONS = 4
+_BATCH_DIMENSIONS: Final = 4
+_FEATURE_MAP_DIMENSIONS: Final = 4  # (n, height, width, channels)
+_WHITE: Final = 255
 
 
 class Predictor:
     """A trained network with the class names and the preprocessing it was trained with.
 
     Made by training or by `load`; several threads may use one. It computes with the weights the model has at the
-    first prediction.
+    first prediction. It can be pickled and deep-copied: what travels is the model file that `save` writes.
 
     Args:
         model: A Keras model from (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities.
@@ -81,6 +84,7 @@ class Predictor:
         self._description = Description(names, preprocessing, described, dict(info or {}))
         self._calibration = calibration
         self._network = Network(model, layers=_layers(calibration), wanted=runtime)
+        _check_layers(model, calibration)
 
     @classmethod
     def load(
@@ -112,7 +116,7 @@ class Predictor:
                 f"runtime must be one of {', '.join(get_args(RuntimeChoice))}. Received: runtime={runtime!r}"
             )
         where = Path(path)
-        if where.suffix in (".tflite", ".onnx"):
+        if where.suffix.lower() in (".tflite", ".onnx"):
             description, computes = read_export(where)
             calibration = _read_calibration(description, where)
             if runtime not in ("auto", computes.name):
@@ -123,6 +127,13 @@ class Predictor:
         file = read_model(where)
         calibration = _read_calibration(file.description, where)
         network = Network.of_file(file, runtime, _layers(calibration))
+        try:
+            if runtime == "keras" or file.litert is None or not litert_is_installed():
+                _check_layers(network.model, calibration)
+            else:
+                _check_features(network, calibration, file.description)
+        except ConfigurationError as error:
+            raise ModelFileError(f"{where}: {error}") from error
         return cls._of(_limited(file.description, max_pixels), calibration, network)
 
     @classmethod
@@ -132,6 +143,17 @@ class Predictor:
         predictor._calibration = calibration  # noqa: SLF001
         predictor._network = network  # noqa: SLF001
         return predictor
+
+    def __copy__(self) -> Predictor:
+        return self._of(self._description, self._calibration, self._network)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As a model file, because threads and networks of TensorFlow and LiteRT cannot be pickled; it is checked like
+        # any other when it is loaded.
+        keras = self.runtime == "keras"
+        with tempfile.TemporaryDirectory() as folder:
+            content = self.save(Path(folder) / "model.keras", light=not keras).read_bytes()
+        return _unpickled, (content, "keras" if keras else "auto")
 
     def __repr__(self) -> str:
         height, width = self.image_size
@@ -302,10 +324,13 @@ class Predictor:
                 f"array must have shape (n, {', '.join(map(str, expected))}), dtype uint8 or float, values 0-255. "
                 f"Received: shape {pixels.shape}, dtype {pixels.dtype}. Pictures of other sizes go to predict()."
             )
+        if pixels.size and not (pixels.min() >= 0 and pixels.max() <= _WHITE):  # so that NaN is refused, too
+            raise ConfigurationError(
+                "array must have values 0-255, as they are in pictures; rescaling is part of the network. "
+                f"Received: values from {pixels.min():g} to {pixels.max():g}"
+            )
         if pixels.dtype != np.uint8:
             pixels = pixels.astype(np.float32)
-            if not np.isfinite(pixels).all():
-                raise ConfigurationError("array must be finite. Received: NaN or infinite values")
         batch = self._network.runtime.batch
         parts = [self._probabilities(pixels[i : i + batch], tta=tta) for i in range(0, len(pixels), batch)]
         return np.concatenate([np.empty((0, len(self.class_names)), np.float32), *parts])
@@ -429,6 +454,45 @@ def _average(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDAr
 def _layers(calibration: Calibration | None) -> tuple[str, ...]:
     """The layers whose mean activations tell pictures of nothing known."""
     return () if calibration is None or calibration.familiarity is None else calibration.familiarity.layers
+
+
+def _unpickled(content: bytes, runtime: RuntimeChoice) -> Predictor:
+    """Return the predictor in the bytes of a model file, which is as little trusted as any other."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        path.write_bytes(content)
+        return Predictor.load(path, runtime=runtime)
+
+
+def _check_layers(model: Any, calibration: Calibration | None) -> None:
+    """Refuse layers of a Keras model that have not the feature maps the calibration was fitted to.
+
+    Raises:
+        ConfigurationError: If there is one.
+    """
+    known = None if calibration is None else calibration.familiarity
+    if known is None:
+        return
+    for name, part in zip(known.layers, known.parts, strict=True):
+        layer = model.get_layer(name)
+        shape: tuple[Any, ...] = getattr(getattr(layer, "output", None), "shape", ())
+        # The output of a model within the model is of another graph.
+        if hasattr(layer, "layers") or len(shape) != _FEATURE_MAP_DIMENSIONS or shape[-1] != part.size:
+            raise ConfigurationError(
+                f"The calibration is of another network: it knows {part.size} feature maps of the layer {name!r}. "
+                f"Received: a layer with outputs of shape {tuple(shape)}"
+            )
+
+
+def _check_features(network: Network, calibration: Calibration | None, description: Description) -> None:
+    """Refuse a LiteRT network that computes other features than the calibration knows.
+
+    Raises:
+        ConfigurationError: If it does.
+    """
+    if calibration is not None and calibration.familiarity is not None:
+        black = np.zeros((1, *description.preprocessing.image_size, 3), np.uint8)
+        calibration.unknown(network.runtime.outputs(black)[1])
 
 
 def _read_calibration(description: Description, path: Path) -> Calibration | None:

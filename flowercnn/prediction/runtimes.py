@@ -34,6 +34,7 @@ Outputs: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 _BATCH: Final = 32
 _BYTES_OF_COPIES: Final = 512 * 2**20
+_BYTES_OF_BATCH: Final = 128 * 2**20
 _MOST_CONSTANTS: Final = 16 * 10**6
 _MOST_IN_LIGHT_COPY: Final = 32 * 10**6
 _TOLERANCE: Final = 1e-4
@@ -119,13 +120,13 @@ class LiteRTRuntime:
     """
 
     name: RuntimeName = "litert"
-    batch: int = _BATCH
 
     def __init__(self, flatbuffer: bytes) -> None:
         self._flatbuffer = flatbuffer
-        # Each interpreter unpacks the weights for itself.
-        self._copies = max(1, min(cpu_count(), _BYTES_OF_COPIES // len(flatbuffer)))
         self._one = _Interpreter(flatbuffer, threads=cpu_count())
+        # Each interpreter has weights and activations of its own.
+        self._copies = max(1, min(cpu_count(), _BYTES_OF_COPIES // self._one.bytes))
+        self.batch = max(1, min(_BATCH, _BYTES_OF_BATCH // self._one.bytes_of_picture))
         self._many: list[_Interpreter] = []
         self._lock = threading.Lock()
 
@@ -153,7 +154,10 @@ class _Interpreter:
         self._interpreter = litert_interpreter()(model_content=flatbuffer, num_threads=threads)
         self._interpreter.allocate_tensors()
         self._interpreter.invoke()  # a network that cannot run says so now
-        self._input = self._interpreter.get_input_details()[0]["index"]
+        pixels, tensors = self._interpreter.get_input_details()[0], self._interpreter.get_tensor_details()
+        self._input = pixels["index"]
+        self.bytes_of_picture = _bytes_of(pixels)
+        self.bytes = sum(map(_bytes_of, tensors))
         self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
         self._lock = threading.Lock()
 
@@ -169,20 +173,28 @@ class _Interpreter:
         return [self._interpreter.get_tensor(output) for output in self._outputs]
 
 
+def _bytes_of(tensor: dict[str, Any]) -> int:
+    size: int = math.prod(tensor["shape"].tolist()) * np.dtype(tensor["dtype"]).itemsize
+    return size
+
+
 class OnnxRuntime:
     """A network in ONNX Runtime.
 
     Args:
-        model: The bytes of an ONNX file.
+        model: The bytes of an ONNX file that is known to be harmless.
+        shape: Of a picture: (height, width, 3).
+        num_classes: How many probabilities it gives.
+        batch: How many pictures at once it computes in bounded memory.
 
     Raises:
         MissingDependencyError: If onnxruntime is not installed.
+        ModelFileError: If the network cannot compute probabilities of a picture of noise.
     """
 
     name: RuntimeName = "onnx"
-    batch: int = _BATCH
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, shape: tuple[int, ...], num_classes: int, batch: int = _BATCH) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -192,11 +204,21 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = cpu_count()
         options.log_severity_level = 4
+        # Else bytes within decide, and what was checked as one format would be read as another.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.batch = batch
+        noise = np.random.default_rng(0).uniform(0, 255, (1, *shape)).astype(np.float32)
+        answer = self(noise)  # a network that cannot run says so now
+        if answer.shape != (1, num_classes) or answer.dtype != np.float32 or not np.isfinite(answer).all():
+            raise ModelFileError("the network gives no probabilities of a picture of noise.")
 
     def __call__(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return probabilities; see `Runtime`."""
-        probabilities: npt.NDArray[np.float32] = self._session.run(None, {"pixels": pixels.astype(np.float32)})[0]
+        try:
+            probabilities: npt.NDArray[np.float32] = self._session.run(None, {"pixels": pixels.astype(np.float32)})[0]
+        except Exception as error:  # ONNX Runtime has a class of errors per cause
+            raise ModelFileError(f"The ONNX network cannot be computed: {error}") from error
         return probabilities
 
     def outputs(self, pixels: npt.NDArray[Any]) -> Outputs:

@@ -79,15 +79,18 @@ def decode(
         inspect: Called with the opened image before it is decoded, to look at its size, format and notes.
 
     Raises:
-        ImageError: If it is no picture, is damaged or cut short, too large, or of a kind without defined colours.
+        ImageError: If it is no picture, has no pixels, is damaged or cut short, too large, or of a kind without
+            defined colours.
     """
     try:
         if isinstance(content, Image.Image):
+            _check_has_pixels(content)
             inspect(content)
             return _to_mode(mode, _upright(content), background)
         if not content:
             raise ImageError("the file is empty (0 bytes).")
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_has_pixels(image)
             inspect(image)
             width, height = image.size
             if width * height > max_pixels:
@@ -148,6 +151,12 @@ def _from_array(array: np.ndarray) -> Image.Image:
             f"Received: dtype {array.dtype}, shape {array.shape}"
         )
     return Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array)  # noqa: PLR2004
+
+
+def _check_has_pixels(image: Image.Image) -> None:
+    width, height = image.size
+    if not width * height:
+        raise ImageError(f"{width} x {height} pixels: a picture must have at least one.")
 
 
 def _draft(image: Image.Image, at_least: tuple[int, int]) -> None:

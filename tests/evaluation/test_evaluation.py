@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,45 @@ def test_reports_have_the_figures_and_escape_names(tmp_path: Path) -> None:
     assert figures["accuracy"] == 1
     with pytest.raises(fc.ConfigurationError, match=".html or .json"):
         evaluation.save_report(tmp_path / "report.pdf")
+
+
+def page_of(tmp_path: Path, **info: Any) -> str:
+    """A report without what it lists word for word of the model file."""
+    evaluation = dataclasses.replace(evaluation_of([0, 1], [0, 1]), info=info)
+    page = evaluation.save_report(tmp_path / "report.html").read_text(encoding="utf-8")
+    return re.sub(r"<pre>.*?</pre>", "", page, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"train_samples": "many"},
+        {"train_samples": True},
+        {"epochs": {"a": [1]}, "seed": "</td><b>"},
+        {"model": ["<script>"]},
+        {"calibration": 7},
+        {"preprocessing": 1},
+        {"preprocessing": {"image_size": 5}},
+        {"preprocessing": {"image_size": [5]}},
+    ],
+)
+def test_a_report_shows_nothing_of_a_wrong_type_that_a_model_file_says(tmp_path: Path, info: dict[str, Any]) -> None:
+    assert page_of(tmp_path, **info) == page_of(tmp_path)
+
+
+def test_a_report_is_written_whatever_a_model_file_says_of_its_calibration_and_name(tmp_path: Path) -> None:
+    for calibration in ({"applied": True, "temperature": "hot"}, {"applied": False, "reason": 7}):
+        assert "No temperature is applied: unknown reason" in page_of(tmp_path, calibration=calibration)
+    assert "half \\ud800" in page_of(tmp_path, model="half \ud800", note="\ud800")
+
+
+def test_a_report_shows_what_training_has_kept(tmp_path: Path) -> None:
+    calibration = {"applied": True, "temperature": 0.5, "reason": None}
+    info = {"model": "fast", "train_samples": 1234, "preprocessing": {"image_size": [32, 48]}, "seed": 7}
+    evaluation = dataclasses.replace(evaluation_of([0, 1], [0, 1]), info={**info, "calibration": calibration})
+    page = evaluation.save_report(tmp_path / "report.html").read_text(encoding="utf-8")
+    for text in ("fast", "Trained on 1,234 pictures", "brought to 32 x 48 pixels", "divided by 0.50"):
+        assert text in page
 
 
 @pytest.mark.parametrize("classes", [2, 17, 102])

@@ -12,7 +12,7 @@ import pytest
 from flowercnn import ConfigurationError, UnknownNameError, build_model, list_models, register_model
 from flowercnn.models import registry
 from flowercnn.models.keras3 import import_keras
-from flowercnn.models.parts import couples_pictures, pictures_at_once
+from flowercnn.models.parts import activation_bytes, call_count, couples_pictures, pictures_at_once
 from flowercnn.models.recipe import Recipe
 from flowercnn.models.registry import recipe_of
 from flowercnn.models.twin import choose_precision, copy_model, make_twin
@@ -253,6 +253,19 @@ def test_large_pictures_are_computed_few_at_once() -> None:
     article = build_model("article", image_size=(500, 500), num_classes=17)
     assert 4 <= pictures_at_once(article, most=128) <= 16
     assert pictures_at_once(tiny((8, 8), 2), most=128) == 128
+
+
+def test_every_call_of_a_layer_counts_and_those_of_models_within_models() -> None:
+    keras = import_keras()
+    pixels = keras.Input((8, 8, 3))
+    larger = keras.layers.UpSampling2D(4)
+    small = keras.layers.MaxPooling2D(8)(pixels)
+    twice = keras.Model(pixels, [larger(small), larger(pixels)])
+    assert activation_bytes(twice) == 4 * 3 * (8 * 8 + 1 + 4 * 4 + 32 * 32)
+    inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.ReLU()])
+    outer = keras.Sequential([keras.Input((8, 8, 3)), inner, inner, inner])
+    assert call_count(keras.Model(pixels, outer(outer(pixels)))) == 15
+    assert call_count(keras.Sequential([keras.layers.ReLU()])) == 0
 
 
 def test_batch_normalisation_couples_the_pictures_of_a_batch() -> None:

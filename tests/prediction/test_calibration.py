@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import base64
 import json
 import math
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 import flowercnn as fc
 from flowercnn.prediction.calibrate import calibrate
 from flowercnn.prediction.calibration import Calibration, Familiarity, fit_temperature, highest_expected
+from flowercnn.prediction.checksum import PLACEHOLDER, fill_checksum
 from flowercnn.prediction.explain import grad_cam, occlusion
 
 
@@ -87,6 +90,93 @@ def test_a_calibration_comes_back_from_its_description() -> None:
     for name, value in (("familiarity", {}), ("set_scores", "?"), ("false_alarms", 2), ("temperature", None)):
         with pytest.raises(fc.ConfigurationError):
             Calibration.from_dict({**calibration.to_dict(), name: value})
+
+
+def packed(*values: float) -> str:
+    return base64.b64encode(np.array(values, "<f4").tobytes()).decode()
+
+
+def described(**changes: Any) -> dict[str, Any]:
+    """The description of a calibration that knows one layer ``"maps"`` of two feature maps."""
+    familiarity = Familiarity.fit({"maps": 2}, np.eye(2), np.eye(2))
+    calibration = Calibration(1.0, applied=True, reason=None, set_scores=np.empty(0), familiarity=familiarity)
+    document = calibration.to_dict()
+    layer = document["familiarity"]["layers"][0]
+    for name, value in changes.items():
+        (layer if name in layer else document["familiarity"] if name == "layers" else document)[name] = value
+    return document
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"variances": "", "directions": ""},
+        {"variances": ""},
+        {"directions": packed(1, 2, 3)},
+        {"mean": "", "scale": "", "directions": "", "size": 0},
+        {"size": 3},
+        {"size": 2.0},
+        {"layers": []},
+        {"temperature": 0},
+        {"temperature": "inf"},
+        {"temperature": 10**400},
+        {"reason": {"a": 1}},
+        {"false_alarms": "0.05"},
+    ],
+)
+def test_a_description_whose_parts_do_not_fit_together_is_damaged(changes: dict[str, Any]) -> None:
+    Calibration.from_dict(described())
+    with pytest.raises(fc.ConfigurationError, match="damaged"):
+        Calibration.from_dict(described(**changes))
+
+
+def two_maps(calibration: Calibration | None = None) -> fc.Predictor:
+    import keras
+
+    layers = keras.layers
+    stack = [keras.Input((16, 16, 3)), layers.Conv2D(2, 3, name="maps"), layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([*stack, layers.Dense(2, activation="softmax", name="answer")])
+    return fc.Predictor(model, ["a", "b"], fc.Preprocessing(image_size=(16, 16)), calibration=calibration)
+
+
+def test_a_calibration_of_layers_without_such_feature_maps_is_refused() -> None:
+    assert two_maps(Calibration.from_dict(described())).predict_one(np.zeros((9, 9, 3), np.uint8)).error is None
+    for changes in ({"name": "answer"}, {"mean": packed(1), "scale": packed(1), "directions": "",
+                                         "variances": packed(1), "size": 1}):  # fmt: skip
+        with pytest.raises(fc.ConfigurationError, match="of another network"):
+            two_maps(Calibration.from_dict(described(**changes)))
+
+
+@pytest.mark.parametrize("runtime", ["keras", "litert"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "name": "answer",
+            "mean": packed(1),
+            "scale": packed(1),
+            "directions": "",
+            "variances": packed(1),
+            "size": 1,
+        },
+        {"mean": packed(1), "scale": packed(1), "directions": "", "variances": packed(1), "size": 1},
+        {"variances": "", "directions": ""},
+    ],
+)
+def test_a_file_whose_calibration_is_of_another_network_is_refused_when_it_is_loaded(
+    tmp_path: Path, changes: dict[str, Any], runtime: Any
+) -> None:
+    saved = two_maps(Calibration.from_dict(described())).save(tmp_path / "model.keras")
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(tmp_path / "evil.keras", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "flowercnn.json":
+                content = json.dumps({**json.loads(content), "calibration": described(**changes)}).encode()
+            new.writestr(name, content)
+        new.comment = PLACEHOLDER
+    fill_checksum(tmp_path / "evil.keras")
+    with pytest.raises(fc.ModelFileError, match="evil.keras: The calibration"):
+        fc.Predictor.load(tmp_path / "evil.keras", runtime=runtime)
 
 
 @pytest.fixture(scope="module")

@@ -130,6 +130,33 @@ def test_an_export_that_answers_otherwise_is_not_written(
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
+def test_an_export_without_room_for_its_json_leaves_the_old_file(
+    predictor: fc.Predictor, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"old")
+    (tmp_path / f"model{suffix}.json").mkdir()
+    with pytest.raises(fc.ModelFileError, match=rf"model{suffix}\.json: cannot be written"):
+        predictor.export(path)
+    assert path.read_bytes() == b"old"
+    assert {entry.name for entry in tmp_path.iterdir()} == {path.name, f"{path.name}.json"}
+
+
+@pytest.mark.parametrize("before", ["old", None])
+def test_an_export_that_cannot_be_moved_into_place_leaves_the_old_json(
+    predictor: fc.Predictor, tmp_path: Path, before: str | None
+) -> None:
+    (tmp_path / "model.onnx" / "thesis").mkdir(parents=True)
+    beside = tmp_path / "model.onnx.json"
+    if before is not None:
+        beside.write_text(before)
+    with pytest.raises(fc.ModelFileError, match=r"model\.onnx: cannot be written"):
+        predictor.export(tmp_path / "model.onnx")
+    assert (beside.read_text() if beside.exists() else None) == before
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"model.onnx", "model.onnx.json"}
+
+
 def test_the_agreement_asked_for_decides(predictor: fc.Predictor, coloured: fc.Dataset, tmp_path: Path) -> None:
     for wrong in (1.5, -1, "all", True):
         with pytest.raises(fc.ConfigurationError, match="min_agreement"):

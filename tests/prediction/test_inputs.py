@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import io
+import shutil
+import tarfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import flowercnn as fc
@@ -102,10 +106,40 @@ def test_one_picture_is_one_picture(predictor: fc.Predictor, photo_folder: Path)
         predictor.predict_one([])
 
 
-def test_archives_are_listed_as_the_source_of_folders_lists_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def nested(tmp_path: Path) -> Path:
+    """A folder with pictures at three depths, and with what is none."""
+    root = tmp_path / "nested"
+    (root / "x" / "y").mkdir(parents=True)
+    for name in ("x/y/a.png", "b.png", "x/c.JPG", "notes.txt", ".hidden.png"):
+        (root / name).write_bytes(name.encode())
+    return root
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz", ".tbz2"])
+def test_an_archive_yields_all_pictures_in_it_by_their_paths(
+    nested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    (tmp_path / "photos.zip").touch()
-    listed = [fc.Sample("rose/1.jpg", "rose", b"1"), fc.Sample("rose/2.jpg", "rose", b"2")]
-    monkeypatch.setattr("flowercnn.prediction.inputs.ImageFolder", lambda _path: listed)
-    assert list(keyed_pictures(str(tmp_path / "photos.zip"))) == [("rose/1.jpg", b"1"), ("rose/2.jpg", b"2")]
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_: tmp_path / "cache")
+    path = tmp_path / f"photos{suffix}"
+    if suffix == ".zip":
+        shutil.make_archive(str(path.with_suffix("")), "zip", nested)
+    else:
+        compression = {".tar.gz": "w:gz", ".tbz2": "w:bz2"}.get(suffix, "w:")
+        with tarfile.open(path, compression) as archive:  # type: ignore[call-overload]  # it wants a literal
+            archive.add(nested, arcname=".")
+    found = [(key, image()) for key, image in keyed_pictures(path) if callable(image)]
+    assert found == [(name, name.encode()) for name in ("b.png", "x/c.JPG", "x/y/a.png")]
+
+
+def test_a_flat_archive_needs_no_class_folders(predictor: fc.Predictor, photo_folder: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "flat.zip", "w") as archive:
+        archive.write(photo_folder / "red" / "0.png", "0.png")
+    assert predictor.predict(tmp_path / "flat.zip")[0].label == "red"
+    assert predictor.predict_one(tmp_path / "flat.zip").key == "0.png"
+
+
+@pytest.mark.parametrize("kind", [str, Path, np.str_])
+def test_an_array_of_paths_is_an_iterable_of_pictures(photo_folder: Path, kind: Any) -> None:
+    paths = [str(photo_folder / "red" / name) for name in ("0.png", "1.png")]
+    assert [key for key, _ in keyed_pictures(np.array([kind(path) for path in paths]))] == paths

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import pytest
 from PIL import Image
 
 import flowercnn as fc
+from flowercnn.prediction.calibration import Calibration
+from flowercnn.prediction.predictor import _unpickled
 
 
 def rows(predictions: list[fc.Prediction]) -> Any:
@@ -62,6 +66,55 @@ def test_bad_pictures_are_records_in_their_places(predictor: fc.Predictor, colou
     assert predictor.predict_one(b"").error
 
 
+def test_a_picture_without_pixels_is_a_record_and_the_others_are_answered(
+    predictor: fc.Predictor, coloured: fc.Dataset
+) -> None:
+    empty, good = predictor.predict([Image.new("RGB", (0, 5)), coloured[0].image])
+    assert "0 x 5 pixels" in (empty.error or "")
+    assert good.label is not None
+
+
+def pickled_and_back(each: Any) -> Any:
+    return pickle.loads(pickle.dumps(each))  # noqa: S301 - its own
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, pickled_and_back])
+@pytest.mark.parametrize("runtime", ["auto", "keras"])
+def test_a_copied_or_pickled_predictor_answers_the_same(
+    predictor: fc.Predictor, duplicate: Any, runtime: Any
+) -> None:
+    calibrated = predictor.with_calibration(Calibration(1.0, applied=True, reason=None, set_scores=np.array([0.5])))
+    original = fc.Predictor(
+        predictor.model, predictor.class_names, predictor.preprocessing, calibration=calibrated.calibration,
+        info={"note": "x"}, runtime=runtime,
+    )  # fmt: skip
+    again = duplicate(original)
+    assert (again.class_names, again.preprocessing) == (original.class_names, original.preprocessing)
+    assert (again.runtime, again.info["note"]) == (original.runtime, "x")
+    assert again.calibration.to_dict() == original.calibration.to_dict()  # type: ignore[union-attr]  # it has one
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    assert np.allclose(again.predict_proba(pixels), original.predict_proba(pixels), atol=1e-6)
+
+
+def test_an_export_that_is_pickled_is_refused_with_the_reason(predictor: fc.Predictor, tmp_path: Path) -> None:
+    loaded = fc.Predictor.load(predictor.export(tmp_path / "model.tflite"))
+    assert copy.copy(loaded).class_names == predictor.class_names
+    with pytest.raises(fc.ModelFileError, match="load the .keras file"):
+        pickle.dumps(loaded)
+
+
+def test_what_is_unpickled_is_checked_like_any_model_file() -> None:
+    with pytest.raises(fc.ModelFileError, match="not a model file"):
+        _unpickled(b"hello", "auto")
+
+
+@pytest.mark.parametrize("suffix", [".KERAS", ".H5", ".TFLITE", ".ONNX"])
+@pytest.mark.filterwarnings("ignore:.*HDF5 file.*")
+def test_files_load_by_their_suffix_in_any_case(predictor: fc.Predictor, tmp_path: Path, suffix: str) -> None:
+    path = predictor.export(tmp_path / f"model{suffix.lower()}").path.rename(tmp_path / f"MODEL{suffix}")
+    assert fc.Predictor.load(path).class_names == predictor.class_names
+
+
 def test_what_holds_no_pictures_is_refused(predictor: fc.Predictor) -> None:
     with pytest.raises(fc.ConfigurationError, match="Received: int 3"):
         predictor.predict(3)  # type: ignore[arg-type]  # that is the point
@@ -99,6 +152,9 @@ def test_probabilities_of_ready_pixels(predictor: fc.Predictor) -> None:
         np.zeros((1, 31, 32, 3), np.uint8),
         np.zeros((1, 32, 32, 3), np.int64),
         np.full((1, 32, 32, 3), np.nan),
+        np.full((1, 32, 32, 3), np.inf),
+        np.full((1, 32, 32, 3), -5.0),
+        np.full((1, 32, 32, 3), 300, np.float32),
         np.array([["a"]]),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import struct
 import subprocess
 import sys
 import warnings
@@ -19,6 +20,7 @@ import pytest
 
 import flowercnn as fc
 from flowercnn.prediction.checksum import PLACEHOLDER, append_checksum, fill_checksum
+from flowercnn.prediction.hdf5 import check_structure
 from flowercnn.prediction.modelfile import read_model
 
 GOOD = Path(__file__).parent / "files" / "0.1.0.keras"
@@ -229,7 +231,7 @@ def constant(model: Any) -> Any:
     ("change", "reason"),
     [
         (lambda m, _: setattr(convolution(m).builtinOptions, "strideW", 0), "strideW=0"),
-        (lambda m, _: setattr(convolution(m), "builtinOptions", None), "without its options"),
+        (lambda m, _: setattr(convolution(m), "builtinOptions", None), "options NoneType"),
         (lambda m, _: setattr(m.operatorCodes[0], "customCode", "evil"), "operation"),
         (lambda m, s: setattr(m.operatorCodes[0], "builtinCode", s.BuiltinOperator.WHILE), "WHILE"),
         (lambda m, _: setattr(m.subgraphs[0].tensors[1], "buffer", 10**6), "outside"),
@@ -253,8 +255,6 @@ def test_light_networks_that_could_hurt_the_interpreter_are_refused(tmp_path: Pa
 @pytest.mark.parametrize(
     "change",
     [
-        lambda m, _: setattr(convolution(m), "inputs", [convolution(m).inputs[0], -1, convolution(m).inputs[2]]),
-        lambda m, s: setattr(operation(m, s, "SOFTMAX"), "opcodeIndex", code(m, s, "BATCH_MATMUL")),
         lambda m, _: setattr(output_of(m, convolution(m)), "shape", [1, 4, 4, 4]),
         lambda m, s: setattr(output_of(m, operation(m, s, "MEAN")), "shape", [1, 2]),
     ],
@@ -338,6 +338,153 @@ def test_a_text_that_claims_to_be_gigabytes_is_refused_before_it_is_read(tmp_pat
     path.write_bytes(content)
     append_checksum(path)
     with pytest.raises(fc.ModelFileError, match="refused.*text that claims"):
+        fc.Predictor.load(path)
+
+
+def h5_with(write: Callable[[h5py.File], object]) -> bytearray:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        write(file)
+    return bytearray(buffer.getvalue())
+
+
+def small_h5() -> bytearray:
+    """A group, an array and two texts; few enough to know where each of its bytes is."""
+
+    def write(file: h5py.File) -> None:
+        file["group/array"] = np.arange(3, dtype=np.float32)
+        file.attrs["x"] = ["one", "two"]
+
+    return h5_with(write)
+
+
+def put(mark: bytes, offset: int, form: str, value: int) -> Callable[[bytearray], object]:
+    return lambda content: struct.pack_into(form, content, content.index(mark) + offset, value)
+
+
+def let_texts_be_one(content: bytearray) -> None:
+    first = content.index(TEXT_TYPE) + 24 + 24
+    content[first + 16 : first + 32] = content[first : first + 16]
+
+
+def let_free_blocks_run_in_a_circle(content: bytearray) -> None:
+    free, names = struct.unpack_from("<QQ", content, content.index(b"HEAP") + 16)
+    struct.pack_into("<Q", content, names + free, free)
+
+
+def let_the_array_lie_on_the_root(content: bytearray) -> None:
+    with h5py.File(io.BytesIO(bytes(content)), "r") as file:
+        place = file["group/array"].id.get_offset()
+    struct.pack_into("<Q", content, content.index(struct.pack("<BBQQ", 3, 1, place, 12)) + 2, ROOT + 4)
+
+
+TEXT_TYPE = bytes.fromhex("1901010010000000")
+ROOT = 96  # where the header of the first object is
+FIRST_TEXT = 16  # in a collection of texts
+FREE_SPACE = 16 + 24 + 24  # after two texts, each of them padded
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (put(TEXT_TYPE, 1, "B", 5), "no numbers or text"),
+        (put(TEXT_TYPE, 2, "B", 2), "no numbers or text"),
+        (put(TEXT_TYPE, 8, "B", 0x11), "no numbers or text"),
+        (put(TEXT_TYPE, 12, "B", 8), "no numbers or text"),
+        (put(TEXT_TYPE, 24 + 24, "<I", 2), "another length"),
+        (put(TEXT_TYPE, 24 + 24 + 12, "<I", 9), "another length"),
+        (put(b"GCOL", FREE_SPACE + 8, "<Q", 0), "free space"),
+        (put(b"GCOL", FREE_SPACE + 8, "<Q", 16), "free space"),
+        (put(b"GCOL", FIRST_TEXT, "<H", 2), "collection"),
+        (put(b"GCOL", FIRST_TEXT + 8, "<Q", 2**63), "collection"),
+        (put(b"GCOL", 8, "<Q", 16), "collection"),
+        (let_texts_be_one, "used twice"),
+        (put(b"", ROOT + 2, "<H", 1), "number of messages"),
+        (put(b"", ROOT + 2, "<H", 9), "number of messages"),
+        (put(b"", ROOT + 16 + 4, "B", 0x40), "message"),
+        (put(b"", 48, "<Q", ROOT), "superblock"),  # the driver that shall read the file
+        (put(b"", 80, "<Q", 0), "two places"),
+        (put(b"SNOD", 8 + 24, "<Q", 0), "two places"),
+        (put(b"TREE", 8, "<Q", ROOT), "neighbours"),
+        (put(b"TREE", 5, "B", 1), "tree"),
+        (put(b"TREE", 24, "<Q", 10**6), "name"),
+        (put(bytes.fromhex("11201f00"), 10, "B", 0), "no numbers"),
+        (put(bytes.fromhex("0202020100000000"), 4, "<I", 2**31), "fill value"),
+        (let_free_blocks_run_in_a_circle, "number of parts"),
+        (let_the_array_lie_on_the_root, "overlap"),
+    ],
+)
+def test_hdf5_files_that_could_hurt_their_library_are_refused(change: Any, reason: str) -> None:
+    content = small_h5()
+    check_structure(bytes(content), "good")
+    change(content)
+    with pytest.raises(fc.ModelFileError, match=f"refused.*{reason}"):
+        check_structure(bytes(content), "evil")
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda f: f.attrs.update({"x": "x" * 2**25 + "x"}), "more than any network needs"),
+        (lambda f: f.attrs.update({f"x{number}": 0 for number in range(1_000)}), "object header"),
+    ],
+)
+def test_attributes_that_keep_the_library_busy_are_refused(write: Any, reason: str) -> None:
+    with pytest.raises(fc.ModelFileError, match=f"refused.*{reason}"):
+        check_structure(bytes(h5_with(write)), "evil")
+
+
+def test_all_that_h5py_writes_for_keras_is_accepted() -> None:
+    def write(file: h5py.File) -> None:
+        for kind in ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"):
+            file[f"numbers/{kind}"] = np.zeros((2, 3), kind)
+        file["numbers/one"] = np.float32(1)
+        file["none"] = np.zeros((0, 3), np.float32)
+        for number in range(200):
+            file[f"many/{number}"] = [number]
+        file.attrs["none"] = []
+        file.attrs["texts"] = ["", "a", "花"]
+        file.attrs["bytes"] = b"tensorflow"
+        file.attrs["layer_names0"] = np.array([b"dense", b"dense_1"])  # as Keras does if there are many
+
+    check_structure(bytes(h5_with(write)), "good")
+
+
+def with_long_list(content: bytes) -> bytes:
+    """More entries than members, of which only one is claimed."""
+    end = content.rindex(b"PK\x05\x06")
+    entry = b"PK\x01\x02" + bytes(24) + b"\x01" + bytes(17) + b"a"
+    entries = entry * 2_000
+    return (
+        content[:end]
+        + entries
+        + struct.pack("<4s4H2L", b"PK\x05\x06", 0, 0, 1, 1, len(entries), 0)
+        + content[end + 20 :]
+    )
+
+
+def with_larger_numbers(content: bytes) -> bytes:
+    end = content.rindex(b"PK\x05\x06")
+    return content[:end] + b"PK\x06\x07" + bytes(16) + content[end:]
+
+
+def with_an_end_within_the_end(content: bytes) -> bytes:
+    """zipfile looks at the very end first, where one without comment would be."""
+    return with_long_list(content) + b"PK\x05\x06PK\x05\x06" + bytes(14)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (with_long_list, "more members than a model"),
+        (with_larger_numbers, "more members than a model"),
+        (with_an_end_within_the_end, "has no end"),
+    ],
+)
+def test_lists_of_members_are_measured_before_they_are_read(tmp_path: Path, change: Any, reason: str) -> None:
+    path = tmp_path / "evil.keras"
+    path.write_bytes(change(GOOD.read_bytes()))
+    with pytest.raises(fc.ModelFileError, match=reason):
         fc.Predictor.load(path)
 
 

@@ -165,6 +165,12 @@ def test_damaged_content_is_refused_with_the_reason(content: bytes, reason: str)
         decoded(content)
 
 
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_a_picture_without_pixels_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match=f"{size[0]} x {size[1]} pixels: a picture must have at least one"):
+        decoded(Image.new("RGB", size))
+
+
 def png_that_claims(width: int, height: int) -> bytes:
     """A few bytes of PNG whose header promises a huge picture."""
 

@@ -1,0 +1,225 @@
+"""What each operation of a LiteRT network may work on: as narrow as what the converter writes for classifiers.
+
+LiteRT's kernels are C++ that checks little: an operation on a tensor that is not there, of another type or without a
+scale reads and writes where it should not. So here every operand has its place, type and scale; sizes, axes and
+weights are constants, which leaves nothing to be worked out while the network runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from flowercnn.errors import ModelFileError
+
+__all__ = ["OPERATIONS", "Tensor", "check_operator"]
+
+OPERATIONS: Final[Mapping[str, tuple[str, str]]] = {
+    **dict.fromkeys(("RELU", "RELU6", "LOGISTIC", "TANH", "ELU", "EXP", "RSQRT"), ("d", "*")),
+    **dict.fromkeys(("SQRT", "HARD_SWISH", "QUANTIZE", "DEQUANTIZE", "ABS", "NEG", "SQUARE"), ("d", "*")),
+    **dict.fromkeys(("POW", "PRELU", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"), ("dd", "*")),
+    **{name: ("dd", f"{name.capitalize()}Options") for name in ("ADD", "SUB", "MUL", "DIV")},
+    **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), ("d", "Pool2DOptions")),
+    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX"), ("di", "ReducerOptions")),
+    **dict.fromkeys(("PAD", "TRANSPOSE"), ("di", "*")),
+    "BATCH_MATMUL": ("dd", "BatchMatMulOptions"),
+    "CONCATENATION": ("d+", "ConcatenationOptions"),
+    "CONV_2D": ("dwb", "Conv2DOptions"),
+    "DEPTHWISE_CONV_2D": ("dwb", "DepthwiseConv2DOptions"),
+    "FULLY_CONNECTED": ("dwb", "FullyConnectedOptions"),
+    "GELU": ("d", "GeluOptions"),
+    "LEAKY_RELU": ("d", "LeakyReluOptions"),
+    "PADV2": ("did", "*"),
+    "RESHAPE": ("di", "*"),
+    "RESIZE_BILINEAR": ("di", "ResizeBilinearOptions"),
+    "RESIZE_NEAREST_NEIGHBOR": ("di", "ResizeNearestNeighborOptions"),
+    "SOFTMAX": ("d", "SoftmaxOptions"),
+    "SQUEEZE": ("d", "SqueezeOptions"),
+}
+"""Inputs and options of each operation.
+
+Inputs: d data, w constant weights, b a constant bias, i constant sizes or axes, + one or more. Options: ``*``
+is any, where the kernel needs none.
+"""
+
+_FLOAT_ONLY: Final = frozenset({"SQRT", "NEG", "SQUARE", "POW", "BATCH_MATMUL"})
+_IMAGES: Final = frozenset(
+    {
+        *("CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D"),
+        *("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
+    }
+)
+_POSITIVE: Final = (
+    *("strideW", "strideH", "filterWidth", "filterHeight", "dilationWFactor", "dilationHFactor", "depthMultiplier"),
+)
+_CHOICES: Final[Mapping[str, range]] = {
+    "padding": range(2),
+    "fusedActivationFunction": range(4),
+    "weightsFormat": range(1),
+}
+_NUMBERS: Final = ("alpha", "beta")
+_LARGEST_SIZE: Final = 2**16
+_LARGEST_SCRATCH: Final = 2**29  # bytes
+_SLOW: Final = 16  # times as long as a product in a matrix, of what is computed one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor of a network.
+
+    Args:
+        kind: ``"FLOAT32"``, ``"INT32"`` or ``"INT8"``.
+        shape: Its size in each dimension.
+        constant: Its values as bytes, or ``None`` if it is computed.
+        scales: Of numbers in int8 or int32; empty for none.
+        zeros: The number that stands for 0, for each scale.
+        axis: The dimension of which each place has its own scale, where there are several.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    constant: npt.NDArray[np.uint8] | None
+    scales: tuple[float, ...]
+    zeros: tuple[int, ...]
+    axis: int
+
+    def integers(self) -> list[int]:
+        """Return the values of a constant of int32."""
+        values = b"" if self.constant is None else self.constant.tobytes()
+        return [int(value) for value in np.frombuffer(values, np.int32)]
+
+
+def check_operator(name: str, inputs: Sequence[Tensor | None], output: Tensor, options: Any) -> int:
+    """Refuse an operation that the converter would not have written; return how much it computes, in products.
+
+    Args:
+        name: One of `OPERATIONS`.
+        inputs: ``None`` where there is none.
+        output: The one output.
+        options: Its table of options, or ``None``.
+
+    Raises:
+        ModelFileError: If it is of another form.
+    """
+    signature, wanted = OPERATIONS[name]
+    received = type(options).__name__.removesuffix("T")
+    _require(name, wanted in ("*", received), f"options {received}")
+    _check_options(name, options)
+    places = _places(name, signature, inputs)
+    data = [tensor for place, tensor in places if place == "d"]
+    kinds = {tensor.kind for tensor in data}
+    if name in ("QUANTIZE", "DEQUANTIZE"):
+        allowed = ({"FLOAT32"}, "INT8"), ({"INT8"}, "INT8"), ({"INT8"}, "FLOAT32")
+        _require(name, (kinds, output.kind) in (allowed[:2] if name == "QUANTIZE" else allowed[2:]), "types")
+    else:
+        _require(name, kinds == {output.kind} and output.kind in ("FLOAT32", "INT8"), f"types {sorted(kinds)}")
+    _require(name, output.kind == "FLOAT32" or name not in _FLOAT_ONLY, "int8")
+    for place, tensor in places:
+        _check_place(name, place, tensor, data[0])
+    for tensor in (*data, output):
+        _check_data(name, tensor)
+    _require(name, name not in _IMAGES or len(data[0].shape) == len(output.shape) == 4, "no images")  # noqa: PLR2004
+    if output.kind == "INT8":
+        _check_scales(
+            name, max((tensor.scales[0] for tensor in data if tensor.scales), default=0.0), output.scales[0]
+        )
+    return _products(name, [tensor for _, tensor in places], output, options)
+
+
+def _places(name: str, signature: str, inputs: Sequence[Tensor | None]) -> list[tuple[str, Tensor]]:
+    """Return each input with its place; only the bias of a dense layer may be missing."""
+    places = "d" * len(inputs) if signature == "d+" else signature
+    _require(name, inputs and len(inputs) == len(places), f"{len(inputs)} inputs")
+    optional = "b" if name == "FULLY_CONNECTED" else ""
+    pairs = list(zip(places, inputs, strict=True))
+    _require(name, all(tensor is not None or place == optional for place, tensor in pairs), "a gap")
+    return [(place, tensor) for place, tensor in pairs if tensor is not None]
+
+
+def _check_place(name: str, place: str, tensor: Tensor, data: Tensor) -> None:
+    if place == "d":
+        return
+    _require(name, tensor.constant is not None, "computed sizes or weights")
+    if place == "i":
+        _require(name, tensor.kind == "INT32", f"sizes of type {tensor.kind}")
+        _check_integers(name, tensor, data)
+        return
+    is_float = data.kind == "FLOAT32"
+    _require(
+        name, tensor.kind == ("FLOAT32" if is_float else "INT8" if place == "w" else "INT32"), "weights of a type"
+    )
+    if is_float:
+        return
+    own = 3 if (name, place) == ("DEPTHWISE_CONV_2D", "w") else 0
+    _require(name, tensor.scales and not any(tensor.zeros), "weights without scales")
+    _require(name, len(tensor.scales) == 1 or tensor.axis == own, "scales along another dimension")
+
+
+def _check_data(name: str, tensor: Tensor) -> None:
+    if tensor.kind != "INT8":
+        return
+    _require(name, len(tensor.scales) == 1, "int8 without a scale")
+    _require(name, -128 <= tensor.zeros[0] <= 127, "a zero that int8 cannot hold")  # noqa: PLR2004
+
+
+def _check_scales(name: str, largest: float, result: float) -> None:
+    """Refuse scales of data and result so far apart that the kernel, which computes their ratio, ends the process."""
+    least = {"ADD": largest / 2**18, "SUB": largest / 2**18, "SQUARED_DIFFERENCE": largest**2 / 2**11}
+    _require(name, least.get(name, 0.0) < result, "scales far apart")
+
+
+def _check_integers(name: str, tensor: Tensor, data: Tensor) -> None:
+    values, rank = tensor.integers(), len(data.shape)
+    if name in ("MEAN", "SUM", "REDUCE_MAX"):
+        fits = all(-rank <= axis < rank for axis in values) and len(values) == len({axis % rank for axis in values})
+    elif name in ("PAD", "PADV2"):
+        fits = tensor.shape == (rank, 2) and all(0 <= size <= _LARGEST_SIZE for size in values)
+    elif name == "TRANSPOSE":
+        fits = sorted(values) == list(range(rank))
+    elif name == "RESHAPE":
+        fits = len(tensor.shape) == 1 and all(-1 <= size <= _LARGEST_SIZE**2 and size for size in values)
+    else:
+        fits = tensor.shape == (2,) and all(1 <= size <= _LARGEST_SIZE for size in values)
+    _require(name, fits, f"sizes or axes {values[:8]}")
+
+
+def _check_options(name: str, options: Any) -> None:
+    for field in _POSITIVE:
+        value = getattr(options, field, 1)
+        _require(name, 1 <= value <= _LARGEST_SIZE, f"{field}={value}")
+    for field, choices in _CHOICES.items():
+        _require(name, getattr(options, field, 0) in choices, f"{field}={getattr(options, field, 0)}")
+    for field in _NUMBERS:
+        value = getattr(options, field, 1.0)
+        _require(name, math.isfinite(value) and (field != "beta" or value > 0), f"{field}={value}")
+
+
+def _products(name: str, inputs: Sequence[Tensor], output: Tensor, options: Any) -> int:
+    """Return how many products or comparisons an operation takes."""
+    count = math.prod(output.shape)
+    if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+        _require(name, len(inputs[1].shape) == 4 and min(inputs[1].shape) > 0, "weights of a shape")  # noqa: PLR2004
+        per_place = math.prod(inputs[1].shape[1:]) if name == "CONV_2D" else math.prod(inputs[1].shape[1:3])
+        # The reference kernel lays out all windows beside one another.
+        scratch = 4 * math.prod(output.shape[:3]) * per_place
+        _require(name, name != "CONV_2D" or scratch <= _LARGEST_SCRATCH, f"{scratch:,} bytes of windows")
+        return count * per_place
+    if name in ("AVERAGE_POOL_2D", "MAX_POOL_2D"):
+        return _SLOW * count * int(options.filterWidth) * int(options.filterHeight)
+    if name == "FULLY_CONNECTED":
+        _require(name, len(inputs[1].shape) == 2, "weights of a shape")  # noqa: PLR2004
+        return count * inputs[1].shape[1]
+    if name == "BATCH_MATMUL":
+        _require(name, min(len(each.shape) for each in inputs) >= 2, "no matrices")  # noqa: PLR2004
+        return count * max(inputs[0].shape[-2:])
+    return _SLOW * max(count, *(math.prod(each.shape) for each in inputs))
+
+
+def _require(name: str, condition: object, what: str) -> None:
+    if not condition:
+        raise ModelFileError(f"{name} with {what}.")
