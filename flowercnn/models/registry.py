@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,7 @@ __all__ = [
 Builder = Callable[..., Any]
 """A function ``(image_size, num_classes, **options)`` that returns a Keras model."""
 
+_LAYER_NAME: Final = re.compile(r"[A-Za-z0-9_.\\/>-]*")
 _OFF_BY_ROUNDING: Final = 0.02  # of a sum of probabilities, in bfloat16
 
 
@@ -205,8 +207,14 @@ def check_probabilities(model: Any, name: str) -> None:
     """Refuse models that return something else than probabilities, told by two pictures of noise.
 
     Raises:
-        ConfigurationError: If a number is negative, or those of a picture do not sum to 1.
+        ConfigurationError: If a number is negative, or those of a picture do not sum to 1; or if a layer has a name
+            that TensorFlow does not allow.
     """
+    for layer in (model, *model.layers):
+        if not _LAYER_NAME.fullmatch(layer.name):
+            raise ConfigurationError(
+                f"{name} has a layer named {layer.name!r}. TensorFlow allows A-Z, a-z, 0-9 and _ . / > - only."
+            )
     noise = np.random.default_rng(0).uniform(0, 255, (2, *model.input_shape[1:])).astype(np.float32)
     rows = np.asarray(model(noise, training=False)).astype(np.float32)
     if not (rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=_OFF_BY_ROUNDING)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-import unicodedata
+import re
 from typing import Any, Final
 
 import numpy as np
@@ -55,6 +55,7 @@ _ACTIVATIONS: Final = frozenset(
 _DTYPES: Final = frozenset(
     [*("float16", "float32", "bfloat16", "mixed_float16", "mixed_bfloat16"), *("uint8", "int32", "int64", "bool")]
 )
+_NAME: Final = re.compile(r"[A-Za-z0-9_.>-]*")  # as TensorFlow has it, without those that separate folders
 _LARGEST_INT: Final = 2**32  # seeds; sizes are bounded below
 _LARGEST_SIZE: Final = 2**16
 _SIZES: Final = frozenset(
@@ -124,12 +125,9 @@ def _check_value(key: str, value: Any, name: str) -> None:
         raise ModelFileError(f"{name}: refused: the activation {str(value)[:100]!r} is not one of Keras's own.")
     elif key == "dtype" and isinstance(value, str) and value not in _DTYPES:
         raise ModelFileError(f"{name}: refused: the number type {value[:100]!r} is not one that networks compute in.")
-    elif key == "name" and value is not None:
-        plain = isinstance(value, str) and not any(
-            character in "/\\:" or unicodedata.category(character) == "Cc" for character in value
-        )
-        if not plain:  # a name may become a path inside the weights
-            raise ModelFileError(f"{name}: refused: {str(value)[:100]!r} cannot be the name of a layer.")
+    elif key == "name" and value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
+        # It may become a path inside the weights.
+        raise ModelFileError(f"{name}: refused: {str(value)[:100]!r} cannot be the name of a layer.")
 
 
 def _flat(value: Any) -> list[Any]:

@@ -260,6 +260,14 @@ def test_layers_with_penalties_counts_and_any_name_are_trained(coloured: fc.Data
     assert np.isfinite(run.history.to_dict()["loss"]).all()
 
 
+def test_a_layer_with_a_name_that_tensorflow_refuses_is_named(coloured: fc.Dataset) -> None:
+    layers = import_keras().layers
+    end = [layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")]
+    own = import_keras().Sequential([import_keras().Input((*SIZE, 3)), layers.Conv2D(4, 3, name="blüte 1"), *end])
+    with pytest.raises(fc.ConfigurationError, match="a layer named 'blüte 1'"):
+        fc.Trainer(own, epochs=1).fit(coloured, progress=False)
+
+
 def test_a_layer_that_cannot_be_copied_is_named(coloured: fc.Dataset) -> None:
     keras = import_keras()
 
