@@ -116,7 +116,7 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.INFO if progress else optuna.logging.WARNING)
     try:
         kept = _open_study(optuna, study, base.seed)
-        _check_study(kept, [base.fingerprint(base.resolved_preprocessing(), train), folds, _name_of(space)], study)
+        _check_study(kept, study, base, train, [folds, _name_of(space)])
         left = trials - len(kept.get_trials(deepcopy=False, states=_ended(optuna)))
         if left > 0:
             kept.optimize(objective, n_trials=left, catch=(TrainingError,))
@@ -143,8 +143,11 @@ def _name_of(space: Space) -> str:
     return f"{getattr(space, '__module__', '')}.{getattr(space, '__qualname__', type(space).__name__)}"
 
 
-def _check_study(kept: Any, about: list[Any], path: object) -> None:
-    """Refuse a study of another search."""
+def _check_study(kept: Any, path: object, trainer: Trainer, train: Dataset, settings: list[Any]) -> None:
+    """Refuse a file with the study of another search."""
+    if path is None:
+        return
+    about = [trainer.fingerprint(trainer.resolved_preprocessing(), train), *settings]
     if kept.user_attrs.setdefault(_ABOUT, about) != about:
         raise ConfigurationError(
             f"study={str(path)!r} holds another search (other pictures, trainer, folds or space). "

@@ -197,7 +197,7 @@ class Trainer:
             raise DataError("Without the pictures that cannot be decoded, fewer than two classes are left.")
         decoded = time.perf_counter()
         folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-        fingerprint = self.fingerprint(preprocessing, train)
+        fingerprint = "" if folder is None else self.fingerprint(preprocessing, train)
         checkpoint = None if folder is None else read_checkpoint(folder, fingerprint)
         # What this trainer was told about epochs and batches stays as it was told.
         recipe = (

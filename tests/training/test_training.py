@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import flowercnn as fc
 from flowercnn.models.fold import fold_normalization
@@ -171,6 +173,26 @@ def test_a_checkpoint_of_other_pictures_under_the_same_keys_is_refused(coloured:
     fit(coloured, epochs=1, checkpoint_dir=tmp_path)
     with pytest.raises(fc.TrainingError, match="belongs to another training"):
         fit(recoloured(coloured), epochs=1, checkpoint_dir=tmp_path)
+
+
+def test_each_picture_is_read_once_unless_a_training_is_kept(coloured: fc.Dataset, tmp_path: Path) -> None:
+    reads: list[str] = []
+
+    def counted(sample: fc.Sample) -> fc.Sample:
+        buffer = io.BytesIO()
+        Image.fromarray(np.asarray(sample.image)).save(buffer, "PNG")
+
+        def content() -> bytes:
+            reads.append(sample.key)
+            return buffer.getvalue()
+
+        return dataclasses.replace(sample, image=content)
+
+    watched = fc.Dataset.from_source(list(map(counted, coloured)))
+    fc.Trainer("article", epochs=1, image_size=SIZE).fit(watched, progress=False)
+    assert sorted(reads) == sorted(watched.keys)
+    fc.Trainer("article", epochs=1, image_size=SIZE).fit(watched, checkpoint_dir=tmp_path, progress=False)
+    assert len(reads) == 3 * len(watched)
 
 
 def own_model(filters: int = 4, activation: str = "relu") -> Any:
