@@ -8,6 +8,7 @@ Python, which a malformed buffer cannot crash.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +26,6 @@ _UNUSED_OPTIONS: Final = (
         "DequantizeOptions",
         "ExpOptions",
         "HardSwishOptions",
-        "LeakyReluOptions",
         "MaximumMinimumOptions",
     ),
     *("NegOptions", "PadOptions", "PadV2Options", "PowOptions", "QuantizeOptions", "ReshapeOptions"),
@@ -35,7 +35,7 @@ _LARGEST_TENSOR: Final = 2**28
 _LARGEST_SUM: Final = 2**30
 _MOST_PARTS: Final = 100_000
 _MOST_DIMENSIONS: Final = 5
-_MOST_PRODUCTS: Final = 2**37  # of a picture: some seconds
+_MOST_PRODUCTS: Final = 2**37  # of a picture
 _SCALES: Final = (2.0**-60, 2.0**60)
 
 
@@ -136,11 +136,12 @@ def _unpacked(schema: Any, content: bytes) -> Any:
     parts = (packed.BuffersLength(), packed.OperatorCodesLength(), graph.TensorsLength(), graph.OperatorsLength())
     if max(parts) > _MOST_PARTS:
         raise ModelFileError(f"a graph of over {_MOST_PARTS:,} parts.")
+    options = {number: name for name, number in vars(schema.BuiltinOptions).items() if not name.startswith("_")}
     lengths = (
         *(packed.Buffers(index).DataLength() for index in range(packed.BuffersLength())),
         *(_length_of_code(packed.OperatorCodes(index)) for index in range(packed.OperatorCodesLength())),
         *(_length_of_tensor(graph.Tensors(index)) for index in range(graph.TensorsLength())),
-        *(_length_of_operator(schema, graph.Operators(index)) for index in range(graph.OperatorsLength())),
+        *(_length_of_operator(schema, options, graph.Operators(index)) for index in range(graph.OperatorsLength())),
         graph.InputsLength() + graph.OutputsLength() + len(graph.Name() or b""),
     )
     if sum(lengths) > len(content):
@@ -171,21 +172,18 @@ def _length_of_tensor(tensor: Any) -> int:
     return int(length + scales + quantization.MinLength() + quantization.MaxLength())
 
 
-def _length_of_operator(schema: Any, operator: Any) -> int:
-    known = vars(schema.BuiltinOptions)
-    names = {number: name for name, number in known.items() if not name.startswith("_")}
+def _length_of_operator(schema: Any, names: Mapping[int, str], operator: Any) -> int:
     name = names.get(operator.BuiltinOptionsType(), "unknown options")
     if name not in ("NONE", *_OPTIONS, *_UNUSED_OPTIONS) or operator.BuiltinOptions2Type():
         raise ModelFileError(f"an operation with {name}, which no classifier is made of.")
     if not (operator.IntermediatesIsNone() and operator.MutatingVariableInputsIsNone()):
         raise ModelFileError("an operation of an unknown kind.")
     length = operator.InputsLength() + operator.OutputsLength() + operator.CustomOptionsLength()
-    for name, field in (("ReshapeOptions", "NewShapeLength"), ("SqueezeOptions", "SqueezeDimsLength")):
-        if operator.BuiltinOptionsType() == known[name]:
-            options = getattr(schema, name)()
-            table = operator.BuiltinOptions()
-            options.Init(table.Bytes, table.Pos)
-            length += getattr(options, field)()
+    field = {"ReshapeOptions": "NewShapeLength", "SqueezeOptions": "SqueezeDimsLength"}.get(name)
+    if field is not None:
+        options, table = getattr(schema, name)(), operator.BuiltinOptions()
+        options.Init(table.Bytes, table.Pos)
+        length += getattr(options, field)()
     return int(length)
 
 

@@ -45,7 +45,7 @@ _MOST_DIRECTORY_BYTES: Final = 2**16
 _END_BYTES: Final = 22  # of the record that ends an archive, without its comment
 _MOST_BYTES: Final = 2 * 2**30
 _MOST_ACTIVATIONS: Final = 2 * 2**30
-_MOST_CALLS: Final = 10_000  # of layers; the deepest networks known make two thousand
+_MOST_CALLS: Final = 10_000  # of layers; `accurate` makes 79
 _HDF5_START: Final = b"\x89HDF\r\n\x1a\n"
 
 Shapes: TypeAlias = list[tuple[int, ...]]
@@ -122,7 +122,9 @@ def check_can_be_saved(model: Any) -> None:
     try:
         config = json.loads(model.to_json())
     except (NotImplementedError, TypeError, ValueError) as error:  # of layers that cannot describe themselves
-        raise ModelFileError(f"this model has layers that Keras cannot save: {error}") from error
+        raise ModelFileError(
+            f"this model has layers that Keras cannot save; use Keras's own, or do not ask for a file. {error}"
+        ) from error
     check_network(config, "this model")
 
 

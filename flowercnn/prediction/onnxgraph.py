@@ -66,7 +66,7 @@ _LONGEST_SHAPE: Final = 64
 _MOST_BYTES: Final = 3 * 2**29
 _MOST_WORK: Final = 2**38
 _SLOW: Final = 16
-"""So much longer takes one multiplication of a pooling or of a convolution in groups."""
+"""As so many count the multiplications of a pooling or of a convolution in groups."""
 
 _STEPS: Final = 4  # an input of Slice
 _BATCH: Final = 32

@@ -65,7 +65,7 @@ _CHOICES: Final[Mapping[str, range]] = {
 _NUMBERS: Final = ("alpha", "beta")
 _LARGEST_SIZE: Final = 2**16
 _LARGEST_SCRATCH: Final = 2**29  # bytes
-_SLOW: Final = 16  # times as long as a product in a matrix, of what is computed one by one
+_SLOW: Final = 16  # what is computed one by one counts as so many products in a matrix
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class ImageFolder:
     A zip or tar archive is read in place and nothing of it is written anywhere; only a compressed tar is unpacked
     into one plain tar in the cache. These rules come on top:
 
-    - If all pictures are in one folder, but none directly in it, and folders are in it, that folder is the root.
+    - If there is one folder on top, and pictures only in folders within it, that folder is the root.
     - Links and archives within the archive are passed over. Names that would lead out of a folder (absolute ones,
       ``..``) are an error, and so are pictures that unpack to more than 1 GiB, or to more than 64 MiB and 200 times
       their size, and encrypted ones.

@@ -194,7 +194,10 @@ class Trainer:
         train_data, skipped = self.load(train, preprocessing, progress=progress)
         val_data, val_skipped = (None, ()) if not val else self.load(val, preprocessing, progress=progress)
         if len(np.unique(train_data[1])) < 2:  # noqa: PLR2004 - as above, of those left
-            raise DataError("Without the pictures that cannot be decoded, fewer than two classes are left.")
+            raise DataError(
+                "Without the pictures that cannot be decoded, fewer than two classes are left. Replace those: "
+                f"{few(skipped)}"
+            )
         decoded = time.perf_counter()
         folder = None if checkpoint_dir is None else Path(checkpoint_dir)
         fingerprint = "" if folder is None else self.fingerprint(preprocessing, train)
@@ -314,7 +317,7 @@ class Trainer:
         check_probabilities(self.model, "model")
         try:
             return copy_model(self.model)
-        except (NotImplementedError, TypeError, ValueError) as error:
+        except (NotImplementedError, TypeError, ValueError) as error:  # what Keras raises for layers of one's own
             raise ConfigurationError(
                 f"model has a layer that cannot be copied; each needs get_config and from_config. {error}"
             ) from error
