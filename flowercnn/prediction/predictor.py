@@ -9,21 +9,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.errors import ConfigurationError, ImageError, ModelFileError
+from flowercnn.errors import ConfigurationError, ImageError
 from flowercnn.labels import LabelEncoder, check_printable
 from flowercnn.prediction.calibration import Calibration, check_share
 from flowercnn.prediction.description import Description
-from flowercnn.prediction.exportfile import read_export
 from flowercnn.prediction.inputs import PredictInput, keyed_pictures
-from flowercnn.prediction.modelfile import read_model, write_model
+from flowercnn.prediction.loading import check_layers, feature_layers, read_predictor
+from flowercnn.prediction.modelfile import write_model
 from flowercnn.prediction.network import Network, RuntimeChoice
 from flowercnn.prediction.prediction import Prediction
-from flowercnn.prediction.runtimes import KerasRuntime, RuntimeName, litert_interpreter, litert_is_installed
+from flowercnn.prediction.runtimes import KerasRuntime, RuntimeName, litert_interpreter
 from flowercnn.preprocessing.pixels import Pixels
 from flowercnn.preprocessing.preprocessing import Preprocessing
 from flowercnn.sources.base import ImageInput
@@ -83,8 +83,8 @@ class Predictor:
         described = {} if calibration is None else calibration.to_dict()
         self._description = Description(names, preprocessing, described, dict(info or {}))
         self._calibration = calibration
-        self._network = Network(model, layers=_layers(calibration), wanted=runtime)
-        _check_layers(model, calibration)
+        self._network = Network(model, layers=feature_layers(calibration), wanted=runtime)
+        check_layers(model, calibration)
 
     @classmethod
     def load(
@@ -111,30 +111,7 @@ class Predictor:
             >>> Predictor.load(path).class_names == predictor.class_names
             True
         """
-        if runtime not in get_args(RuntimeChoice):
-            raise ConfigurationError(
-                f"runtime must be one of {', '.join(get_args(RuntimeChoice))}. Received: runtime={runtime!r}"
-            )
-        where = Path(path)
-        if where.suffix.lower() in (".tflite", ".onnx"):
-            description, computes = read_export(where)
-            calibration = _read_calibration(description, where)
-            if runtime not in ("auto", computes.name):
-                raise ModelFileError(
-                    f"{where}: holds no network for runtime={runtime!r}, only for {computes.name!r}."
-                )
-            return cls._of(_limited(description, max_pixels), calibration, Network(runtime=computes))
-        file = read_model(where)
-        calibration = _read_calibration(file.description, where)
-        network = Network.of_file(file, runtime, _layers(calibration))
-        try:
-            if runtime == "keras" or file.litert is None or not litert_is_installed():
-                _check_layers(network.model, calibration)
-            else:
-                _check_features(network, calibration, file.description)
-        except ConfigurationError as error:
-            raise ModelFileError(f"{where}: {error}") from error
-        return cls._of(_limited(file.description, max_pixels), calibration, network)
+        return cls._of(*read_predictor(Path(path), runtime, max_pixels))
 
     @classmethod
     def _of(cls, description: Description, calibration: Calibration | None, network: Network) -> Predictor:
@@ -206,7 +183,7 @@ class Predictor:
     def with_calibration(self, calibration: Calibration | None) -> Predictor:
         """Return the same network with another calibration, whose temperature must be in its weights already."""
         described = replace(self._description, calibration={} if calibration is None else calibration.to_dict())
-        return self._of(described, calibration, self._network.with_layers(_layers(calibration)))
+        return self._of(described, calibration, self._network.with_layers(feature_layers(calibration)))
 
     def with_false_alarms(self, share: float) -> Predictor:
         """Return the same classifier with another share of known pictures that may be refused as unknown.
@@ -451,61 +428,9 @@ def _average(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDAr
     return ((a + b) / 2).astype(np.float32)
 
 
-def _layers(calibration: Calibration | None) -> tuple[str, ...]:
-    """The layers whose mean activations tell pictures of nothing known."""
-    return () if calibration is None or calibration.familiarity is None else calibration.familiarity.layers
-
-
 def _unpickled(content: bytes, runtime: RuntimeChoice) -> Predictor:
     """Return the predictor in the bytes of a model file, which is as little trusted as any other."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         path.write_bytes(content)
         return Predictor.load(path, runtime=runtime)
-
-
-def _check_layers(model: Any, calibration: Calibration | None) -> None:
-    """Refuse layers of a Keras model that have not the feature maps the calibration was fitted to.
-
-    Raises:
-        ConfigurationError: If there is one.
-    """
-    known = None if calibration is None else calibration.familiarity
-    if known is None:
-        return
-    for name, part in zip(known.layers, known.parts, strict=True):
-        layer = model.get_layer(name)
-        shape: tuple[Any, ...] = getattr(getattr(layer, "output", None), "shape", ())
-        # The output of a model within the model is of another graph.
-        if hasattr(layer, "layers") or len(shape) != _FEATURE_MAP_DIMENSIONS or shape[-1] != part.size:
-            raise ConfigurationError(
-                f"The calibration is of another network: it knows {part.size} feature maps of the layer {name!r}. "
-                f"Received: a layer with outputs of shape {tuple(shape)}"
-            )
-
-
-def _check_features(network: Network, calibration: Calibration | None, description: Description) -> None:
-    """Refuse a LiteRT network that computes other features than the calibration knows.
-
-    Raises:
-        ConfigurationError: If it does.
-    """
-    if calibration is not None and calibration.familiarity is not None:
-        black = np.zeros((1, *description.preprocessing.image_size, 3), np.uint8)
-        calibration.unknown(network.runtime.outputs(black)[1])
-
-
-def _read_calibration(description: Description, path: Path) -> Calibration | None:
-    try:
-        return Calibration.from_dict(description.calibration) if description.calibration else None
-    except ConfigurationError as error:
-        raise ModelFileError(f"{path}: {error}") from error
-
-
-def _limited(description: Description, max_pixels: int | None) -> Description:
-    if max_pixels is None:
-        return description
-    limited = description.preprocessing.replace(max_pixels=max_pixels)
-    if max_pixels > description.preprocessing.max_pixels:
-        return description
-    return replace(description, preprocessing=limited)

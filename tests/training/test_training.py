@@ -1,47 +1,20 @@
 from __future__ import annotations
 
-import dataclasses
-import io
-import os
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from fitting import SIZE, fit, same, weights, without_seconds
 
 import flowercnn as fc
-from flowercnn.models.fold import fold_normalization
 from flowercnn.models.keras3 import import_keras, seeded_weights
 from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import Augmentation
-from flowercnn.preprocessing.mixing import Mixing
-from flowercnn.training import loop, trainer
-from flowercnn.training.finder import read_suggestion
+from flowercnn.training import loop
 from flowercnn.training.history import History
 from flowercnn.training.watch import advice
-
-SIZE = (32, 32)
-
-
-def fit(dataset: fc.Dataset, *, epochs: int = 2, model: Any = "fast", **options: Any) -> fc.TrainingRun:
-    settings = {"image_size": SIZE, "batch_size": 8} | options.pop("settings", {})
-    train, val, _ = dataset.split(val=0.2, test=0)
-    return fc.Trainer(model, epochs=epochs, **settings).fit(train, val, progress=False, **options)
-
-
-def weights(run: fc.TrainingRun) -> list[Any]:
-    return list(run.predictor.model.get_weights())
-
-
-def same(a: fc.TrainingRun, b: fc.TrainingRun) -> bool:
-    return all(np.array_equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
-
-
-def without_seconds(history: History) -> list[dict[str, float]]:
-    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history.epochs]
 
 
 def test_training_learns_colours(run: fc.TrainingRun) -> None:
@@ -127,114 +100,6 @@ def test_callbacks_change_the_learning_rate_of_a_constant_schedule(coloured: fc.
     assert run.history.to_dict()["learning_rate"] == pytest.approx([0.01, 0.005])
 
 
-def interrupt_in_epoch(number: int) -> Any:
-    class Interrupt(import_keras().callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
-        def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-            self.epoch = epoch
-
-        def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-            if self.epoch == number and batch == 1:
-                raise KeyboardInterrupt
-
-    return Interrupt()
-
-
-def test_ctrl_c_keeps_what_was_learned(coloured: fc.Dataset) -> None:
-    run = fit(coloured, epochs=5, callbacks=[interrupt_in_epoch(1)])
-    assert run.interrupted
-    assert len(run.history) == 1
-    assert len(run.predictor.predict(coloured)) == 30
-    one_epoch = fit(coloured, epochs=5, callbacks=[interrupt_in_epoch(0)])
-    assert not same(run, one_epoch)
-
-
-def test_a_stopped_training_goes_on_to_the_same_result(coloured: fc.Dataset, tmp_path: Path) -> None:
-    settings = {"model_options": {"dropout": 0.3}}
-    whole = fit(coloured, epochs=4, settings=settings)
-    fit(coloured, epochs=4, checkpoint_dir=tmp_path, callbacks=[interrupt_in_epoch(2)], settings=settings)
-    rest = fit(coloured, epochs=4, checkpoint_dir=tmp_path, settings=settings)
-    assert same(whole, rest)
-    assert without_seconds(rest.history) == without_seconds(whole.history)
-
-
-def test_a_checkpoint_of_another_training_is_refused(coloured: fc.Dataset, tmp_path: Path) -> None:
-    fit(coloured, epochs=1, checkpoint_dir=tmp_path)
-    with pytest.raises(fc.TrainingError, match="another training"):
-        fit(coloured, epochs=1, checkpoint_dir=tmp_path, settings={"seed": 3})
-
-
-def recoloured(dataset: fc.Dataset) -> fc.Dataset:
-    """The same keys and labels, other pictures."""
-    samples = [dataclasses.replace(sample, image=np.asarray(sample.image)[..., ::-1]) for sample in dataset]
-    return fc.Dataset.from_source(samples)
-
-
-def test_a_checkpoint_of_other_pictures_under_the_same_keys_is_refused(coloured: fc.Dataset, tmp_path: Path) -> None:
-    fit(coloured, epochs=1, checkpoint_dir=tmp_path)
-    with pytest.raises(fc.TrainingError, match="belongs to another training"):
-        fit(recoloured(coloured), epochs=1, checkpoint_dir=tmp_path)
-
-
-def test_each_picture_is_read_once_unless_a_training_is_kept(coloured: fc.Dataset, tmp_path: Path) -> None:
-    reads: list[str] = []
-
-    def counted(sample: fc.Sample) -> fc.Sample:
-        buffer = io.BytesIO()
-        Image.fromarray(np.asarray(sample.image)).save(buffer, "PNG")
-
-        def content() -> bytes:
-            reads.append(sample.key)
-            return buffer.getvalue()
-
-        return dataclasses.replace(sample, image=content)
-
-    watched = fc.Dataset.from_source(list(map(counted, coloured)))
-    fc.Trainer("article", epochs=1, image_size=SIZE).fit(watched, progress=False)
-    assert sorted(reads) == sorted(watched.keys)
-    fc.Trainer("article", epochs=1, image_size=SIZE).fit(watched, checkpoint_dir=tmp_path, progress=False)
-    assert len(reads) == 3 * len(watched)
-
-
-def own_model(filters: int = 4, activation: str = "relu") -> Any:
-    keras = import_keras()
-    convolution = keras.layers.Conv2D(filters, 3, activation=activation, kernel_initializer="ones")
-    end = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "softmax", kernel_initializer="zeros")]
-    return keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Rescaling(1 / 255), convolution, *end])
-
-
-def test_a_model_of_ones_own_goes_on_if_it_is_the_same_whatever_its_name(
-    coloured: fc.Dataset, tmp_path: Path
-) -> None:
-    first = fc.Trainer(own_model(), epochs=1).fit(coloured, checkpoint_dir=tmp_path, progress=False)
-    assert same(first, fc.Trainer(own_model(), epochs=1).fit(coloured, checkpoint_dir=tmp_path, progress=False))
-    for other in (own_model(filters=5), own_model(activation="tanh")):
-        with pytest.raises(fc.TrainingError, match="belongs to another training"):
-            fc.Trainer(other, epochs=1).fit(coloured, checkpoint_dir=tmp_path, progress=False)
-
-
-def test_a_training_that_stopped_early_stays_stopped(coloured: fc.Dataset, tmp_path: Path) -> None:
-    settings = {"early_stopping": 1, "learning_rate": 0.05}
-    runs = [fit(coloured, epochs=30, checkpoint_dir=tmp_path, model="article", settings=settings) for _ in range(2)]
-    assert len(runs[0].history) == len(runs[1].history) < 30
-    assert same(*runs)
-
-
-def test_a_training_that_goes_on_without_val_has_a_history(coloured: fc.Dataset, tmp_path: Path) -> None:
-    train, val, _ = coloured.split(val=0.2, test=0)
-    trainer = fc.Trainer("article", epochs=2, image_size=SIZE)
-    trainer.fit(train, val, checkpoint_dir=tmp_path, callbacks=[stop_after(1)], progress=False)
-    history = trainer.fit(train, checkpoint_dir=tmp_path, progress=False).history.to_dict()
-    assert np.isnan(history["val_loss"]).tolist() == [False, True]
-
-
-def stop_after(epochs: int) -> Any:
-    def interrupt(epoch: int, _: Any) -> None:
-        if epoch == epochs:
-            raise KeyboardInterrupt
-
-    return import_keras().callbacks.LambdaCallback(on_epoch_begin=interrupt)
-
-
 def test_numbers_of_numpy_are_numbers(coloured: fc.Dataset, tmp_path: Path) -> None:
     trainer = fc.Trainer("article", epochs=np.int64(1), seed=np.int64(1), batch_size=np.int8(8), image_size=SIZE)  # type: ignore[arg-type]
     run = trainer.fit(coloured, checkpoint_dir=tmp_path, progress=False)
@@ -251,62 +116,6 @@ def test_callbacks_may_watch_accuracy(coloured: fc.Dataset, tmp_path: Path) -> N
     import_keras().saving.load_model(tmp_path / "best.keras", compile=False)
 
 
-def test_settings_of_keras_for_all_layers_do_not_matter_or_are_refused(
-    coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = import_keras().config
-    usual = fit(coloured, epochs=1)
-    policy = config.dtype_policy()
-    config.set_dtype_policy("mixed_float16")
-    try:
-        assert same(usual, fit(coloured, epochs=1))
-        mixed = fc.Trainer(own_model(), epochs=1).fit(coloured, progress=False)
-    finally:
-        config.set_dtype_policy(policy)
-    assert np.isfinite(mixed.history.to_dict()["loss"]).all()
-    monkeypatch.setattr(config, "image_data_format", lambda: "channels_first")
-    with pytest.raises(fc.ConfigurationError, match="channels_last"):
-        fit(coloured)
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_layers_with_penalties_counts_and_any_name_are_trained(coloured: fc.Dataset, precision: Any) -> None:
-    layers = import_keras().layers
-    normalization = layers.Normalization(mean=[120.0] * 3, variance=[4000.0] * 3)
-    convolution = layers.Conv2D(4, 3, activity_regularizer="l2", name="members")
-    counted = layers.BatchNormalization()
-    end = [layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")]
-    own = import_keras().Sequential([import_keras().Input((*SIZE, 3)), normalization, convolution, counted, *end])
-    recipe = Recipe(image_size=SIZE, batch_size=8, epochs=1, average=0.9)
-    run = fc.Trainer(own, recipe=recipe, precision=precision).fit(coloured, progress=False)
-    assert np.isfinite(run.history.to_dict()["loss"]).all()
-
-
-def test_a_layer_with_a_name_that_tensorflow_refuses_is_named(coloured: fc.Dataset) -> None:
-    layers = import_keras().layers
-    end = [layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")]
-    own = import_keras().Sequential([import_keras().Input((*SIZE, 3)), layers.Conv2D(4, 3, name="blüte 1"), *end])
-    with pytest.raises(fc.ConfigurationError, match="a layer named 'blüte 1'"):
-        fc.Trainer(own, epochs=1).fit(coloured, progress=False)
-
-
-def test_a_layer_that_cannot_be_copied_is_named(coloured: fc.Dataset) -> None:
-    keras = import_keras()
-
-    class Times(keras.layers.Layer):  # type: ignore[name-defined, misc]  # Keras is untyped
-        def __init__(self, factor: float) -> None:
-            super().__init__()
-            self.factor = factor
-
-        def call(self, inputs: Any) -> Any:
-            return inputs * self.factor
-
-    end = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, activation="softmax")]
-    own = keras.Sequential([keras.Input((*SIZE, 3)), Times(1 / 255), *end])
-    with pytest.raises(fc.ConfigurationError, match=r"(?s)cannot be copied.*Times"):
-        fc.Trainer(own, epochs=1).fit(coloured, progress=False)
-
-
 def test_models_built_in_several_threads_have_the_weights_of_their_seeds() -> None:
     def first_weights(seed: int) -> Any:
         return fc.build_model("article", image_size=SIZE, num_classes=3, seed=seed).get_weights()[0]
@@ -316,17 +125,6 @@ def test_models_built_in_several_threads_have_the_weights_of_their_seeds() -> No
     assert all(np.array_equal(first_weights(seed), weights) for seed, weights in enumerate(together))
 
 
-def test_a_late_ctrl_c_does_not_lose_what_was_learned(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fold(model: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
-        return fold_normalization(model)
-
-    monkeypatch.setattr(trainer, "fold_normalization", fold)
-    run = fit(coloured, epochs=1)
-    assert run.interrupted
-    assert len(run.history) == 1
-
-
 def test_bad_pictures_may_not_leave_one_class_only() -> None:
     pictures = [np.zeros((8, 8, 3), np.uint8), b"no picture"]
     dataset = fc.Dataset.from_source(fc.InMemory(pictures, ["a", "b"]))
@@ -334,44 +132,10 @@ def test_bad_pictures_may_not_leave_one_class_only() -> None:
         fc.Trainer("article", image_size=SIZE, bad_images="skip").fit(dataset, progress=False)
 
 
-def test_a_damaged_checkpoint_is_refused(coloured: fc.Dataset, tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.npz").write_bytes(b"PK half a file")
-    with pytest.raises(fc.TrainingError, match="damaged"):
-        fit(coloured, epochs=1, checkpoint_dir=tmp_path)
-
-
 def test_a_training_that_diverges_says_so(coloured: fc.Dataset) -> None:
     recipe = Recipe(image_size=SIZE, batch_size=8, optimizer="sgd", learning_rate=1e30, epochs=3)
     with pytest.raises(fc.TrainingError, match="diverged.*lower learning_rate"):
         fc.Trainer("article", recipe=recipe).fit(coloured, progress=False)
-
-
-def test_a_model_of_ones_own_is_trained_as_a_copy(coloured: fc.Dataset) -> None:
-    keras = import_keras()
-    own = keras.Sequential(
-        [
-            keras.Input((24, 20, 3)),
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Conv2D(4, 3, kernel_regularizer=keras.regularizers.L2(0.01)),
-            keras.layers.Dropout(0.2),
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(3, activation="softmax"),
-        ]
-    )
-    before = own.get_weights()
-    run = fc.Trainer(own, epochs=1).fit(coloured, progress=False)
-    assert run.predictor.image_size == (24, 20)
-    assert all(np.array_equal(a, b) for a, b in zip(before, own.get_weights(), strict=True))
-    assert not all(np.array_equal(a, b) for a, b in zip(before, weights(run), strict=True))
-
-
-def test_a_model_that_ends_in_something_else_than_probabilities_is_refused(coloured: fc.Dataset) -> None:
-    layers = import_keras().layers
-    for activation in (None, "sigmoid"):
-        end = [layers.GlobalAveragePooling2D(), layers.Dense(3, activation=activation)]
-        own = import_keras().Sequential([import_keras().Input((24, 20, 3)), layers.Rescaling(1 / 255), *end])
-        with pytest.raises(fc.ConfigurationError, match=r"must return probabilities.*Dense\(3, activation='softmax'"):
-            fc.Trainer(own, epochs=1).fit(coloured, progress=False)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "muon"])
@@ -433,24 +197,6 @@ def test_wrong_settings_are_found_before_anything_is_read(settings: dict[str, An
         fc.Trainer(**settings)
 
 
-def test_a_training_with_everything_on_goes_on_to_the_same_result(coloured: fc.Dataset, tmp_path: Path) -> None:
-    recipe = Recipe(
-        epochs=4,
-        optimizer="muon",
-        learning_rate=0.02,
-        augmentation=Augmentation(),
-        mixing=Mixing(mixup=0.2, cutmix=1.0, until=0.5),
-        average=0.9,
-        progressive=((0, 0.5), (0.5, 1.0)),
-    )
-    settings = {"recipe": recipe, "early_stopping": 3}
-    whole = fit(coloured, epochs=4, settings=settings)
-    fit(coloured, epochs=4, checkpoint_dir=tmp_path, callbacks=[interrupt_in_epoch(2)], settings=settings)
-    rest = fit(coloured, epochs=4, checkpoint_dir=tmp_path, settings=settings)
-    assert same(whole, rest)
-    assert without_seconds(rest.history) == without_seconds(whole.history)
-
-
 def test_the_average_of_the_weights_is_kept_in_place_of_the_last(coloured: fc.Dataset) -> None:
     recipe = Recipe(optimizer="sgd", learning_rate=0.01, average=0.99)
     averaged = fit(coloured, model="article", settings={"recipe": recipe})
@@ -500,32 +246,6 @@ def test_a_user_is_told_what_went_wrong() -> None:
     diverged = epochs_of(*[(9.0, 0.1, 0.1)] * 5)
     assert "lower learning_rate (it rose to 0.1)" in advice(diverged, 10)[0]
     assert advice(epochs_of((9.0, 0.1, 0.1)), 10) == ()
-
-
-def test_a_learning_rate_is_found_and_plotted(coloured: fc.Dataset, tmp_path: Path) -> None:
-    trainer = fc.Trainer("article", image_size=SIZE, batch_size=8)
-    found = trainer.find_learning_rate(coloured, steps=60, progress=False)
-    assert 1e-5 < found.suggestion < 0.1
-    assert len(found.rates) == len(found.losses)
-    assert found.plot(tmp_path / "rates.png").stat().st_size > 5000
-    assert found == trainer.find_learning_rate(coloured, steps=60, progress=False)
-
-
-def test_rates_so_high_that_nothing_is_left_are_said_to_be(coloured: fc.Dataset) -> None:
-    trainer = fc.Trainer("article", image_size=SIZE)
-    with pytest.raises(fc.TrainingError, match="Try lower rates"):
-        trainer.find_learning_rate(coloured, lowest=1e30, highest=1e37, progress=False)
-
-
-def test_a_loss_that_never_falls_suggests_nothing() -> None:
-    with pytest.raises(fc.TrainingError, match="did not fall"):
-        read_suggestion(np.geomspace(1e-4, 1, 30).tolist(), np.linspace(1, 9, 30).tolist())
-
-
-@pytest.mark.parametrize("settings", [{"lowest": 0}, {"lowest": 2}, {"steps": 5}, {"highest": float("inf")}])
-def test_rates_to_try_must_rise(coloured: fc.Dataset, settings: dict[str, Any]) -> None:
-    with pytest.raises(fc.ConfigurationError, match="Rates must rise"):
-        fc.Trainer().find_learning_rate(coloured, **settings)
 
 
 def test_rare_classes_count_more() -> None:

@@ -1,0 +1,50 @@
+"""What the tests of training share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import flowercnn as fc
+from flowercnn.models.keras3 import import_keras
+from flowercnn.training.history import History
+
+SIZE = (32, 32)
+
+
+def fit(dataset: fc.Dataset, *, epochs: int = 2, model: Any = "fast", **options: Any) -> fc.TrainingRun:
+    settings = {"image_size": SIZE, "batch_size": 8} | options.pop("settings", {})
+    train, val, _ = dataset.split(val=0.2, test=0)
+    return fc.Trainer(model, epochs=epochs, **settings).fit(train, val, progress=False, **options)
+
+
+def weights(run: fc.TrainingRun) -> list[Any]:
+    return list(run.predictor.model.get_weights())
+
+
+def same(a: fc.TrainingRun, b: fc.TrainingRun) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
+
+
+def without_seconds(history: History) -> list[dict[str, float]]:
+    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history.epochs]
+
+
+def interrupt_in_epoch(number: int) -> Any:
+    class Interrupt(import_keras().callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+        def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            self.epoch = epoch
+
+        def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+            if self.epoch == number and batch == 1:
+                raise KeyboardInterrupt
+
+    return Interrupt()
+
+
+def own_model(filters: int = 4, activation: str = "relu") -> Any:
+    keras = import_keras()
+    convolution = keras.layers.Conv2D(filters, 3, activation=activation, kernel_initializer="ones")
+    end = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "softmax", kernel_initializer="zeros")]
+    return keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Rescaling(1 / 255), convolution, *end])
