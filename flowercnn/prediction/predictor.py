@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["Predictor"]
 
 _BATCH_DIMENSIONS: Final = 4
-_FEATURE_MAP_DIMENSIONS: Final = 4  # (n, height, width, channels)
 _WHITE: Final = 255
 
 
