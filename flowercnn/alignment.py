@@ -1,4 +1,4 @@
-"""Whether two pictures are one photograph: one is laid over a window of the other, and their details compared.
+"""How much two pictures are one photograph: one is laid over a window of the other, and their details compared.
 
 Pictures that are only alike (two daisies on dark ground) agree in their large parts; the same photograph agrees in
 its details too, wherever it was cropped.
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from flowercnn.parallel import cpu_count, ordered_map
 
-__all__ = ["same_details"]
+__all__ = ["details_alike"]
 
 _PAIRS_AT_ONCE: Final = 256
 _HOPELESS: Final = (0.45, 0.7, 0.8)  # correlations that copies exceed before each step
@@ -23,14 +23,14 @@ _LOCAL: Final = 9  # pixels: what is larger than this is no detail
 Floats = npt.NDArray[np.float32]
 
 
-def same_details(
+def details_alike(
     pictures: npt.NDArray[np.uint8],
     first: npt.NDArray[np.int64],
     second: npt.NDArray[np.int64],
     windows: Floats,
-    at_least: float,
-) -> npt.NDArray[np.bool_]:
-    """Return for pairs of pictures whether their details agree when one is laid over a window of the other.
+    enough: float,
+) -> Floats:
+    """Return for pairs of pictures how their details correlate when one is laid over a window of the other.
 
     The windows are moved and scaled a little until they fit (Gauss-Newton, as Lucas & Kanade 1981 register pictures).
 
@@ -39,35 +39,33 @@ def same_details(
         first: Shape (pairs,): positions of pictures in which a window is looked for.
         second: Likewise, of those laid over the window.
         windows: Shape (pairs, 4): where to begin: top, bottom, left and right as shares of a side.
-        at_least: What correlation of the details is agreement.
+        enough: From what correlation on no better fit is looked for.
     """
 
-    def decide(start: int) -> npt.NDArray[np.bool_]:
+    def compare(start: int) -> Floats:
         part = slice(start, start + _PAIRS_AT_ONCE)
-        return _decide(pictures[first[part]], pictures[second[part]], windows[part], at_least)
+        return _compare(pictures[first[part]], pictures[second[part]], windows[part], enough)
 
     starts = range(0, len(first), _PAIRS_AT_ONCE)
-    decided = ordered_map(decide, starts, workers=cpu_count(), window=2 * cpu_count())
-    return np.concatenate([np.empty(0, dtype=bool), *decided])
+    compared = ordered_map(compare, starts, workers=cpu_count(), window=2 * cpu_count())
+    return np.concatenate([np.empty(0, dtype=np.float32), *compared])
 
 
-def _decide(
-    wholes: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8], windows: Floats, at_least: float
-) -> npt.NDArray[np.bool_]:
+def _compare(wholes: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8], windows: Floats, enough: float) -> Floats:
     wide, target, place = wholes.astype(np.float32), _standard(others.astype(np.float32)), windows
     details = _details(target)
-    same = np.zeros(len(wide), dtype=bool)
-    left = np.arange(len(wide))  # pairs not decided yet
+    best = np.zeros(len(wide), dtype=np.float32)
+    left = np.arange(len(wide))  # pairs that may fit better yet
     for hopeless in (*_HOPELESS, 1.0):
         seen = _standard(_view(wide[left], place))
         alike = _correlation(_details(seen), details[left])
-        same[left] = alike >= at_least
-        undecided = (alike < at_least) & (alike > hopeless)
-        left, seen, place = left[undecided], seen[undecided], place[undecided]
+        best[left] = np.maximum(best[left], alike)
+        better = (alike < enough) & (alike > hopeless)
+        left, seen, place = left[better], seen[better], place[better]
         if not len(left):
             break
         place = np.clip(place + _improvement(place, seen, target[left]), -_LARGEST_MOVE, 1 + _LARGEST_MOVE)
-    return same
+    return best
 
 
 def _improvement(place: Floats, seen: Floats, target: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -27,7 +28,8 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except FlowerCNNError as error:
-            message = "\n".join(printable(line) for line in str(error).splitlines())
+            lines = [*str(error).splitlines(), *getattr(error, "__notes__", ())]
+            message = "\n".join(printable(line) for line in lines)
             raise click.ClickException(message) from error
 
 
@@ -38,6 +40,9 @@ class _Commands(click.Group):
 def main(ctx: click.Context, *, quiet: bool) -> None:
     """Turn folders of pictures into an image classifier you can trust."""
     ctx.obj = not quiet
+    for stream in (sys.stdout, sys.stderr):  # names of files may have characters that the terminal has not
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # TensorFlow greets with a page of notices on stderr; those who want them can set this themselves.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -82,6 +87,13 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--val", default=0.1, show_default=True, help="Share of pictures to watch while training.")
 @click.option("--test", default=0.2, show_default=True, help="Share of pictures kept for the final figure.")
 @click.option("--skip-bad-images", is_flag=True, help="Leave out pictures that cannot be decoded.")
+@click.option(
+    "--duplicates",
+    type=click.Choice(["group", "ignore"]),
+    default="group",
+    show_default=True,
+    help="Keep copies and near-copies of a picture in one part, or look for none.",
+)
 @_REPORT
 @_training_options
 @click.pass_obj

@@ -40,6 +40,7 @@ class Content:
         truncated: Whether its end is missing.
         blank: Whether it shows nothing: one colour, or nearly.
         thumbnail: Shape (32, 32), uint8, grey, upright, whatever its proportions; ``None`` if there is an error.
+        colours: Shape (4, 4, 2), float32: mean Cb and Cr of each sixteenth of it, from -128, 0 for grey; or ``None``.
     """
 
     digest: str | None = None
@@ -50,6 +51,7 @@ class Content:
     truncated: bool = False
     blank: bool = False
     thumbnail: npt.NDArray[np.uint8] | None = None
+    colours: npt.NDArray[np.float32] | None = None
 
 
 def read_contents(samples: Sequence[Sample], *, description: str, progress: bool) -> tuple[Content, ...]:
@@ -86,12 +88,13 @@ def _examine(sample: Sample) -> Content:
         return Content(error=str(error))
     header = _Header()
     try:
-        picture = _decode(content, mode="L", inspect=header.read)
+        picture = _decode(content, mode="YCbCr", inspect=header.read)
     except FlowerCNNError as error:
         cut = _has_no_end(content, header.format) or "truncated" in str(error)
         return Content(digest, str(error), header.size, header.format, header.rotated, truncated=cut)
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    grey = np.asarray(picture.resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0))
+    small = np.asarray(picture.resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0))
+    grey = small[..., 0].copy()
     return Content(
         digest,
         size=header.size,
@@ -100,11 +103,12 @@ def _examine(sample: Sample) -> Content:
         truncated=_has_no_end(content, header.format),
         blank=_shows_nothing(grey, content),
         thumbnail=grey,
+        colours=small[..., 1:].reshape(4, THUMBNAIL_SIDE // 4, 4, -1, 2).mean((1, 3), dtype=np.float32) - 128,
     )
 
 
 class _Header:
-    """What can be known of a picture before it is decoded; a JPEG is then decoded small and grey."""
+    """What can be known of a picture before it is decoded; a JPEG is then decoded small, grey apart from colour."""
 
     size: tuple[int, int] = (0, 0)
     format: str | None = None
@@ -113,7 +117,7 @@ class _Header:
     def read(self, image: Image.Image) -> None:
         self.size, self.format = image.size, image.format
         self.rotated = is_turned(image)
-        image.draft("L", (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
+        image.draft("YCbCr", (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
 
 
 def _decode(content: bytes | Image.Image, **options: Any) -> Image.Image:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -103,8 +103,14 @@ class Dataset:
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Dataset: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | Dataset:
+        return self.subset(range(len(self))[index]) if isinstance(index, slice) else self.samples[index]
 
     def __repr__(self) -> str:
         return f"Dataset({len(self)} samples, {self.num_classes} classes: {few(self.class_names, 5)})"
@@ -223,16 +229,19 @@ class Dataset:
         val: float = 0.2,
         seed: int = 0,
         *,
+        test: float = 0.0,
         duplicates: Literal["error", "drop", "ignore"] = "error",
         progress: bool = True,
     ) -> Splits:
         """Return the parts the owner of the data has made (`Sample.split`).
 
-        Where the owner has made no ``val``, the share ``val`` of each class is drawn from ``train``.
+        Where the owner has made no ``val`` or no ``test``, the share of each class is drawn from ``train``. Classes
+        that only ``val`` or ``test`` have pictures of are named in a warning.
 
         Args:
             val: As in `split`.
             seed: As in `split`.
+            test: Likewise, where there is no ``test``.
             duplicates: What to do about pictures that are in two of the owner's parts, as `Splits.overlaps` finds
                 them: ``"error"``; ``"drop"`` to leave them out of ``train`` (or ``val``) and keep them in ``test``;
                 ``"ignore"`` to read no picture.
@@ -245,6 +254,7 @@ class Dataset:
             raise ConfigurationError(
                 f"duplicates must be 'error', 'drop' or 'ignore'. Received: duplicates={duplicates!r}"
             )
+        check_fractions(val, test)
         if not self.has_splits:
             raise SplitError("Not every sample has a predefined part (Sample.split); draw one with split().")
         if duplicates != "ignore":
@@ -255,10 +265,12 @@ class Dataset:
             splits = _without_overlaps(splits, drop=duplicates == "drop")
         if not len(splits.train):
             raise SplitError("The predefined parts have no train; draw a split with split().")
-        if not len(splits.val) and val:
+        val, test = (0.0 if len(part) else share for part, share in ((splits.val, val), (splits.test, test)))
+        if val or test:
             mode: Duplicates = "ignore" if duplicates == "ignore" else "group"
-            train, validation, _ = splits.train.split(val=val, test=0, seed=seed, duplicates=mode, progress=progress)
-            splits = Splits(train, validation, splits.test)
+            drawn = splits.train.split(val=val, test=test, seed=seed, duplicates=mode, progress=progress)
+            splits = Splits(drawn.train, drawn.val if val else splits.val, drawn.test if test else splits.test)
+        _warn_of_unlearned(splits)
         return splits
 
     def folds(self, k: int, seed: int = 0, *, duplicates: Duplicates = "group", progress: bool = True) -> list[Fold]:
@@ -366,6 +378,19 @@ def _without_overlaps(splits: Splits, *, drop: bool) -> Splits:
         for part, indices in zip(splits, doubled, strict=True)
     ]
     return Splits(*kept)
+
+
+def _warn_of_unlearned(splits: Splits) -> None:
+    """Name the classes that are in val or test but not in train, of which nothing can be learned."""
+    counts = splits.train.class_counts()
+    asked = {name for part in (splits.val, splits.test) for name, count in part.class_counts().items() if count}
+    unlearned = [name for name in splits.train.class_names if name in asked and not counts[name]]
+    if unlearned:
+        _log.warning(
+            "These classes have pictures in val or test but none in train, so that they cannot be learned: %s. Are "
+            "they spelled otherwise there?",
+            few(unlearned),
+        )
 
 
 def _refuse_repeated_keys(samples: Sequence[Sample]) -> None:

@@ -8,7 +8,9 @@ each picture is looked up by its whole and by 85 windows that leave up to 15 % o
 Looking up: hashes that agree in all 14 bits of one of 16 fixed choices meet in one bucket (locality-sensitive
 hashing; Indyk & Motwani 1998). Those that meet, differ in few bits and have descriptions that correlate are laid over
 one another, and the correlation of their details decides: two daisies on dark ground may be alike in the large, but
-only one photograph is alike in the small.
+only one photograph is alike in the small. Pictures with few details (handwritten digits) may be alike in the small,
+too: where more pairs are a little less alike than the limit than are above it, the limit is raised. Pictures of other
+colours are none of the same, unless one is grey.
 """
 
 from __future__ import annotations
@@ -21,14 +23,18 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.alignment import same_details
+from flowercnn.alignment import details_alike
 from flowercnn.contents import THUMBNAIL_SIDE, Content
 from flowercnn.parallel import cpu_count, ordered_map
 
 __all__ = ["exact_copies", "join", "near_pairs"]
 
 _ALIKE: Final = 0.85  # correlation of descriptions; copies are above, and so are some different photographs
-_SAME: Final = 0.87  # correlation of details; copies are above 0.9, different photographs of flowers below 0.83
+_SAME: Final = (0.87, 0.9, 0.92, 0.95, 0.97)  # correlation of details; which of them, `_limit` says
+_GREY: Final = 6.0  # of 128: less colour on average is none
+_SAME_COLOURS: Final = 0.4  # cosine; copies with 15 % of a side cut away are above 0.56
+_BELOW: Final = 0.07  # pairs so little below the limit are different pictures that look alike
+_MANY: Final = 10
 _MOST_BITS_APART: Final = 14
 _FREQUENCIES: Final = 8
 _GRID: Final = 16
@@ -62,8 +68,10 @@ def near_pairs(contents: Sequence[Content]) -> list[tuple[int, int]]:
         if content.thumbnail is not None and not content.blank and content.digest not in seen:
             seen.add(content.digest)
             chosen.append(index)
-    thumbnails = [contents[index].thumbnail for index in chosen]
-    pairs = _similar(np.array(thumbnails)) if len(chosen) > 1 else ()
+    if len(chosen) < 2:  # noqa: PLR2004 - a pair
+        return []
+    colours = np.array([contents[index].colours for index in chosen])
+    pairs = _similar(np.array([contents[index].thumbnail for index in chosen]), colours)
     return sorted((chosen[min(pair)], chosen[max(pair)]) for pair in pairs)
 
 
@@ -108,7 +116,7 @@ class _Table:
         return queries, self.order[(starts - before)[queries] + np.arange(len(queries))]
 
 
-def _similar(thumbnails: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
+def _similar(thumbnails: npt.NDArray[np.uint8], colours: Floats) -> Iterator[tuple[int, int]]:
     """Yield pairs of positions of thumbnails (n, 32, 32) of which one is like the other or like a window of it."""
     windows = _windows()
     whole = np.concatenate([_frequencies(part, [(0, 0)])[:, 0] for part in _parts(thumbnails)])
@@ -136,10 +144,34 @@ def _similar(thumbnails: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
     view, other, alike = (np.concatenate(column) for column in zip(*numbered, strict=True))
     picture, window = np.divmod(view, len(windows))
     best = _best_of_each_pair(picture, other, alike)
+    best = best[_may_have_colours_of(colours, picture[best], other[best])]
     picture, other, window = picture[best], other[best], window[best]
     edges = np.array([[*_stretches()[down], *_stretches()[across]] for down, across in windows], dtype=np.float32)
-    same = same_details(thumbnails, picture, other, edges[window], _SAME)
+    details = details_alike(thumbnails, picture, other, edges[window], _SAME[-1])
+    same = details >= _limit(details)
     yield from zip(picture[same].tolist(), other[same].tolist(), strict=True)
+
+
+def _may_have_colours_of(colours: Floats, first: Ints, second: Ints) -> npt.NDArray[np.bool_]:
+    """Return which pairs do not differ in colour; grey pictures differ from none, as copies may be grey."""
+    rows = colours.reshape(len(colours), -1)
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    alike = np.einsum("ij,ij->i", rows[first], rows[second])
+    grey = np.minimum(lengths[first], lengths[second]) < _GREY * np.sqrt(rows.shape[1])
+    fits: npt.NDArray[np.bool_] = grey | (alike >= _SAME_COLOURS * lengths[first] * lengths[second])
+    return fits
+
+
+def _limit(details: Floats) -> float:
+    """Return from what correlation on pairs are the same picture.
+
+    Of photographs copies are above 0.9 and different ones below 0.83, so that there are few in between.
+    """
+    for limit in _SAME:
+        below = np.count_nonzero((details >= limit - _BELOW) & (details < limit))
+        if below < _MANY or below <= np.count_nonzero(details >= limit):
+            break
+    return limit
 
 
 def _best_of_each_pair(first: Ints, second: Ints, alike: Floats) -> Ints:

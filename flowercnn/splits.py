@@ -177,7 +177,7 @@ def draw_split(
     """Return the positions of train, val and test, each in ascending order.
 
     Every class gives ``round(share * count)`` samples, at least one, to each part asked for. Units are taken in the
-    order given; a unit goes to test if it fits there, else to val, else to train.
+    order given; a unit goes to test if that brings test nearer to what it should have, else to val, else to train.
 
     Raises:
         ConfigurationError: If the shares are out of range.
@@ -191,7 +191,7 @@ def draw_split(
     parts: dict[str, list[int]] = {name: [] for name in _NAMES}
     for unit in units:
         classes, unit_counts = np.unique(labels[list(unit)], return_counts=True)
-        name = next((part for part in ("test", "val") if np.all(wanted[part][classes] >= unit_counts)), "train")
+        name = next((part for part in ("test", "val") if np.all(2 * wanted[part][classes] >= unit_counts)), "train")
         if name != "train":
             wanted[name][classes] -= unit_counts
         parts[name].extend(unit)
@@ -202,7 +202,8 @@ def draw_split(
             raise SplitError(
                 f"The groups (copies of a picture are one) of these classes are too few or too large to put some of "
                 f"each into {name}: {few([class_names[int(label)] for label in sorted(absent)])}. Use smaller groups "
-                "or other shares; Dataset.audit() lists copies."
+                "or other shares. Dataset.audit() lists copies; where they are none, duplicates='ignore' takes "
+                "every picture by itself."
             )
     return train, validation, testing
 
@@ -212,7 +213,8 @@ def draw_folds(units: Units, labels: Indices, class_names: Sequence[str], *, k: 
 
     Raises:
         ConfigurationError: If ``k`` is not an int of at least 2.
-        SplitError: If a class has fewer samples than folds.
+        SplitError: If a class has fewer samples than folds, or all in one unit, so that a fold has nothing of it to
+            learn from.
     """
     try:
         folds = operator.index(k)
@@ -232,6 +234,13 @@ def draw_folds(units: Units, labels: Indices, class_names: Sequence[str], *, k: 
         members[fold].extend(unit)
     if not all(members):
         raise SplitError(f"There are fewer groups than folds. Received: k={k!r}. Use fewer folds.")
+    whole = np.flatnonzero((counts > 0) & (filled == counts).any(axis=0)).tolist()
+    if whole:
+        raise SplitError(
+            "All samples of these classes are in one group (copies of a picture are one), so that nothing of them is "
+            f"left to learn from: {few([class_names[label] for label in whole])}. Leave them out, or use "
+            "smaller groups."
+        )
     return [np.array(sorted(fold), dtype=np.int64) for fold in members]
 
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import math
 import os
 import statistics
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from flowercnn.atomic import can_be_written
 from flowercnn.dataset import Dataset, Duplicates
-from flowercnn.errors import ConfigurationError, TrainingError
+from flowercnn.errors import ConfigurationError, FlowerCNNError, TrainingError, closest
 from flowercnn.evaluation.evaluation import Evaluation, evaluate, pooled
 from flowercnn.evaluation.kept import keep_evaluation, kept_evaluation
 from flowercnn.evaluation.labels import LabelIssue, label_issues
 from flowercnn.models.backbones import is_backbone
 from flowercnn.prediction.calibrate import calibrate
 from flowercnn.prediction.modelfile import check_can_be_saved
+from flowercnn.prediction.predictor import Predictor
 from flowercnn.sources.base import DataSource
 from flowercnn.sources.plugins import as_source
 from flowercnn.splits import Fold, Splits, check_fractions
@@ -59,7 +63,7 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
         out: Where to save the model (``.keras`` or ``.h5``), or ``None``.
         val: Share of each class to watch while training.
         test: Share of each class kept for the final figure. Where every sample has a predefined part, the parts are
-            those, and ``val`` is only drawn where they have none.
+            those, and ``val`` and ``test`` are only drawn where they have none.
         seed: Of the split and the training.
         duplicates: ``"group"`` keeps copies of a picture on one side, as `Dataset.split` does; where the parts are
             predefined, pictures that are in a later part too are left out of the earlier one, with a warning.
@@ -84,40 +88,36 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
     check_fractions(val, test)
     _check_out(out)
     automatic = model == "auto" if isinstance(model, str) else False
-    trainer = _make_trainer("fast" if automatic else model, seed, settings)
+    trainer = _make_trainer(train, "fast" if automatic else model, seed, settings)
     dataset = Dataset.from_source(as_source(source))
     if out is not None and not automatic and not is_backbone(model):
         check_can_be_saved(trainer.untrained(dataset.num_classes))
     splits = _split(dataset, val=val, test=test, seed=seed, duplicates=duplicates, progress=progress)
+    _refuse_bad_images(dataset, splits, trainer, read=duplicates == "group", progress=progress)
     reason: tuple[str, ...] = ()
     if automatic:
         trainer, why = choose_trainer(splits.train, seed=seed, settings=settings, progress=progress)
         reason = (why,)
-    if len(splits.test):  # a bad test picture must not be found after hours of training
-        trainer.resolved_preprocessing().load(splits.test.samples, bad_images=trainer.bad_images, progress=progress)
     run = trainer.fit(splits.train, splits.val, checkpoint_dir=checkpoint_dir, callbacks=callbacks, progress=progress)
-    if len(splits.val):
-        try:
+    with _kept(run.predictor, out):
+        if len(splits.val):
             calibrated = calibrate(
                 run.predictor, splits.train, splits.val, bad_images=trainer.bad_images, progress=progress
             )
-        except BaseException:
-            if out is not None:
-                run.predictor.save(out)  # whatever it was, nothing may lose what was learned
-            raise
-        run = dataclasses.replace(run, predictor=calibrated)
-    if out is not None:
-        run.predictor.save(out)  # before the test, so that nothing can lose what was learned
-    evaluation = None
-    if len(splits.test):
-        evaluation = evaluate(run.predictor, splits.test, bad_images=trainer.bad_images, progress=progress)
-        audited = dataset.audit(progress=progress) if duplicates == "group" else None  # its pictures were read
-        evaluation = dataclasses.replace(evaluation, history=run.history.to_dict(), audit=audited)
-        _log.info("Test: %s", evaluation.summary())
-    run = dataclasses.replace(run, splits=splits, evaluation=evaluation, notes=(*reason, *run.notes))
-    if out is not None and evaluation is not None:
-        metrics = {"accuracy": evaluation.accuracy, "accuracy_interval": list(evaluation.accuracy_interval)}
-        run.predictor.with_info(test={**metrics, "samples": len(evaluation)}).save(out)
+            run = dataclasses.replace(run, predictor=calibrated)
+    with _kept(run.predictor, out):
+        if out is not None:
+            run.predictor.save(out)  # before the test, so that nothing can lose what was learned
+        evaluation = None
+        if len(splits.test):
+            evaluation = evaluate(run.predictor, splits.test, bad_images=trainer.bad_images, progress=progress)
+            audited = dataset.audit(progress=progress) if duplicates == "group" else None  # its pictures were read
+            evaluation = dataclasses.replace(evaluation, history=run.history.to_dict(), audit=audited)
+            _log.info("Test: %s", evaluation.summary())
+        run = dataclasses.replace(run, splits=splits, evaluation=evaluation, notes=(*reason, *run.notes))
+        if out is not None and evaluation is not None:
+            metrics = {"accuracy": evaluation.accuracy, "accuracy_interval": list(evaluation.accuracy_interval)}
+            run.predictor.with_info(test={**metrics, "samples": len(evaluation)}).save(out)
     return run
 
 
@@ -213,7 +213,7 @@ def cross_validate(
         >>> len(found.folds), len(found.evaluation), len(found.label_issues())
         (2, 12, 12)
     """
-    trainer = _make_trainer(model, seed, settings)
+    trainer = _make_trainer(cross_validate, model, seed, settings)
     dataset = Dataset.from_source(as_source(source))
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     evaluations: list[Evaluation] = []
@@ -251,19 +251,58 @@ def _trained_and_tested(trainer: Trainer, fold: Fold, checkpoint_dir: Path | Non
     return evaluate(run.predictor, fold.test, bad_images=trainer.bad_images, progress=progress)
 
 
-def _make_trainer(model: Any, seed: int, settings: dict[str, Any]) -> Trainer:
-    known = {field.name for field in dataclasses.fields(Trainer)}
+def _make_trainer(caller: Callable[..., Any], model: Any, seed: int, settings: dict[str, Any]) -> Trainer:
+    fields = {field.name for field in dataclasses.fields(Trainer)}
+    known = sorted((fields | set(inspect.signature(caller).parameters)) - {"settings"})
     for name in settings:
-        if name not in known:
-            raise ConfigurationError(f"train has no argument {name!r}. Known: {', '.join(sorted(known))}.")
+        if name not in fields:
+            raise ConfigurationError(
+                f"{caller.__name__} has no argument {name!r}.{closest(name, known)} Known: {', '.join(known)}."
+            )
     return Trainer(model, seed=seed, **settings)
+
+
+def _refuse_bad_images(dataset: Dataset, splits: Splits, trainer: Trainer, *, read: bool, progress: bool) -> None:
+    """Find bad pictures before hours of training: those of test, and all where they have been read.
+
+    Raises:
+        ImageError: If there are any, and they are not to be left out.
+    """
+    wanted = {sample.key: sample for sample in splits.test}
+    if read and trainer.bad_images == "error":
+        contents = dataset.contents(progress=progress)
+        wanted |= {
+            each.key: each for each, content in zip(dataset, contents, strict=True) if content.error is not None
+        }
+    if wanted:
+        preprocessing = trainer.resolved_preprocessing()
+        preprocessing.load(list(wanted.values()), bad_images=trainer.bad_images, progress=progress)
+
+
+@contextmanager
+def _kept(predictor: Predictor, out: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Save what was learned if something fails after the training, and say in a note of the error where it is."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(FlowerCNNError):
+            error.add_note(f"What was learned is in {_rescued(predictor, out)}")
+        raise
+
+
+def _rescued(predictor: Predictor, out: str | os.PathLike[str] | None) -> Path:
+    """Save a predictor to ``out``, or where that fails to the folder for temporary files, and return the path."""
+    if out is not None:
+        with suppress(FlowerCNNError):
+            return predictor.save(out)
+    return predictor.save(Path(tempfile.mkdtemp(prefix="flowercnn-")) / "model.keras")
 
 
 def _split(dataset: Dataset, *, val: float, test: float, seed: int, duplicates: Duplicates, progress: bool) -> Splits:
     if dataset.has_splits:
         _log.info("Using the predefined parts of the data.")
         mode: Literal["drop", "ignore"] = "drop" if duplicates == "group" else "ignore"
-        return dataset.predefined_split(val=val, seed=seed, duplicates=mode, progress=progress)
+        return dataset.predefined_split(val=val, test=test, seed=seed, duplicates=mode, progress=progress)
     return dataset.split(val=val, test=test, seed=seed, duplicates=duplicates, progress=progress)
 
 

@@ -167,6 +167,32 @@ def test_drawn_flowers_are_not_taken_for_copies() -> None:
     assert sum(len(keys) for keys in report.near_duplicates) <= 0.02 * report.samples
 
 
+def test_handwritten_digits_are_not_taken_for_copies() -> None:
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    pictures = [np.repeat((image * 15.9).astype(np.uint8)[..., None], 3, axis=2) for image in digits.images]
+    dataset = fc.Dataset.from_source(fc.InMemory(pictures, [f"digit {digit}" for digit in digits.target]))
+    contents = read_contents(dataset.samples, description="", progress=False)
+    assert len(near_pairs(contents)) < 20
+    dataset.split(progress=False)
+
+
+def test_copies_are_found_among_pictures_that_are_all_alike(pictures: Any) -> None:
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    images = [Image.fromarray((image * 15.9).astype(np.uint8)).resize((64, 64)) for image in digits.images[:400]]
+    saved = [pictures.encoded(image.convert("RGB"), quality=quality) for quality in (90, 60) for image in images]
+    samples = [fc.Sample(str(number), "a", content) for number, content in enumerate(saved)]
+    pairs = set(near_pairs(read_contents(samples, description="", progress=False)))
+    assert len({(number, number + 400) for number in range(400)} & pairs) > 390
+
+
+def test_pictures_of_other_colours_are_no_copies_but_grey_ones_are(pictures: Any) -> None:
+    red = np.asarray(pictures.texture(3)) // 2 + np.array([120, 0, 0], np.uint8)
+    grey = np.asarray(Image.fromarray(red).convert("L").convert("RGB"))
+    samples = [fc.Sample(str(number), "a", each) for number, each in enumerate([red, red[..., ::-1].copy(), grey])]
+    assert near_pairs(read_contents(samples[:2], description="", progress=False)) == []
+    assert near_pairs(read_contents(samples[::2], description="", progress=False)) == [(0, 1)]
+
+
 def test_clean_photographs_give_no_false_alarms(photographs: Path) -> None:
     dataset = fc.Dataset.from_source(fc.ImageFolder(photographs))
     report = dataset.audit(progress=False)

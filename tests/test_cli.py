@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,24 @@ def test_predict_answers_for_files_and_folders(model: Path, photo_folder: Path) 
     lines = result.output.splitlines()
     assert len(lines) == 11
     assert lines[0].startswith(f"{photo_folder / 'red' / '0.png'}\t")
+
+
+def test_the_command_line_is_a_module_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flowercnn", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"flowercnn, version {fc.__version__}\n"
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped() -> None:
+    code = "from flowercnn.cli import main; main(['audit', 'no/花'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+        check=False,
+    )
+    assert b"no/\\u82b1" in done.stderr
 
 
 def test_predict_speaks_json(model: Path, photo_folder: Path) -> None:

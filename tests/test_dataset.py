@@ -101,6 +101,12 @@ def test_labels_cannot_be_changed(coloured: Dataset) -> None:
         coloured.labels[0] = 2
 
 
+def test_a_slice_is_a_data_set(coloured: Dataset) -> None:
+    assert coloured[3].key == coloured[3:5][0].key
+    assert coloured[::-1].keys == coloured.keys[::-1]
+    assert coloured[:0].class_names == coloured.class_names
+
+
 def test_subsets_keep_order_and_classes(coloured: Dataset) -> None:
     part = coloured.subset([5, 2])
     assert part.keys == (coloured.keys[5], coloured.keys[2])

@@ -116,6 +116,25 @@ def test_groups_too_large_to_divide_are_an_error() -> None:
         Dataset.from_source(Listed(samples)).split()
 
 
+def test_groups_as_large_as_a_quota_are_divided() -> None:
+    samples = [Sample(f"{n}{i}", n, b"", group=f"{n}{i // 5}") for n in "abcd" for i in range(20)]
+    splits = Dataset.from_source(Listed(samples)).split(val=0.2, test=0.2)
+    assert [set(part.class_counts().values()) for part in splits] == [{10}, {5}, {5}]
+
+
+def test_large_groups_have_a_chance_to_be_tested() -> None:
+    sizes = [1] * 40 + [12]
+    samples = [
+        Sample(f"{n}{g}/{i}", n, b"", group=f"{n}{g}")
+        for n in "ab"
+        for g, size in enumerate(sizes)
+        for i in range(size)
+    ]
+    dataset = Dataset.from_source(Listed(samples))
+    tested = [any(key.startswith("a40/") for key in dataset.split(seed=seed).test.keys) for seed in range(60)]
+    assert 0 < sum(tested) < 30
+
+
 @given(COUNTS, st.integers(2, 3), st.integers(0, 10))
 @settings(deadline=None)
 def test_folds_test_everything_once_and_stay_stratified(counts: dict[str, int], k: int, seed: int) -> None:
@@ -126,6 +145,12 @@ def test_folds_test_everything_once_and_stay_stratified(counts: dict[str, int], 
     for fold in folds:
         assert not set(fold.train.keys) & set(fold.test.keys)
         assert all(fold.test.class_counts()[n] in (c // k, c // k + 1) for n, c in counts.items())
+
+
+def test_folds_leave_something_of_each_class_to_learn_from() -> None:
+    samples = [Sample(f"{n}{i}", n, b"", group="one" if n == "c" else None) for n in "abc" for i in range(10)]
+    with pytest.raises(SplitError, match="in one group.*c"):
+        Dataset.from_source(Listed(samples)).folds(5)
 
 
 @pytest.mark.parametrize("k", [0, 1, -2, 2.5, "3"])
@@ -187,6 +212,20 @@ def test_val_is_drawn_from_train_where_there_is_none() -> None:
     splits = _with_parts({"train": 10, "test": 3}).predefined_split(val=0.2)
     assert [len(part) for part in splits] == [16, 4, 6]
     assert all(key.startswith("train/") for key in splits.val.keys)
+
+
+def test_test_is_drawn_from_train_where_there_is_none() -> None:
+    splits = _with_parts({"train": 10, "val": 3}).predefined_split(test=0.2)
+    assert [len(part) for part in splits] == [16, 6, 4]
+    splits = _with_parts({"train": 10}).predefined_split(val=0.1, test=0.2)
+    assert [len(part) for part in splits] == [14, 2, 4]
+
+
+def test_a_class_that_cannot_be_learned_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    rows: list[tuple[str, SplitName]] = [("a", "train"), ("b", "train"), ("a", "test"), ("B", "test")]
+    samples = [Sample(f"{part}/{name}/{i}", name, b"", split=part) for name, part in rows for i in range(3)]
+    Dataset.from_source(Listed(samples)).predefined_split(val=0)
+    assert "none in train, so that they cannot be learned: B." in caplog.text
 
 
 def test_predefined_parts_must_be_there() -> None:

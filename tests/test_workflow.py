@@ -60,7 +60,8 @@ def test_no_test_part_is_no_evaluation(photo_folder: Path) -> None:
         ({"out": "."}, ".keras or .h5"),
         ({"out": f"{__file__}/model.keras"}, "folder that can be written"),
         ({"val": 0.5, "test": 0.5}, "below 1"),
-        ({"epoch": 3}, "no argument 'epoch'"),
+        ({"epoch": 3}, "train has no argument 'epoch'. Did you mean 'epochs'"),
+        ({"test_size": 0.2}, "no argument 'test_size'. Did you mean 'image_size'|Known: .* test, "),
         ({"model": "fst"}, "Did you mean 'fast'"),
         ({"image_size": (0, 10)}, "image_size"),
     ],
@@ -108,6 +109,46 @@ def test_whatever_fails_after_training_the_model_is_saved(
     with pytest.raises(KeyboardInterrupt):
         fc.train(photo_folder, out=tmp_path / "m.keras", **FAST)
     assert fc.Predictor.load(tmp_path / "m.keras").calibration is None
+
+
+def test_what_was_learned_is_saved_where_there_is_room(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    save = fc.Predictor.save
+
+    def full(self: fc.Predictor, path: Any, **options: Any) -> Path:
+        if "full" in str(path):
+            raise fc.ModelFileError(f"{path}: No space left on device.")
+        return save(self, path, **options)
+
+    monkeypatch.setattr(fc.Predictor, "save", full)
+    with pytest.raises(fc.ModelFileError, match="No space left") as caught:
+        fc.train(photo_folder, out=tmp_path / "full.keras", **FAST)
+    where = caught.value.__notes__[0].removeprefix("What was learned is in ")
+    assert fc.Predictor.load(where).class_names == ("blue", "green", "red")
+
+
+def test_a_picture_that_vanishes_does_not_lose_what_was_learned(photo_folder: Path) -> None:
+    from flowercnn.models.keras3 import import_keras
+
+    def remove(_: Any) -> None:
+        for path in photo_folder.rglob("*.png"):
+            path.unlink()
+
+    callback = import_keras().callbacks.LambdaCallback(on_train_end=remove)
+    with pytest.raises(fc.ImageError) as caught:
+        fc.train(photo_folder, callbacks=[callback], **FAST)
+    assert fc.Predictor.load(caught.value.__notes__[0].removeprefix("What was learned is in ")).calibration is None
+
+
+def test_all_bad_pictures_are_named_at_once(photo_folder: Path) -> None:
+    bad = [f"{colour}/{number}.png" for colour in ("red", "green", "blue") for number in (1, 4, 7)]
+    for name in bad:
+        (photo_folder / name).write_bytes(b"no picture")
+    with pytest.raises(fc.ImageError) as caught:
+        fc.train(photo_folder, **FAST)
+    assert all(name in str(caught.value) for name in bad)
 
 
 @pytest.mark.parametrize("source", [3, None, object()])

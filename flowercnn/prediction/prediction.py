@@ -57,10 +57,10 @@ class Prediction:
         """Return the ``k`` most probable classes with their probabilities, best first; none after an error.
 
         Raises:
-            ConfigurationError: If ``k`` is below 1.
+            ConfigurationError: If ``k`` is not an int of at least 1.
         """
-        if k < 1:
-            raise ConfigurationError(f"k must be at least 1. Received: k={k!r}")
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise ConfigurationError(f"k must be an int of at least 1. Received: k={k!r}")
         if self.probabilities is None:
             return []
         order = np.argsort(-self.probabilities, kind="stable")[:k]

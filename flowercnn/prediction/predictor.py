@@ -55,8 +55,8 @@ class Predictor:
         runtime: ``"keras"``, ``"litert"`` or ``"auto"``.
 
     Raises:
-        ConfigurationError: If the model's shapes do not fit the class names and the picture size, a name has control
-            characters, or the calibration is of another network.
+        ConfigurationError: If the model's shapes do not fit the class names and the picture size, it returns no
+            probabilities, a name has control characters, or the calibration is of another network.
         MissingDependencyError: If ``runtime="litert"`` and ai-edge-litert is not installed.
     """
 
@@ -70,11 +70,16 @@ class Predictor:
         info: Mapping[str, Any] | None = None,
         runtime: RuntimeChoice = "auto",
     ) -> None:
-        from flowercnn.models.registry import check_shapes
+        from flowercnn.models.registry import check_probabilities, check_shapes
 
+        if not isinstance(preprocessing, Preprocessing):
+            raise ConfigurationError(
+                f"preprocessing must be a flowercnn.Preprocessing. Received: preprocessing={preprocessing!r}"
+            )
         names = LabelEncoder(tuple(class_names)).class_names
         check_printable(names)
         check_shapes(model, "model", preprocessing.image_size, len(names))
+        check_probabilities(model, "model")
         if runtime not in ("auto", "keras", "litert"):
             raise ConfigurationError(f"runtime must be 'auto', 'keras' or 'litert'. Received: runtime={runtime!r}")
         if runtime == "litert":
@@ -304,6 +309,11 @@ class Predictor:
             raise ConfigurationError(
                 "array must have values 0-255, as they are in pictures; rescaling is part of the network. "
                 f"Received: values from {pixels.min():g} to {pixels.max():g}"
+            )
+        if pixels.size and pixels.dtype != np.uint8 and 0 < pixels.max() <= 1:
+            raise ConfigurationError(
+                "array must have values 0-255, as they are in pictures; rescaling is part of the network. "
+                f"Received: nothing above {pixels.max():g}, which is black. Multiply by 255."
             )
         if pixels.dtype != np.uint8:
             pixels = pixels.astype(np.float32)

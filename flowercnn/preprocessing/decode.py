@@ -59,7 +59,7 @@ def decode(
     *,
     background: tuple[int, int, int],
     max_pixels: int,
-    mode: Literal["RGB", "L"] = "RGB",
+    mode: Literal["RGB", "L", "YCbCr"] = "RGB",
     at_least: tuple[int, int] | None = None,
     inspect: Callable[[Image.Image], object] = lambda _: None,
 ) -> Image.Image:
@@ -72,7 +72,7 @@ def decode(
         content: Encoded bytes or a Pillow image, which is not changed.
         background: RGB, 0-255, behind transparent parts.
         max_pixels: Larger pictures are refused before they are decoded.
-        mode: ``"RGB"``, or ``"L"`` for grey.
+        mode: ``"RGB"``, ``"L"`` for grey, or ``"YCbCr"`` for grey beside colour.
         at_least: (height, width) wanted in the end. A JPEG at least two and a half times as large each way is decoded
             at a half, a quarter or an eighth, but never below one and a quarter times this size: resizing it has
             still something to average, and takes less time.

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import flowercnn as fc
+from flowercnn.models.keras3 import import_keras
 from flowercnn.prediction.calibration import Calibration
 from flowercnn.prediction.predictor import _unpickled
 
@@ -154,6 +155,7 @@ def test_probabilities_of_ready_pixels(predictor: fc.Predictor) -> None:
         np.full((1, 32, 32, 3), np.nan),
         np.full((1, 32, 32, 3), np.inf),
         np.full((1, 32, 32, 3), -5.0),
+        np.full((1, 32, 32, 3), 0.7),
         np.full((1, 32, 32, 3), 300, np.float32),
         np.array([["a"]]),
     ],
@@ -189,3 +191,13 @@ def test_reprs_are_one_line(predictor: fc.Predictor) -> None:
 def test_a_model_that_does_not_fit_is_refused(predictor: fc.Predictor) -> None:
     with pytest.raises(fc.ConfigurationError, match=r"to \(None, 2\)"):
         fc.Predictor(predictor.model, ("a", "b"), predictor.preprocessing)
+    with pytest.raises(fc.ConfigurationError, match="preprocessing must be"):
+        fc.Predictor(predictor.model, predictor.class_names, (32, 32))  # type: ignore[arg-type]  # that is the point
+
+
+def test_a_model_that_ends_in_something_else_than_probabilities_is_refused(predictor: fc.Predictor) -> None:
+    keras = import_keras()
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    logits = keras.Sequential([keras.Input((32, 32, 3)), *layers])
+    with pytest.raises(fc.ConfigurationError, match="must return probabilities"):
+        fc.Predictor(logits, predictor.class_names, predictor.preprocessing)
