@@ -10,7 +10,7 @@ hashing; Indyk & Motwani 1998). Those that meet, differ in few bits and have des
 one another, and the correlation of their details decides: two daisies on dark ground may be alike in the large, but
 only one photograph is alike in the small. Pictures with few details (handwritten digits) may be alike in the small,
 too: where more pairs are a little less alike than the limit than are above it, the limit is raised. Pictures of other
-colours are none of the same, unless one is grey.
+colours must be more alike than others, unless one is grey.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ __all__ = ["exact_copies", "join", "near_pairs"]
 
 _ALIKE: Final = 0.85  # correlation of descriptions; copies are above, and so are some different photographs
 _SAME: Final = (0.87, 0.9, 0.92, 0.95, 0.97)  # correlation of details; which of them, `_limit` says
+_SURE: Final = 0.95  # here copies may have other colours: of photographs they are tinted ones
 _GREY: Final = 6.0  # of 128: less colour on average is none
 _SAME_COLOURS: Final = 0.4  # cosine; copies with 15 % of a side cut away are above 0.56
 _BELOW: Final = 0.07  # pairs so little below the limit are different pictures that look alike
@@ -144,15 +145,14 @@ def _similar(thumbnails: npt.NDArray[np.uint8], colours: Floats) -> Iterator[tup
     view, other, alike = (np.concatenate(column) for column in zip(*numbered, strict=True))
     picture, window = np.divmod(view, len(windows))
     best = _best_of_each_pair(picture, other, alike)
-    best = best[_may_have_colours_of(colours, picture[best], other[best])]
     picture, other, window = picture[best], other[best], window[best]
     edges = np.array([[*_stretches()[down], *_stretches()[across]] for down, across in windows], dtype=np.float32)
     details = details_alike(thumbnails, picture, other, edges[window], _SAME[-1])
-    same = details >= _limit(details)
+    same = (details >= _limit(details)) & ((details >= _SURE) | _like_in_colour(colours, picture, other))
     yield from zip(picture[same].tolist(), other[same].tolist(), strict=True)
 
 
-def _may_have_colours_of(colours: Floats, first: Ints, second: Ints) -> npt.NDArray[np.bool_]:
+def _like_in_colour(colours: Floats, first: Ints, second: Ints) -> npt.NDArray[np.bool_]:
     """Return which pairs do not differ in colour; grey pictures differ from none, as copies may be grey."""
     rows = colours.reshape(len(colours), -1)
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
