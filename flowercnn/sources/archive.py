@@ -21,11 +21,10 @@ import platformdirs
 
 from flowercnn.atomic import replace_file
 from flowercnn.errors import ImageError, SourceError, few
-from flowercnn.sources.tree import ListedTree, is_picture
+from flowercnn.sources.tree import DEEPEST, ListedTree, is_picture
 from flowercnn.sources.url import shown
 
 __all__ = [
-    "DEEPEST",
     "ArchivedPicture",
     "ByteSource",
     "LocalFile",
@@ -44,7 +43,6 @@ _LARGEST_PICTURE: Final = 2**30
 _SUSPICIOUS_SIZE: Final = 2**26
 _SUSPICIOUS_RATIO: Final = 200
 _LARGEST_HEADER: Final = 2**20
-DEEPEST: Final = 64
 
 _ZIP_HEADER: Final = struct.Struct("<4s22xHH")  # of a member: signature, length of name, length of extra field
 _ENCRYPTED: Final = 0x1

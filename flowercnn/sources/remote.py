@@ -17,14 +17,13 @@ from flowercnn.errors import (
     closest,
 )
 from flowercnn.sources.archive import (
-    DEEPEST,
     is_archive,
     is_compressed_tar,
     list_archive,
     list_unpacked_tar,
     unpacked_tar,
 )
-from flowercnn.sources.tree import ListedTree
+from flowercnn.sources.tree import DEEPEST, ListedTree
 from flowercnn.sources.url import StorageOptions, shown
 
 __all__ = ["RemoteFile", "RemotePicture", "open_remote_tree", "read_remote"]
