@@ -10,7 +10,7 @@ import pytest
 import flowercnn as fc
 from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import Augmentation
-from flowercnn.training.search import search, usual_space
+from flowercnn.training.search import SearchResult, search, usual_space
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed")
 
@@ -126,7 +126,7 @@ def test_without_optuna_the_way_to_it_is_said(coloured: fc.Dataset, monkeypatch:
         search(coloured, trials=1)
 
 
-def searched(dataset: fc.Dataset, study: Path, trials: int = 1) -> fc.SearchResult:
+def searched(dataset: fc.Dataset, study: Path, trials: int = 1) -> SearchResult:
     return search(dataset, trials=trials, folds=2, trainer=TRAINER, study=study, progress=False)
 
 
