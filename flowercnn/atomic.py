@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 __all__ = ["can_be_written", "replace_file", "replace_folder"]
+
+_LONG_NAME: Final = 200  # bytes; file systems take 255
 
 
 def can_be_written(path: str | os.PathLike[str]) -> bool:
     """Return whether a file could be written there, as far as can be told without writing; folders would be made."""
-    target = Path(path).absolute()
-    above = next(folder for folder in target.parents if folder.exists())
-    return above.is_dir() and os.access(above, os.W_OK | os.X_OK) and not target.is_dir()
+    try:
+        target = Path(path).absolute()
+    except FileNotFoundError:  # the current folder was removed
+        return False
+    above = next((folder for folder in target.parents if folder.exists()), None)  # none: a drive that is not there
+    return above is not None and above.is_dir() and os.access(above, os.W_OK | os.X_OK) and not target.is_dir()
 
 
 def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
     """Let ``write`` fill a temporary file beside ``path``, then move it there, and return the path.
 
     Whatever goes wrong, the file that was there before stays as it was and no temporary file is left. The
-    temporary name ends like ``path``, for writers that go by the suffix.
+    temporary name ends like ``path``, for writers that go by the suffix. Where ``path`` is a link, what it points to
+    is replaced; who may read the file before may read the new one.
 
     Raises:
         OSError: If the folder cannot be written.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
+    place = Path(os.path.realpath(target)) if target.is_symlink() else target
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(place)
     try:
         write(temporary)
-        os.replace(temporary, target)  # noqa: PTH105 - replaces on Windows too
+        if place.is_file():
+            with contextlib.suppress(OSError):  # not every file system has modes
+                temporary.chmod(stat.S_IMODE(place.stat().st_mode))
+        os.replace(temporary, place)  # noqa: PTH105 - replaces on Windows too
     finally:
         temporary.unlink(missing_ok=True)
     return target
@@ -50,8 +63,7 @@ def replace_folder(path: str | os.PathLike[str], write: Callable[[Path], object]
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
-    old = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
+    temporary, old = _beside(target), _beside(target)
     try:
         temporary.mkdir()
         write(temporary)
@@ -59,14 +71,19 @@ def replace_folder(path: str | os.PathLike[str], write: Callable[[Path], object]
             if {entry.name for entry in target.iterdir()} - {entry.name for entry in temporary.iterdir()}:
                 raise FileExistsError(errno.EEXIST, "there is another folder in its place", str(target))
             target.rename(old)
-        try:
-            temporary.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-    finally:
+        temporary.rename(target)
+    finally:  # after Ctrl-C, too
+        if old.exists() and not target.exists():
+            old.rename(target)
         shutil.rmtree(temporary, ignore_errors=True)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def _beside(target: Path) -> Path:
+    """Return a name that nobody has. It ends like the target's, which may be as long as names can be."""
+    end = target.name
+    while len(os.fsencode(end)) > _LONG_NAME:
+        end = end[1:]
+    return target.with_name(f".{secrets.token_hex(4)}.{end}")

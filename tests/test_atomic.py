@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import os
+import signal
+import stat
 from pathlib import Path
 
 import pytest
 
-from flowercnn.atomic import can_be_written, replace_file
+from flowercnn.atomic import can_be_written, replace_file, replace_folder
+from flowercnn.interrupts import interrupts_deferred
 
 
 def test_a_file_is_written_with_the_folders_it_needs(tmp_path: Path) -> None:
@@ -43,3 +47,66 @@ def test_it_can_be_told_beforehand_whether_a_file_could_be_written(tmp_path: Pat
     assert can_be_written(tmp_path / "file")
     assert not can_be_written(tmp_path / "file" / "x.keras")
     assert not can_be_written(tmp_path)
+
+
+def test_where_nothing_is_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # as on a drive of Windows that is not there
+    assert not can_be_written("x.keras")
+
+
+def test_in_a_folder_that_was_removed_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "getcwd", gone)
+    assert not can_be_written("x.keras")
+
+
+def test_a_link_stays_a_link_to_the_new_file(tmp_path: Path) -> None:
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    assert replace_file(tmp_path / "link.txt", lambda temporary: temporary.write_text("new")) == tmp_path / "link.txt"
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_who_may_read_a_file_may_read_the_new_one(tmp_path: Path) -> None:
+    target = tmp_path / "x.txt"
+    target.write_text("old")
+    target.chmod(0o640)
+    replace_file(target, lambda temporary: temporary.write_text("new"))
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("name", ["x" * 244 + ".keras", "x." + "y" * 248])
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path, name: str) -> None:
+    assert replace_file(tmp_path / name, Path.touch).is_file()
+    assert replace_folder(tmp_path / f"f{name[1:]}", lambda folder: (folder / "a").touch()).is_dir()
+
+
+def test_ctrl_c_between_two_folders_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_folder(tmp_path / "model", lambda folder: (folder / "a").write_text("old"))
+    rename, done = Path.rename, []
+
+    def interrupted(path: Path, target: Path) -> Path:
+        done.append(path)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(tmp_path / "model", lambda folder: (folder / "a").write_text("new"))
+    assert (tmp_path / "model" / "a").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+
+
+def test_a_handler_that_is_not_pythons_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patched:
+        patched.setattr(signal, "getsignal", lambda _: None)
+        with interrupts_deferred() as came:
+            patched.undo()
+            assert signal.getsignal(signal.SIGINT) is before
+    assert came == []

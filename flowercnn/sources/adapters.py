@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import shutil
 import threading
 import weakref
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from flowercnn.errors import ConfigurationError, ImageError, SourceError, closest, few
-from flowercnn.sources.base import DataSource, ImageInput, Sample
+from flowercnn.sources.base import DataSource, ImageInput, Sample, checked_class_names
 from flowercnn.sources.folder import part_of
 from flowercnn.sources.memory import InMemory
 
@@ -39,7 +40,8 @@ def from_arrays(
 
     Args:
         images: Shape (n, height, width), or (n, height, width, 1, 3 or 4): uint8, or floats in ``value_range``.
-        labels: Shape (n,) or (n, 1): integers from 0, or names; or shape (n, num_classes), one-hot.
+        labels: Shape (n,) or (n, 1): integers from 0, or names; or shape (n, num_classes), one-hot: a single 1 per
+            row.
         class_names: The name of each number; by default the number itself.
         value_range: The values of black and white, for floats.
 
@@ -51,18 +53,14 @@ def from_arrays(
         >>> [sample.label for sample in source]
         ['rose', 'daisy']
     """
-    pictures = _as_uint8(np.asarray(images), value_range)
+    value_range = _checked_range(value_range)
+    pictures = _as_uint8(_one_array(images), value_range)
     if pictures is not images:
         _refuse_other_range(float(np.max(images, initial=0)), value_range)
     if pictures.ndim == _BATCHED_PIXELS and pictures.shape[-1] == 1:
         pictures = pictures[..., 0]
-    names = None if class_names is None else tuple(class_names)
-    given = np.asarray(labels)
-    count = 0
-    if given.ndim == 2 and given.shape[1] > 1:  # noqa: PLR2004 - one-hot
-        given, count = given.argmax(axis=1), given.shape[1]
-    elif given.ndim == 2:  # noqa: PLR2004 - a column
-        given = given[:, 0]
+    names = None if class_names is None else checked_class_names(class_names)
+    given, count = _one_label_each(labels)
     if np.issubdtype(given.dtype, np.floating) and (given == np.rint(given)).all():
         given = given.astype(np.int64)
     text = [_class_name(label, names) for label in given.tolist()]
@@ -102,7 +100,7 @@ def from_tensorflow(
             f"dataset must end; repeat() without a number makes one that does not. Received: {dataset!r}"
         )
     names = class_names if class_names is not None else getattr(dataset, "class_names", None)
-    return _TensorFlow(dataset, None if names is None else tuple(names), value_range)
+    return _TensorFlow(dataset, None if names is None else checked_class_names(names), _checked_range(value_range))
 
 
 def from_huggingface(
@@ -319,6 +317,58 @@ def _as_file(picture: npt.NDArray[Any], value_range: tuple[float, float]) -> byt
         ) from error
     image.save(buffer, format="PNG" if image.mode == "RGBA" else "PPM")
     return buffer.getvalue()
+
+
+def _checked_range(value_range: Any) -> tuple[float, float]:
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError):
+        low, high = 0.0, 0.0
+    if not -math.inf < low < high < math.inf:
+        raise ConfigurationError(
+            "value_range must be the values of black and white, such as (0, 255) or (0, 1). "
+            f"Received: value_range={value_range!r}"
+        )
+    return tuple(value_range)
+
+
+def _one_array(images: Any) -> npt.NDArray[Any]:
+    try:
+        array = np.asarray(images)
+    except ValueError:  # of NumPy, where they differ in size
+        array = np.empty(0, object)
+    if array.dtype == object or array.ndim not in (3, 4):
+        raise ConfigurationError(
+            "images must be one array of shape (n, height, width) or (n, height, width, 1, 3 or 4). Received: "
+            f"{type(images).__name__} of shape {'that differs' if array.dtype == object else array.shape}. "
+            "For pictures of different sizes use flowercnn.InMemory(images, labels)."
+        )
+    return array
+
+
+def _one_label_each(labels: Any) -> tuple[npt.NDArray[Any], int]:
+    """Return one label per picture, and the number of classes if it is known: of one-hot labels."""
+    try:
+        given = np.asarray(labels)
+    except ValueError:  # of NumPy, where rows differ in length
+        given = np.empty(())
+    if given.ndim == 1:
+        return given, 0
+    if given.ndim != 2 or given.shape[1] == 0:  # noqa: PLR2004 - rows
+        raise ConfigurationError(
+            "labels must be of shape (n,), (n, 1) or, one-hot, (n, num_classes). "
+            f"Received: {type(labels).__name__} of shape {given.shape}"
+        )
+    if given.shape[1] == 1:
+        return given[:, 0], 0
+    ones = given == 1
+    strange = np.flatnonzero(~((ones | (given == 0)).all(axis=1) & (ones.sum(axis=1) == 1)))
+    if strange.size:
+        raise ConfigurationError(
+            "labels of shape (n, num_classes) must have a single 1 and else zeros in each row: one class each. "
+            f"Received: labels[{strange[0]}]={given[strange[0]].tolist()} and {strange.size} such rows in all."
+        )
+    return ones.argmax(axis=1), given.shape[1]
 
 
 def _as_uint8(values: npt.NDArray[Any], value_range: tuple[float, float]) -> npt.NDArray[np.uint8]:

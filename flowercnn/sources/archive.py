@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import lzma
 import os
+import secrets
 import stat
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, BinaryIO, Final, Literal, Protocol, cast
@@ -21,11 +23,10 @@ import platformdirs
 
 from flowercnn.atomic import replace_file
 from flowercnn.errors import ImageError, SourceError, few
-from flowercnn.sources.tree import ListedTree, is_picture
+from flowercnn.sources.tree import DEEPEST, ListedTree, is_picture
 from flowercnn.sources.url import shown
 
 __all__ = [
-    "DEEPEST",
     "ArchivedPicture",
     "ByteSource",
     "LocalFile",
@@ -44,10 +45,10 @@ _LARGEST_PICTURE: Final = 2**30
 _SUSPICIOUS_SIZE: Final = 2**26
 _SUSPICIOUS_RATIO: Final = 200
 _LARGEST_HEADER: Final = 2**20
-DEEPEST: Final = 64
 
 _ZIP_HEADER: Final = struct.Struct("<4s22xHH")  # of a member: signature, length of name, length of extra field
 _ENCRYPTED: Final = 0x1
+_IS_UTF_8: Final = 0x800
 _OF_ARCHIVES: Final = (zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, EOFError)
 
 
@@ -65,22 +66,39 @@ class LocalFile:
 
     Args:
         path: Where it is.
+        state: Its size and time of change when it was listed, or ``None``: another file has other pictures there.
     """
 
     path: str
+    state: tuple[int, int] | None = None
+
+    @classmethod
+    def opened(cls, path: str, file: BinaryIO) -> LocalFile:
+        """Return the file at ``path`` as it is now that it is open."""
+        return cls(path, _state(file))
 
     def read_range(self, start: int, end: int) -> bytes:
         """Return the bytes from ``start`` up to ``end``.
 
         Raises:
             ImageError: If the file cannot be read.
+            SourceError: If it was changed since it was listed.
         """
         try:
             with open(self.path, "rb") as file:  # noqa: PTH123 - called for every picture
+                changed = self.state is not None and _state(file) != self.state
                 file.seek(start)
-                return file.read(end - start)
+                content = file.read(end - start)
         except OSError as error:
             raise ImageError(f"{self.path}: cannot be read ({error.strerror}).") from error
+        if changed:
+            raise SourceError(f"{self.path}: the archive was changed since it was listed. List it anew.")
+        return content
+
+
+def _state(file: BinaryIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +178,8 @@ def open_archive(path: str) -> ListedTree:
         with open(path, "rb") as file:  # noqa: PTH123 - names that are no UTF-8 stay what they are
             status = os.fstat(file.fileno())
             if not is_compressed_tar(path):
-                return list_archive(file, path, LocalFile(path), status.st_size, is_zip=path.lower().endswith(".zip"))
+                local = LocalFile.opened(path, file)
+                return list_archive(file, path, local, status.st_size, is_zip=path.lower().endswith(".zip"))
             version = f"{status.st_size}-{status.st_mtime_ns}"
             tar = unpacked_tar(file, os.path.abspath(path), version, status.st_size)  # noqa: PTH100
     except (OSError, ValueError) as error:
@@ -216,16 +235,17 @@ def list_unpacked_tar(tar: Path, where: str) -> ListedTree:
         SourceError: If it is damaged, or holds what is refused.
     """
     with tar.open("rb") as file:
-        return list_archive(file, where, LocalFile(str(tar)), tar.stat().st_size, is_zip=False)
+        local = LocalFile.opened(str(tar), file)
+        return list_archive(file, where, local, os.fstat(file.fileno()).st_size, is_zip=False)
 
 
-def unpacked_tar(file: BinaryIO, where: str, version: str, packed: int) -> Path:
+def unpacked_tar(file: BinaryIO, where: str, version: str | None, packed: int) -> Path:
     """Return a plain tar with the content of a compressed one, made in the cache unless it is there.
 
     Args:
         file: The compressed tar.
         where: Its path or URL.
-        version: Another one for another content.
+        version: Another one for another content; ``None`` where nothing tells one from another: it is unpacked anew.
         packed: Its size in bytes.
 
     Raises:
@@ -233,20 +253,14 @@ def unpacked_tar(file: BinaryIO, where: str, version: str, packed: int) -> Path:
     """
     folder = platformdirs.user_cache_path("flowercnn") / "archives"
     archive = hashlib.blake2b(where.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
-    target = folder / f"{archive}-{hashlib.blake2b(version.encode(), digest_size=6).hexdigest()}.tar"
+    target = _tar_of(folder, archive, version or secrets.token_hex(8))
     if target.is_file():
         return target
-    most = max(_SUSPICIOUS_SIZE, _SUSPICIOUS_RATIO * packed)
-
-    def write(path: Path) -> None:
-        with _decompressed(where, file) as content, path.open("wb") as out:
-            while chunk := content.read(2**20):
-                if out.tell() > most:
-                    raise SourceError(f"{shown(where)}: refused: the archive unpacks to more than {most:,} bytes.")
-                out.write(chunk)
-
+    digest = hashlib.blake2b()
     try:
-        replace_file(target, write)
+        replace_file(target, lambda path: _unpack(file, where, path, packed, digest.update))
+        if version is None:  # the same content has one name, so that what was listed before stays readable
+            target = _moved(target, _tar_of(folder, archive, digest.hexdigest()))
     except SourceError:
         raise
     except Exception as error:  # noqa: BLE001 - those of the server that sends it, too
@@ -258,8 +272,31 @@ def unpacked_tar(file: BinaryIO, where: str, version: str, packed: int) -> Path:
         raise _unreadable(where, error) from None
     for older in folder.glob(f"{archive}-*.tar"):
         if older != target:
-            older.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another process may be reading it, which on Windows keeps it there
+                older.unlink()
     return target
+
+
+def _tar_of(folder: Path, archive: str, version: str) -> Path:
+    return folder / f"{archive}-{hashlib.blake2b(version.encode(), digest_size=6).hexdigest()}.tar"
+
+
+def _moved(made: Path, target: Path) -> Path:
+    if target.is_file():
+        made.unlink()
+        return target
+    return made.replace(target)
+
+
+def _unpack(file: BinaryIO, where: str, path: Path, packed: int, seen: Callable[[bytes], object]) -> None:
+    """Write the content of a compressed file to ``path``, and show ``seen`` each piece of it."""
+    most = max(_SUSPICIOUS_SIZE, _SUSPICIOUS_RATIO * packed)
+    with _decompressed(where, file) as content, path.open("wb") as out:
+        while chunk := content.read(2**20):
+            if out.tell() > most:
+                raise SourceError(f"{shown(where)}: refused: the archive unpacks to more than {most:,} bytes.")
+            seen(chunk)
+            out.write(chunk)
 
 
 def _decompressed(where: str, file: BinaryIO) -> IO[bytes]:
@@ -304,7 +341,7 @@ def _objection(picture: ArchivedPicture, archive_size: int) -> str:
 def _zip_members(file: BinaryIO, source: ByteSource, _size: int) -> Iterator[_Member]:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
-            name, refused = _checked_name(info.filename)
+            name, refused = _checked_name(_zip_name(info))
             if refused or info.is_dir():
                 yield _Member(name, "folder", refused=refused)
             elif stat.S_ISLNK(info.external_attr >> 16):
@@ -320,6 +357,16 @@ def _zip_members(file: BinaryIO, source: ByteSource, _size: int) -> Iterator[_Me
                     source, name, info.header_offset, info.compress_size, info.file_size, info.CRC, deflated
                 )
                 yield _Member(name, "file", picture, objection)
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Return the name of a member; macOS and Info-ZIP write UTF-8 without the flag that says so."""
+    if info.flag_bits & _IS_UTF_8:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
 
 
 def _tar_members(file: BinaryIO, source: ByteSource, size: int) -> Iterator[_Member]:

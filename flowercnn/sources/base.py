@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from flowercnn.errors import ConfigurationError
 
-__all__ = ["DataSource", "ImageInput", "Sample", "SplitName"]
+__all__ = ["DataSource", "ImageInput", "Sample", "SplitName", "checked_class_names", "declared_class_names"]
 
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8] | Callable[[], bytes]
 """Everything that can stand for one picture: a path, encoded bytes, a Pillow image, a uint8 array of shape
@@ -23,6 +23,7 @@ SplitName: TypeAlias = Literal["train", "val", "test"]
 """The three parts of a data set. Nothing is ever selected on ``test``."""
 
 _SPLIT_NAMES = frozenset(get_args(SplitName))
+_IMAGES = (str, bytes, os.PathLike, np.ndarray, Image.Image, bytearray, memoryview)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,11 @@ class Sample:
                 f"Sample split must be 'train', 'val', 'test' or None. Received: split={self.split!r} "
                 f"(key={self.key!r})"
             )
+        if not isinstance(self.image, _IMAGES) and not callable(self.image):
+            raise ConfigurationError(
+                "Sample image must be a path, bytes, a Pillow image, a uint8 array or a function that returns bytes. "
+                f"Received: {type(self.image).__name__} (key={self.key!r})"
+            )
 
     def _no_text(self, name: str, value: object) -> ConfigurationError:
         return ConfigurationError(
@@ -100,11 +106,30 @@ def declared_class_names(source: DataSource) -> tuple[str, ...] | None:
         ConfigurationError: If they are not distinct, non-empty strings.
     """
     declared: Any = getattr(source, "class_names", None)
-    if declared is None:
-        return None
-    names = tuple(declared)
-    if isinstance(declared, str) or not all(isinstance(name, str) and name for name in names):
-        raise ConfigurationError(f"class_names must be non-empty strings. Received: class_names={declared!r}")
+    return None if declared is None else checked_class_names(declared)
+
+
+def checked_class_names(value: Any) -> tuple[str, ...]:
+    """Return class names, as an argument or an attribute of a source has them, in their order.
+
+    Raises:
+        ConfigurationError: If they are not distinct, non-empty strings in an order that is the same every time.
+    """
+    if isinstance(value, (set, frozenset)):  # ordered by hashes, which are others in each process
+        raise ConfigurationError(
+            f"class_names must be in a fixed order: a list or tuple. Received: a {type(value).__name__}. "
+            "sorted(...) makes a list of it."
+        )
+    if callable(value):
+        raise ConfigurationError(
+            f"class_names must be an attribute or property, a list or tuple of names. Received: {value!r}, which "
+            "would have to be called. Put @property above it."
+        )
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise ConfigurationError(f"class_names must be a list or tuple of names. Received: class_names={value!r}")
+    names = tuple(value)
+    if not all(isinstance(name, str) and name for name in names):
+        raise ConfigurationError(f"class_names must be non-empty strings. Received: class_names={names!r}")
     if len(set(names)) != len(names):
         raise ConfigurationError(f"class_names must be distinct. Received: class_names={names!r}")
-    return names
+    return tuple(map(str, names))

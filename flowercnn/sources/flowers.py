@@ -212,7 +212,7 @@ def _photographs(folder: Path) -> dict[int, str]:
     if not folder.is_dir():
         return {}
     found: dict[int, str] = {}
-    for path in find_pictures(str(folder)):
+    for path in find_pictures(str(folder), or_none=True):
         match = _PHOTOGRAPH.fullmatch(os.path.basename(path))  # noqa: PTH119 - thousands of them
         if match is None:
             continue

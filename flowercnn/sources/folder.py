@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,12 +13,14 @@ from typing import Any, Final, Literal
 
 from flowercnn.errors import ConfigurationError, SourceError, few
 from flowercnn.sources.base import ImageInput, Sample, SplitName
-from flowercnn.sources.tree import IMAGE_SUFFIXES, LocalTree, Tree, is_picture
+from flowercnn.sources.tree import DEEPEST, IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, LocalTree, Tree, is_picture
 from flowercnn.sources.url import StorageOptions, shown
 
 __all__ = ["IMAGE_SUFFIXES", "ImageFolder", "find_pictures", "part_of"]
 
+_log = logging.getLogger(__name__)
 _NAME: Final = itemgetter(0)
+_KINDS: Final = ", ".join(sorted(IMAGE_SUFFIXES))
 _PARTS: Final[dict[str, SplitName]] = {
     "train": "train",
     "training": "train",
@@ -37,14 +40,16 @@ class ImageFolder:
 
     - A picture belongs to the first folder below ``root``, however deep it is nested in it.
     - A file is a picture if its suffix is one of `IMAGE_SUFFIXES`, in upper or lower case. Other files, pictures
-      directly in ``root``, and sub-folders without a picture are passed over: they make no class.
+      directly in ``root``, and sub-folders without a picture are passed over: they make no class. If there are
+      pictures among them of a kind that cannot be read, such as HEIC, a warning is logged.
     - Files and folders whose name begins with a dot, and ``__MACOSX``, are passed over.
     - A link to a file is read like a file; a broken link is passed over. A link to a folder is passed over unless
       ``follow_links`` is set, and a folder is never entered twice on one way down.
     - Names are brought to Unicode form NFC, so that keys and classes are the same on every system. Two names that are
       the same then are an error. Names that differ in upper and lower case are different names.
     - If every sub-folder is named train, val or test (or training, valid, validation, testing), those are the
-      predefined parts and the classes are the folders in them.
+      predefined parts and the classes are the folders in them. Pictures beside those are passed over with a warning.
+    - Folders nested more than 64 deep are an error.
 
     A zip or tar archive is read in place and nothing of it is written anywhere; only a compressed tar is unpacked
     into one plain tar in the cache. These rules come on top:
@@ -104,20 +109,35 @@ class ImageFolder:
         """
         tree = self._tree()
         passed_over: Counter[str] = Counter()
+        unreadable: list[str] = []
         found = False
         root = tree.real(tree.root)
         above = frozenset() if root is None else frozenset([root])
         for class_name, folder, prefix, split in self._class_folders(tree):
-            pictures = _pictures(tree, folder, prefix, passed_over, above)
-            for key, image in sorted(pictures, key=_NAME):
+            others: Counter[str] = Counter()
+            pictures = sorted(_pictures(tree, folder, prefix, others, above), key=_NAME)
+            passed_over.update(others)
+            if not UNREADABLE_SUFFIXES.isdisjoint(others):
+                unreadable.append(prefix.rstrip("/"))
+            for key, image in pictures:
                 found = True
                 yield Sample(key, class_name, image, None, split)
+        if unreadable:
+            self._warn_of_unreadable(passed_over, unreadable)
         if not found:
-            ignored = [f"{n} {suffix or 'without suffix'}" for suffix, n in passed_over.most_common()]
             raise SourceError(
                 f"{self._shown()}: no pictures found. There must be one sub-folder per class with pictures in it "
-                f"({', '.join(sorted(IMAGE_SUFFIXES))}). Passed over: {few(ignored) or 'nothing'}."
+                f"({_KINDS}). Passed over: {_listed(passed_over)}."
             )
+
+    def _warn_of_unreadable(self, passed_over: Mapping[str, int], folders: list[str]) -> None:
+        counts = {suffix: count for suffix, count in passed_over.items() if suffix in UNREADABLE_SUFFIXES}
+        _log.warning(
+            "%s: passed over %s in %s: pictures of these kinds cannot be read. Convert them, to JPEG for example.",
+            self._shown(),
+            _listed(counts),
+            few(folders),
+        )
 
     def _shown(self) -> str:
         return shown(os.fspath(self.root))
@@ -137,7 +157,7 @@ class ImageFolder:
 
     def _class_folders(self, tree: Tree) -> list[tuple[str, Any, str, SplitName | None]]:
         """Class name, folder, key prefix and predefined part of each class folder, sorted."""
-        folders = _subfolders(tree, tree.root)
+        folders, _ = _inside(tree, tree.root)
         named_like_splits = bool(folders) and all(part_of(name) is not None for name in folders)
         if self.layout == "splits" and not named_like_splits:
             raise SourceError(
@@ -146,10 +166,18 @@ class ImageFolder:
             )
         if self.layout == "classes" or not named_like_splits:
             return [(name, folder, f"{name}/", None) for name, folder in folders.items()]
+        inside = {part: _inside(tree, folder) for part, folder in folders.items()}
+        loose = [f"{count} in {part}" for part, (_, count) in inside.items() if count]
+        if loose:
+            _log.warning(
+                "%s: passed over pictures that are in no class folder: %s. Put each into the folder of its class.",
+                self._shown(),
+                few(loose),
+            )
         return [
             (class_name, folder, f"{part}/{class_name}/", part_of(part))
-            for part, part_folder in folders.items()
-            for class_name, folder in _subfolders(tree, part_folder).items()
+            for part, (class_folders, _) in inside.items()
+            for class_name, folder in class_folders.items()
         ]
 
 
@@ -163,25 +191,40 @@ def part_of(name: str) -> SplitName | None:
     return _PARTS.get(name.casefold())
 
 
-def find_pictures(folder: str) -> list[str]:
+def find_pictures(folder: str, *, or_none: bool = False) -> list[str]:
     """Return the paths of all pictures in a folder and below it, sorted, by the rules of `ImageFolder`.
 
     Raises:
-        SourceError: If the folder cannot be listed.
+        SourceError: If the folder cannot be listed, or has no picture, unless there may be none.
     """
     tree = LocalTree(folder)
-    return sorted(str(path) for _, path in _pictures(tree, folder, "", Counter()))
+    passed_over: Counter[str] = Counter()
+    found = sorted(str(path) for _, path in _pictures(tree, folder, "", passed_over))
+    if not found and not or_none:
+        raise SourceError(
+            f"{folder}: no pictures found in it or below ({_KINDS}). Passed over: {_listed(passed_over)}."
+        )
+    return found
 
 
-def _subfolders(tree: Tree, folder: Any) -> dict[str, Any]:
-    """Handle of each sub-folder by its name, sorted by name."""
-    return {name: handle for name, kind, handle in sorted(tree.entries(folder), key=_NAME) if kind == "folder"}
+def _inside(tree: Tree, folder: Any) -> tuple[dict[str, Any], int]:
+    """Handle of each sub-folder by its name, sorted by name, and how many pictures are beside them."""
+    entries = sorted(tree.entries(folder), key=_NAME)
+    pictures = sum(kind == "file" and is_picture(name) for name, kind, _ in entries)
+    return {name: handle for name, kind, handle in entries if kind == "folder"}, pictures
+
+
+def _listed(suffixes: Mapping[str, int]) -> str:
+    counts = sorted(suffixes.items(), key=lambda item: -item[1])
+    return few([f"{count} {suffix or 'without suffix'}" for suffix, count in counts]) or "nothing"
 
 
 def _pictures(
     tree: Tree, folder: Any, prefix: str, passed_over: Counter[str], above: frozenset[str] = frozenset()
 ) -> Iterator[tuple[str, ImageInput]]:
     """Yield key and image of each picture in a folder and below it, unsorted."""
+    if prefix.count("/") >= DEEPEST:
+        raise SourceError(f"{prefix[:100]}...: folders are nested more than {DEEPEST} deep. Move them up.")
     real = tree.real(folder)
     if real is not None:
         if real in above:

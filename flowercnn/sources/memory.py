@@ -28,7 +28,7 @@ class InMemory:
         class_names: All classes in the order wanted; by default the sorted labels.
 
     Raises:
-        ConfigurationError: If the lengths differ or the pictures are of a kind that cannot be read.
+        ConfigurationError: If the lengths differ, a label is no text, or a picture is of a kind that cannot be read.
 
     Example:
         >>> import numpy as np
@@ -43,13 +43,15 @@ class InMemory:
     class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        counts = {"images": len(self.images), "labels": len(self.labels)}
+        counts = {name: _length(name, getattr(self, name)) for name in ("images", "labels")}
         if self.keys is not None:
-            counts["keys"] = len(self.keys)
+            counts["keys"] = _length("keys", self.keys)
         if len(set(counts.values())) != 1:
             raise ConfigurationError(f"images, labels and keys must be equally many. Received: {counts}")
         for index, image in enumerate(self.images):
             _check_image(index, image)
+        for index, label in enumerate(self.labels):
+            _check_label(index, label)
 
     def __repr__(self) -> str:
         return f"InMemory({len(self.images)} images)"
@@ -59,10 +61,31 @@ class InMemory:
 
     def __iter__(self) -> Iterator[Sample]:
         width = max(6, len(str(len(self.images))))
-        for index, (image, label) in enumerate(zip(self.images, self.labels, strict=True)):
-            key = f"{index:0{width}d}" if self.keys is None else self.keys[index]
-            name = str(label) if isinstance(label, np.str_) else label
-            yield Sample(key=key, label=name, image=image)
+        keys = (f"{index:0{width}d}" for index in range(len(self.images))) if self.keys is None else self.keys
+        for key, image, label in zip(keys, self.images, self.labels, strict=True):  # [] of pandas wants index labels
+            yield Sample(key=_plain(key), label=_plain(label), image=image)
+
+
+def _length(name: str, values: Any) -> int:
+    try:
+        return len(values)
+    except TypeError:
+        raise ConfigurationError(
+            f"{name} must be a sequence, such as a list or an array. Received: {type(values).__name__}. "
+            "Make a list of it with list(...)."
+        ) from None
+
+
+def _plain(text: Any) -> Any:
+    return str(text) if isinstance(text, np.str_) else text
+
+
+def _check_label(index: int, label: object) -> None:
+    if label is not None and not (isinstance(label, str) and label):
+        raise ConfigurationError(
+            f"labels[{index}] must be a class name (non-empty str) or None. Received: {label!r}. "
+            "For numbered classes use flowercnn.sources.from_arrays(images, labels)."
+        )
 
 
 def _check_image(index: int, image: object) -> None:

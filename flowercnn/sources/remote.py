@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar, cast
 from urllib.parse import unquote
 
 from flowercnn.errors import (
@@ -17,14 +17,13 @@ from flowercnn.errors import (
     closest,
 )
 from flowercnn.sources.archive import (
-    DEEPEST,
     is_archive,
     is_compressed_tar,
     list_archive,
     list_unpacked_tar,
     unpacked_tar,
 )
-from flowercnn.sources.tree import ListedTree
+from flowercnn.sources.tree import DEEPEST, ListedTree
 from flowercnn.sources.url import StorageOptions, shown
 
 __all__ = ["RemoteFile", "RemotePicture", "open_remote_tree", "read_remote"]
@@ -34,7 +33,16 @@ _ATTEMPTS: Final = 3
 _FIRST_PAUSE: Final = 0.2  # seconds; each pause is four times the one before
 # What a second attempt would meet again: a refusal, a wrong argument, something the file system cannot do.
 _NOT_REPEATED: Final = (IsADirectoryError, PermissionError, ValueError, TypeError, NotImplementedError)
-_BAD_REQUEST, _SERVER_ERROR, _PASSING = 400, 500, (408, 429)  # statuses of HTTP
+_BAD_REQUEST, _SERVER_ERROR, _PASSING, _GONE = 400, 500, (408, 429), (404, 410)  # statuses of HTTP
+_SECONDS: Final = 30  # to connect to a web server, and for each piece of its answer
+_SECONDS_IN_ALL: Final = 300  # for one request
+# What file systems call what changes with the content of a file.
+_MARKS: Final = frozenset(
+    [
+        *("etag", "lastmodified", "mtime", "updated", "created", "generation", "versionid", "sha"),
+        *("contentmd5", "md5", "md5hash", "digest", "checksum", "crc32c"),
+    ]
+)
 
 Result = TypeVar("Result")
 
@@ -197,14 +205,66 @@ def _url_of(system: Any, path: str, url: str) -> str:
 
 def _open_remote_archive(url: str, options: StorageOptions, *, is_zip: bool) -> ListedTree:
     system, path = _system(url, options)
-    size = _persistently(url, lambda: system.info(path)["size"])
+    info = _persistently(url, lambda: system.info(path))
+    size = info["size"]
     if size is None:
         raise SourceError(f"{shown(url)}: the server cannot send parts of a file. Download it first.")
-    with _persistently(url, lambda: system.open(path, "rb")) as file:
+    with _persistently(url, lambda: system.open(path, "rb")) as opened:
+        file = cast("BinaryIO", _SteadyFile(url, opened))
         if is_zip or not is_compressed_tar(url):
             return list_archive(file, shown(url), RemoteFile(url, options), size, is_zip=is_zip)
-        tar = unpacked_tar(file, url, str(system.ukey(path)), size)
+        tar = unpacked_tar(file, url, _version(info), size)
     return list_unpacked_tar(tar, shown(url))
+
+
+def _version(info: Mapping[str, Any]) -> str | None:
+    """Return what changes with the content of a file, or ``None`` if only its size is known.
+
+    Not fsspec's ``ukey``: over HTTP that is a hash of the URL, which stays when the content changes.
+    """
+    marks = [f"{name}={info[name]}" for name in sorted(info) if _letters(name) in _MARKS and info[name]]
+    return " ".join([f"size={info['size']}", *marks]) if marks else None
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+class _SteadyFile:
+    """An open remote file; what may pass, such as a lost connection, is tried again at each reading.
+
+    Args:
+        url: Of the file.
+        file: As fsspec has opened it.
+    """
+
+    def __init__(self, url: str, file: Any) -> None:
+        self._url, self._file = url, file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        start = self._file.tell()
+
+        def read() -> bytes:
+            if self._file.tell() != start:
+                self._file.seek(start)
+            return bytes(self._file.read(size))
+
+        return _persistently(self._url, read)
+
+
+def _with_patience(url: str, protocol: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add timeouts for web servers unless ``options`` say something; aiohttp's own is five minutes of silence."""
+    own = options.get(protocol, {})
+    if protocol not in ("http", "https") or "client_kwargs" in options or "client_kwargs" in own:
+        return options
+    try:
+        from aiohttp import ClientTimeout
+    except ImportError:
+        return options
+    timeout = ClientTimeout(total=_SECONDS_IN_ALL, sock_connect=_SECONDS, sock_read=_SECONDS)
+    added = {"client_kwargs": {"timeout": timeout}}
+    return {**options, protocol: {**own, **added}} if "::" in url else {**options, **added}
 
 
 def _system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
@@ -223,7 +283,7 @@ def _system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             f"fsspec knows no {protocol}:// URLs.{closest(protocol, known)} Received: {shown(url)!r}"
         )
     try:
-        system, path = url_to_fs(url, **options)
+        system, path = url_to_fs(url, **_with_patience(url, protocol, options))
     except ImportError as error:
         raise MissingDependencyError(f"{shown(url)}: {error}") from error
     except Exception as error:  # noqa: BLE001 - whatever a file system raises when it is made
@@ -240,23 +300,36 @@ def _persistently(
             return read()
         except FlowerCNNError:
             raise
-        except FileNotFoundError:
-            raise missing(f"{shown(url)}: there is no such file or folder.") from None
         except Exception as error:  # noqa: BLE001 - each file system has its own
-            if attempt == _ATTEMPTS - 1 or _is_final(error):
-                raise _unreadable(url, error) from None
+            cause = _cause(error)
+            if isinstance(cause, FileNotFoundError):
+                raise missing(f"{shown(url)}: there is no such file or folder.") from None
+            if attempt == _ATTEMPTS - 1 or _is_final(cause):
+                raise _unreadable(url, cause) from None
             time.sleep(_FIRST_PAUSE * 4**attempt)
     raise AssertionError("unreachable")
 
 
-def _unreadable(url: str, error: Exception) -> SourceError:
+def _cause(error: Exception) -> BaseException:
+    """Return what has gone wrong: fsspec says of any failure of a web server that there is no such file."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or cause is None or isinstance(cause, FileNotFoundError):
+        return error
+    status = getattr(cause, "status", None)
+    if isinstance(status, int):
+        return error if status in _GONE else cause
+    is_of_network = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
+    return cause if is_of_network else error
+
+
+def _unreadable(url: str, error: BaseException) -> SourceError:
     """Return what to raise, ``from None``: the message of ``error`` may have the whole URL, with what is secret."""
     return SourceError(
         f"{shown(url)}: cannot be read ({type(error).__name__}). Check the URL, your access to it and the network."
     )
 
 
-def _is_final(error: Exception) -> bool:
+def _is_final(error: BaseException) -> bool:
     """Return whether trying again is no use: a request that is refused, an argument that is wrong."""
     status = getattr(error, "status", None)
     refused = isinstance(status, int) and _BAD_REQUEST <= status < _SERVER_ERROR and status not in _PASSING

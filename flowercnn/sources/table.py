@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import posixpath
+import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -22,6 +23,7 @@ __all__ = ["ImageTable", "open_table"]
 
 _MANY: Final = 1000  # more than so many names are no message any more
 _WORTH_LISTING: Final = 20  # for fewer files than this, each is looked for; the folder may hold millions
+_WHOLE_NUMBER: Final = re.compile(r"-?[0-9]{1,99}")
 _USUAL_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "image": ("image", "path", "file", "filename", "file_name"),
     "label": ("label", "class", "class_name"),
@@ -48,6 +50,8 @@ class ImageTable:
       images, arrays.
     - Files that are missing are named, all at once, before the first sample; URLs are not looked up.
     - The parts of ``split`` are train, val and test, or training, valid, validation, testing, in any case.
+
+    - Classes are in the order of their numbers where all labels are whole numbers, else sorted as text.
 
     The key of a sample is its path as the table has it, with ``/`` and without ``.`` and ``..``; of a URL without
     user and password, with a hash for its query; of a picture without a path the number of its row. The table is
@@ -83,6 +87,7 @@ class ImageTable:
     group: str | None = field(default=None, kw_only=True)
     split: str | None = field(default=None, kw_only=True)
     storage_options: Mapping[str, Any] | None = field(default=None, kw_only=True)
+    _numbers: tuple[tuple[str, ...] | None, ...] = field(default=(), init=False)  # one, once the table was read
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "storage_options", StorageOptions(self.storage_options or {}))
@@ -105,10 +110,25 @@ class ImageTable:
         """Read the table and see that the files it names are there."""
         table = self._read()
         keys, images = self._pictures(table.columns[self.image])
-        labels = _texts(table.columns[self.label])
+        labels = self._labels(table)
         groups = self._texts_of(self.group, table)
         parts = self._parts(self._texts_of(self.split, table))
         return map(Sample, keys, labels, images, groups, parts)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes in the order of their numbers; ``None`` where they have other names.
+
+        They are those of the last iteration; the table is read for them only if there was none.
+        """
+        if not self._numbers:
+            self._labels(self._read())
+        return self._numbers[0]
+
+    def _labels(self, table: Table) -> list[str | None]:
+        labels = _texts(table.columns[self.label])
+        object.__setattr__(self, "_numbers", (_in_order_of_numbers(set(labels)),))
+        return labels
 
     def _is_file(self) -> bool:
         return isinstance(self.table, (str, os.PathLike))
@@ -331,6 +351,14 @@ def _text(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip() or None
+
+
+def _in_order_of_numbers(labels: Collection[str | None]) -> tuple[str, ...] | None:
+    """Return labels sorted as numbers, or ``None`` if one is no whole number: sorted as text, 10 is before 2."""
+    names = [label for label in labels if label is not None]
+    if not names or not all(map(_WHOLE_NUMBER.fullmatch, names)):
+        return None
+    return tuple(sorted(names, key=lambda name: (int(name), name)))
 
 
 def _is_frame(kind: type) -> bool:

@@ -10,7 +10,17 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 from flowercnn.errors import SourceError
 from flowercnn.sources.base import ImageInput
 
-__all__ = ["IMAGE_SUFFIXES", "Entry", "ListedTree", "LocalTree", "Tree", "is_picture", "readable_name"]
+__all__ = [
+    "DEEPEST",
+    "IMAGE_SUFFIXES",
+    "UNREADABLE_SUFFIXES",
+    "Entry",
+    "ListedTree",
+    "LocalTree",
+    "Tree",
+    "is_picture",
+    "readable_name",
+]
 
 IMAGE_SUFFIXES: Final = frozenset(
     [
@@ -19,6 +29,17 @@ IMAGE_SUFFIXES: Final = frozenset(
     ]
 )
 """Which files of a folder are pictures: those with one of these suffixes, in upper or lower case."""
+
+UNREADABLE_SUFFIXES: Final = frozenset(
+    [
+        *(".heic", ".heif", ".jp2", ".jxl", ".svg", ".psd"),
+        *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"),
+    ]
+)
+"""Pictures to their owners, but of kinds that cannot be read: they are passed over, and that is said."""
+
+DEEPEST: Final = 64
+"""Parts a path may have, from the root on."""
 
 _SUFFIXES: Final = tuple(IMAGE_SUFFIXES)
 _NOT_SHOWN: Final = "__MACOSX"  # what macOS adds to archives

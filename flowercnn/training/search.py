@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -13,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from flowercnn.dataset import Dataset
-from flowercnn.errors import ConfigurationError, MissingDependencyError, TrainingError
+from flowercnn.errors import ConfigurationError, FlowerCNNError, MissingDependencyError, TrainingError
 from flowercnn.evaluation.evaluation import evaluate
 from flowercnn.models.recipe import Recipe
 from flowercnn.training.trainer import Trainer
@@ -21,6 +23,7 @@ from flowercnn.training.trainer import Trainer
 __all__ = ["SearchResult", "Space", "search", "usual_space"]
 
 _ABOUT: Final = "about"
+_BEGINNING: Final = b'{"op_code":'  # of every file Optuna writes
 _log = logging.getLogger(__name__)
 
 Space: TypeAlias = Callable[[Any, Recipe], Recipe]
@@ -85,8 +88,8 @@ def search(
 
     Raises:
         MissingDependencyError: If Optuna is not installed.
-        ConfigurationError: If ``trials`` is below 1, or ``study`` holds another search.
-        TrainingError: If no trial was finished.
+        ConfigurationError: If ``trials`` is below 1, ``study`` is a folder or holds another search.
+        TrainingError: If no trial was finished, or ``study`` cannot be read or written.
     """
     if trials < 1:
         raise ConfigurationError(f"trials must be at least 1. Received: trials={trials!r}")
@@ -118,10 +121,9 @@ def search(
         kept = _open_study(optuna, study, base.seed)
         _check_study(kept, study, base, train, [folds, _name_of(space)])
         left = trials - len(kept.get_trials(deepcopy=False, states=_ended(optuna)))
-        if left > 0:
-            kept.optimize(objective, n_trials=left, catch=(TrainingError,))
-    except KeyboardInterrupt:
-        _log.warning("Stopped by Ctrl-C; the trials that ended are kept.")
+        with _ctrl_c_ends():
+            if left > 0:
+                kept.optimize(objective, n_trials=left, catch=(TrainingError,))
     finally:
         optuna.logging.set_verbosity(verbosity)
     finished = kept.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
@@ -130,6 +132,14 @@ def search(
     best = max(finished, key=lambda trial: trial.value)
     recipe = space(optuna.trial.FixedTrial(best.params), base.resolved_recipe())
     return SearchResult(recipe, float(best.value), tuple((dict(each.params), float(each.value)) for each in finished))
+
+
+@contextmanager
+def _ctrl_c_ends() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _log.warning("Stopped by Ctrl-C; the trials that ended are kept.")
 
 
 def _with_recipe(base: Trainer, recipe: Recipe) -> Trainer:
@@ -157,20 +167,100 @@ def _check_study(kept: Any, path: object, trainer: Trainer, train: Dataset, sett
 
 
 def _open_study(optuna: Any, path: str | os.PathLike[str] | None, seed: int) -> Any:
-    storage = None
-    if path is not None:
-        backend = optuna.storages.journal.JournalFileBackend(str(Path(path)))
-        storage = optuna.storages.JournalStorage(backend)
-    study = optuna.create_study(
-        study_name="flowercnn",
-        storage=storage,
-        direction="maximize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
-        load_if_exists=True,
-    )
+    with nullcontext() if path is None else _explained(Path(path)):
+        study = optuna.create_study(
+            study_name="flowercnn",
+            storage=None if path is None else optuna.storages.JournalStorage(_Journal(optuna, Path(path))),
+            direction="maximize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+            load_if_exists=True,
+        )
     # A search that goes on must not draw again what it has tried.
     study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.get_trials(deepcopy=False))) % 2**32)
     return study
+
+
+class _Journal:
+    """Optuna's journal in a file, with errors that say which file.
+
+    Args:
+        optuna: The package.
+        path: Of the file; it and its folder are made if they are not there.
+
+    Raises:
+        ConfigurationError: If it is no file a search has written.
+    """
+
+    def __init__(self, optuna: Any, path: Path) -> None:
+        self._path = path.absolute()
+        if path.is_dir():
+            raise ConfigurationError(f"study must be a file. Received a folder: study={str(path)!r}")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        old_lock = Path(f"{self._path}.lock")
+        if old_lock.is_symlink() and not old_lock.exists():  # Optuna would wait for it without end
+            old_lock.unlink(missing_ok=True)
+        # The links Optuna locks with by default need rights on Windows.
+        self._lock = optuna.storages.journal.JournalFileOpenLock(str(self._path))
+        if self._path.exists():
+            self._cut_torn_end()
+        self._backend = optuna.storages.journal.JournalFileBackend(str(self._path), lock_obj=self._lock)
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        with _explained(self._path):
+            yield from self._backend.read_logs(log_number_from)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with _explained(self._path):
+            try:
+                self._backend.append_logs(logs)
+            except OSError:
+                self._cut_torn_end()
+                raise
+
+    def _cut_torn_end(self) -> None:
+        """Cut off what is left of a line at the end, where the disk was full or the computer stopped."""
+        self._lock.acquire()
+        try:
+            content = self._path.read_bytes()
+            if not content.startswith(_BEGINNING) and not _BEGINNING.startswith(content):
+                raise ConfigurationError(
+                    f"study={str(self._path)!r} is not a file a search has written. Give another file."
+                )
+            end = _end_of_lines(content)
+            if end < len(content):
+                _log.warning("%s: its last line was not complete and was cut off.", self._path)
+                os.truncate(self._path, end)
+        finally:
+            self._lock.release()
+
+
+def _end_of_lines(content: bytes) -> int:
+    """Return where the last line ends that is whole."""
+    end = content.rfind(b"\n") + 1
+    while end:
+        begin = content.rfind(b"\n", 0, end - 1) + 1
+        try:
+            json.loads(content[begin:end])
+        except ValueError:
+            end = begin
+        else:
+            break
+    return end
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say which file it is that Optuna cannot go on with."""
+    try:
+        yield
+    except FlowerCNNError:
+        raise
+    except (OSError, AssertionError, ValueError, LookupError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise TrainingError(
+            f"study={str(path)!r} cannot be read or written ({reason}). See that there is space on the disk, or "
+            "remove it to start anew."
+        ) from error
 
 
 def _ended(optuna: Any) -> tuple[Any, ...]:

@@ -31,6 +31,7 @@ from flowercnn import (
     SyntheticFlowers,
     sources,
 )
+from flowercnn.sources.base import checked_class_names
 from flowercnn.testing import check_source, source_problems
 
 
@@ -309,6 +310,15 @@ class TwoSameClasses(Good):
     class_names = ("a", "b", "a")
 
 
+class ClassesInASet(Good):
+    class_names = frozenset({"a", "b"})
+
+
+class ClassesByAMethod(Good):
+    def class_names(self) -> list[str]:
+        return ["a", "b"]
+
+
 class WithImages(Good):
     """Pictures made by a function of the encoded bytes."""
 
@@ -378,6 +388,8 @@ def noise(_: bytes) -> Any:
         (WrongLength(), r"len\(\) says 11, but there are 12 samples"),
         (MissingClass(), "class_names must have every label. Missing: b"),
         (TwoSameClasses(), "class_names must be distinct"),
+        (ClassesInASet(), "class_names must be in a fixed order: a list or tuple.*Received: a frozenset"),
+        (ClassesByAMethod(), "class_names must be an attribute or property.*Put @property above it"),
         (3, "It has no __iter__ method"),
         ("photos", "It has no __iter__ method"),
         (WithImages(used_up), "cannot be read twice with the same result"),
@@ -387,7 +399,7 @@ def noise(_: bytes) -> Any:
         (WithImages(lambda _: PICTURES[0][:60]), "cannot be used: damaged or cut short"),
         (WithImages(lambda _: np.zeros((8, 8, 3))), "cannot be used: an array must be uint8.*float64"),
         (WithImages(lambda _: np.zeros((3, 8, 8), np.uint8)), r"cannot be used: an array must be .*\(3, 8, 8\)"),
-        (WithImages(lambda _: 3), "cannot be used: a picture must be a path.*Received: int"),
+        (WithImages(lambda _: 3), "Sample image must be a path.*Received: int"),
         (WithImages(lambda _: lambda: "text"), "cannot be used: a function given as a picture must return bytes"),
         (WithImages(lambda _: lambda: 1 / 0), "cannot be used: .*ZeroDivisionError"),
         (SharedFile(), "Read by several threads at once, the picture of"),
@@ -434,3 +446,21 @@ def test_only_some_pictures_are_read() -> None:
 def test_errors_of_sources_are_those_of_the_library() -> None:
     with pytest.raises(ConfigurationError):
         list(sources.map_labels(Good(), lambda _: ""))
+
+
+@pytest.mark.parametrize("image", [None, 3, ["1.png"]])
+def test_a_sample_of_what_is_no_picture_is_refused(image: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Sample image must be .*key='a'"):
+        Sample("a", "x", image)
+
+
+@pytest.mark.parametrize("names", ["ab", b"ab", 3, ["a", ""], ["a", 1], ["a", "a"], frozenset("ab")])
+def test_names_of_classes_must_be_distinct_texts_in_an_order(names: Any) -> None:
+    with pytest.raises(ConfigurationError, match="class_names must be"):
+        checked_class_names(names)
+
+
+def test_names_of_classes_may_be_in_an_array() -> None:
+    names = checked_class_names(np.array(["b", "a"]))
+    assert names == ("b", "a")
+    assert {type(name) for name in names} == {str}

@@ -84,6 +84,8 @@ class FileServer:
         self.files: dict[str, bytes] = {}
         self.pages: dict[str, bytes] = {}  # of folders; those without one have a page of links
         self.faults: dict[str, list[str | int]] = {}
+        self.refusals: dict[str, list[int]] = {}  # statuses of the next answers, those to HEAD too
+        self.headers: dict[str, str] = {}  # sent with every file
         self.ranges = True
         self.requests: list[tuple[str, str, str | None]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -119,6 +121,8 @@ class FileServer:
                 server.requests.append((self.command, path, wanted))
                 content = server.answer(path)
                 fault = server.faults[path].pop(0) if body and server.faults.get(path) else None
+                if server.refusals.get(path):
+                    fault = server.refusals[path].pop(0)
                 if fault == "drop":
                     self.close_connection = True
                     return
@@ -136,6 +140,8 @@ class FileServer:
                     self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
                 else:
                     self.send_response(200)
+                for name, value in server.headers.items():
+                    self.send_header(name, value)
                 part = content[start:end]
                 self.send_header("Content-Length", str(len(part)))
                 self.send_header("Content-Type", "text/html" if path not in server.files else "image/png")

@@ -299,3 +299,34 @@ def test_several_labels_for_one_picture_are_refused() -> None:
     several[0] = [1, 2]
     with pytest.raises(ConfigurationError, match="a name or a number"):
         from_arrays(PICTURES[:1], several)
+
+
+@pytest.mark.parametrize(
+    "rows", [[[1, 1, 0], [1, 0, 0]], [[0, 0, 0], [1, 0, 0]], [[0.6, 0.4], [0, 1]], [[0, 2], [2, 0]]]
+)
+def test_rows_without_a_single_one_are_no_labels(rows: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"a single 1 and else zeros.*labels\[0\]"):
+        from_arrays(PICTURES[:2], np.array(rows))
+
+
+@pytest.mark.parametrize("given", [3, [[1], [1, 2]], np.zeros((2, 2, 2)), np.zeros((2, 0))])
+def test_labels_of_another_shape_are_refused(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match="labels must be of shape"):
+        from_arrays(PICTURES[:2], given)
+
+
+@pytest.mark.parametrize("value_range", [(0, 0), (1, 0), 1, (0, 1, 2), (0, np.nan), (0, np.inf), ("a", "b"), None])
+def test_a_range_that_is_none_is_refused(value_range: Any) -> None:
+    with pytest.raises(ConfigurationError, match="value_range must be"):
+        from_arrays(PICTURES / 255, LABELS, value_range=value_range)
+
+
+@pytest.mark.parametrize("images", [[PICTURES[0], PICTURES[1, :5]], PICTURES[0, 0], PICTURES[0, 0, 0, 0]])
+def test_what_is_not_one_array_of_pictures_is_refused(images: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"images must be one array.*InMemory"):
+        from_arrays(images, [0, 1])
+
+
+def test_a_range_of_a_tensorflow_dataset_is_checked_at_once(tf: Any) -> None:
+    with pytest.raises(ConfigurationError, match="value_range must be"):
+        from_tensorflow(tf.data.Dataset.from_tensor_slices((PICTURES, LABELS)), value_range=(1, 1))

@@ -411,3 +411,31 @@ def test_damage_anywhere_is_an_error_of_ours_or_does_no_harm(archive: Archive, p
             read_all(archive(f"p{suffix}", bytes(damaged)))
         except (SourceError, ImageError):
             continue
+
+
+def test_names_in_utf_8_without_the_flag_that_says_so_are_utf_8(archive: Archive, png: Png) -> None:
+    flagged = zipped({"Gänseblümchen/1.png": png(1), "rose/1.png": png(2)})
+    unflagged = bytearray(flagged)
+    for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = unflagged.index(signature)
+        unflagged[at + place : at + place + 2] = bytes(2)
+    samples = list(ImageFolder(archive("p.zip", bytes(unflagged))))
+    assert [sample.label for sample in samples] == ["Gänseblümchen", "rose"]
+    assert content(samples[0]) == png(1)
+
+
+def test_names_in_the_old_encoding_of_zips_stay_what_they_are(archive: Archive, png: Png) -> None:
+    whole = zipped({"x/1.png": png(1), "rose/1.png": png(2)}).replace(b"x/1.png", b"\x81/1.png")
+    assert [sample.label for sample in ImageFolder(archive("p.zip", whole))] == ["rose", "ü"]
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_an_archive_that_was_replaced_since_it_was_listed_is_an_error(
+    archive: Archive, png: Png, suffix: str
+) -> None:
+    path = archive(f"p{suffix}", packed(suffix, {"rose/1.png": png(1), "daisy/1.png": png(2)}))
+    sample = next(iter(ImageFolder(path)))
+    path.write_bytes(packed(suffix, {"rose/1.png": png(2), "daisy/1.png": png(1)}))
+    os.utime(path, (1, 1))
+    with pytest.raises(SourceError, match="changed since it was listed"):
+        content(sample)

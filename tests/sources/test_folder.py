@@ -235,6 +235,36 @@ def test_pictures_are_found_in_a_folder_and_below_it(plant: Plant) -> None:
     assert find_pictures(str(root)) == [str(root / "2.png"), str(root / "rose" / "1.png")]
 
 
+def test_a_folder_in_which_no_pictures_are_found_says_so(plant: Plant) -> None:
+    with pytest.raises(SourceError, match=r"no pictures found in it or below.*Passed over: 1 \.heic"):
+        find_pictures(str(plant("rose/1.heic")))
+
+
+def test_pictures_that_cannot_be_read_are_passed_over_with_one_warning(
+    plant: Plant, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = plant("rose/1.png", "daisy/1.HEIC", "daisy/deep/2.heic", "tulip/1.cr2", "tulip/2.png", "lily/notes.txt")
+    assert [key for key, _ in listed(root)] == ["rose/1.png", "tulip/2.png"]
+    assert len(caplog.messages) == 1
+    assert "passed over 2 .heic, 1 .cr2 in daisy, tulip" in caplog.text
+    assert "Convert them" in caplog.text
+
+
+def test_pictures_beside_the_class_folders_of_a_part_are_passed_over_with_one_warning(
+    plant: Plant, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = plant("train/rose/1.png", "train/2.png", "train/3.png", "test/rose/1.png", "test/4.png", "test/notes.txt")
+    assert len(listed(root)) == 2
+    assert len(caplog.messages) == 1
+    assert "in no class folder: 1 in test, 2 in train" in caplog.text
+
+
+def test_folders_as_deep_as_in_archives_are_entered_and_deeper_ones_refused(plant: Plant) -> None:
+    assert len(listed(plant("d/" * 63 + "1.png"))) == 1
+    with pytest.raises(SourceError, match="nested more than 64 deep"):
+        listed(plant("d/" * 64 + "1.png", root="deeper"))
+
+
 @pytest.mark.parametrize("name", ["daisy", "", "trains"])
 def test_other_names_are_no_part(name: str) -> None:
     assert part_of(name) is None

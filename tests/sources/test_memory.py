@@ -23,6 +23,30 @@ def test_keys_can_be_given() -> None:
     assert [sample.key for sample in InMemory(PICTURES, ["a"] * 3, keys=["x", "y", "z"])] == ["x", "y", "z"]
 
 
+def test_keys_of_a_series_are_taken_by_position() -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    keys = pandas.Series(np.array(["x", "y", "z"]), index=[2, 0, 1])
+    assert [sample.key for sample in InMemory(PICTURES, ["a"] * 3, keys=keys)] == ["x", "y", "z"]
+
+
+def test_keys_in_an_array_become_plain_strings() -> None:
+    keys = [sample.key for sample in InMemory(PICTURES, ["a"] * 3, keys=np.array(["x", "y", "z"]))]  # type: ignore[arg-type]  # as users have them
+    assert [type(key) for key in keys] == [str] * 3
+
+
+@pytest.mark.parametrize("label", [1, 1.5, "", ["a"]])
+def test_a_label_that_is_no_name_is_refused_with_its_place_and_the_way_out(label: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"labels\[1\] must be.*from_arrays\(images, labels\)"):
+        InMemory(PICTURES, ["a", label, "b"])
+
+
+@pytest.mark.parametrize("name", ["images", "labels", "keys"])
+def test_what_has_no_length_is_refused(name: str) -> None:
+    arguments: dict[str, Any] = {"images": PICTURES, "labels": ["a"] * 3, "keys": ["x", "y", "z"]}
+    with pytest.raises(ConfigurationError, match=f"{name} must be a sequence.*Received: generator"):
+        InMemory(**{**arguments, name: (each for each in arguments[name])})
+
+
 def test_classes_can_be_given_in_their_order() -> None:
     dataset = Dataset.from_source(InMemory(PICTURES, ["a", "b", "a"], class_names=["c", "b", "a"]))
     assert dataset.labels.tolist() == [2, 1, 2]

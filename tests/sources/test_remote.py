@@ -4,6 +4,7 @@ import copy
 import gzip
 import io
 import pickle
+import socket
 import sys
 import tarfile
 import traceback
@@ -26,7 +27,7 @@ from flowercnn import (
     UnknownNameError,
 )
 from flowercnn.sources import as_source, open_source
-from flowercnn.sources.remote import RemotePicture, read_remote
+from flowercnn.sources.remote import RemotePicture, _system, read_remote
 from flowercnn.sources.url import StorageOptions, key_of_url, shown
 from flowercnn.testing import check_source
 
@@ -383,3 +384,85 @@ def test_pictures_of_a_web_server_are_read_concurrently_and_right(server: Any, p
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     server.files = {f"/photos/rose/{number}.png": png(number) for number in range(60)}
     assert Dataset.from_source(ImageFolder(f"{server.url}/photos")).audit(progress=False).unusable == ()
+
+
+@pytest.mark.parametrize("headers", [{"ETag": '"1"'}, {"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}])
+def test_a_compressed_tar_that_changes_on_a_web_server_is_unpacked_anew(
+    server: Any, png: Png, cache: Path, headers: dict[str, str]
+) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    server.headers = headers
+    old, new = ({name: png(number) for name in ("rose/1.png", "daisy/1.png")} for number in (1, 2))
+    for files in (old, new):
+        server.files = {"/p.tgz": gzip.compress(tarred(files), mtime=0)}
+        assert contents(ImageFolder(f"{server.url}/p.tgz")) == files
+        server.headers = {name: value.replace("1", "2") for name, value in headers.items()}
+    server.requests.clear()
+    assert contents(ImageFolder(f"{server.url}/p.tgz")) == new
+    assert {method for method, _, _ in server.requests} == {"HEAD"}
+    assert len(list(cache.rglob("*.tar"))) == 1
+
+
+def test_a_compressed_tar_of_which_only_the_size_is_known_is_unpacked_each_time(
+    server: Any, png: Png, cache: Path
+) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    old, new = ({"rose/1.png": png(number), "daisy/1.png": png(3)} for number in (1, 2))
+    server.files = {"/p.tgz": gzip.compress(tarred(old), mtime=0)}
+    first = list(ImageFolder(f"{server.url}/p.tgz"))
+    assert contents(ImageFolder(f"{server.url}/p.tgz")) == old
+    assert contents(first) == old
+    server.files = {"/p.tgz": gzip.compress(tarred(new), mtime=0)}
+    assert contents(ImageFolder(f"{server.url}/p.tgz")) == new
+    assert len(list(cache.rglob("*.tar"))) == 1
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_server_that_is_out_of_order_has_no_missing_files(
+    server: Any, png: Png, no_waiting: list[float], status: int
+) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    server.files, server.refusals = {"/1.png": png(1)}, {"/1.png": [status] * 4}
+    assert RemotePicture(f"{server.url}/1.png")() == png(1)
+    assert len(no_waiting) == 2
+    server.refusals = {"/1.png": [status] * 99}
+    with pytest.raises(SourceError, match=r"1\.png: cannot be read"):
+        RemotePicture(f"{server.url}/1.png")()
+
+
+def test_what_is_gone_for_good_is_missing(server: Any, png: Png, no_waiting: list[float]) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    server.files, server.refusals = {"/1.png": png(1)}, {"/1.png": [410] * 9}
+    with pytest.raises(ImageError, match="there is no such file"):
+        RemotePicture(f"{server.url}/1.png")()
+    assert no_waiting == []
+
+
+@pytest.mark.parametrize("name", ["p.zip", "p.tar", "p.tgz"])
+@pytest.mark.parametrize("fault", [503, "cut"])
+def test_what_may_pass_while_an_archive_is_listed_is_tried_again(
+    server: Any, png: Png, name: str, fault: int | str, cache: Path, no_waiting: list[float]
+) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    tar = tarred(photos(png))
+    server.files = {"/p.zip": zipped(photos(png)), "/p.tar": tar, "/p.tgz": gzip.compress(tar)}
+    server.faults = {f"/{name}": [fault, fault]}
+    assert len(list(ImageFolder(f"{server.url}/{name}"))) == 8
+    assert len(no_waiting) == 2
+
+
+@pytest.mark.parametrize("way", ["{}/photos", "{}/p.zip", "simplecache::{}/p.zip"])
+def test_a_web_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    monkeypatch.setattr("flowercnn.sources.remote._SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(SourceError, match="cannot be read"):
+            list(ImageFolder(way.format(url)))
+
+
+def test_a_timeout_of_ones_own_is_kept(server: Any, png: Png) -> None:
+    aiohttp = pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    server.files = {"/1.png": png(1)}
+    options = StorageOptions({"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=7)}})
+    assert _system(server.url, options)[0].client_kwargs["timeout"].total == 7

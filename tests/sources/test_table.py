@@ -368,3 +368,24 @@ def test_labels_may_be_bytes_or_numbers_of_numpy(folder: Path) -> None:
     ):
         table = ImageTable({"file": ["rose/1.png", "daisy/2.png"], "n": values}, image="file", label="n", root=folder)
         assert [sample.label for sample in table] == expected
+
+
+@pytest.mark.parametrize("numbers", [[10, 2, None, 1], [10.0, 2.0, float("nan"), 1.0], ["10", "2", "", "1"]])
+def test_classes_that_are_whole_numbers_are_in_their_order(numbers: list[Any]) -> None:
+    table = {"file": [f"{number}.png" for number in range(4)], "species": numbers}
+    for iterated in (False, True):
+        source = ImageTable(table, image="file", label="species", root="memory://x")
+        assert [sample.label for sample in source if iterated] in ([], ["10", "2", None, "1"])
+        assert source.class_names == ("1", "2", "10")
+
+
+def test_the_order_of_classes_costs_no_second_reading(table: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = table("file,species\nrose/1.png,10\ndaisy/2.png,9\n")
+    assert len(list(source)) == 2
+    monkeypatch.setattr("flowercnn.sources.table.read_table_file", None)
+    assert source.class_names == ("9", "10")
+
+
+@pytest.mark.parametrize("labels", [["10", "rose"], ["1.5", "2"], [None, None]])
+def test_classes_that_are_no_whole_numbers_are_not_declared(labels: list[Any]) -> None:
+    assert ImageTable({"file": ["1", "2"], "species": labels}, image="file", label="species").class_names is None

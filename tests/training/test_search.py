@@ -10,7 +10,7 @@ import pytest
 import flowercnn as fc
 from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import Augmentation
-from flowercnn.training.search import search, usual_space
+from flowercnn.training.search import SearchResult, search, usual_space
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed")
 
@@ -124,3 +124,69 @@ def test_without_optuna_the_way_to_it_is_said(coloured: fc.Dataset, monkeypatch:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(fc.MissingDependencyError, match=r"flowercnn\[search\]"):
         search(coloured, trials=1)
+
+
+def searched(dataset: fc.Dataset, study: Path, trials: int = 1) -> SearchResult:
+    return search(dataset, trials=trials, folds=2, trainer=TRAINER, study=study, progress=False)
+
+
+@pytest.mark.parametrize("rest", [b'{"op_code":4,"wor', b'{"op_code":4,"wor\n', b'{"op_code":4{"op_code":4}\n{"op_'])
+def test_a_torn_line_at_the_end_of_a_study_is_cut_off(coloured: fc.Dataset, tmp_path: Path, rest: bytes) -> None:
+    study = tmp_path / "new" / "s.log"
+    first = searched(coloured, study)
+    whole = study.read_bytes()
+    study.write_bytes(whole + rest)
+    assert searched(coloured, study) == first
+    assert study.read_bytes().startswith(whole)
+    assert not study.read_bytes().startswith(whole + rest)
+    assert len(searched(coloured, study, trials=2).trials) == 2
+    assert [path.name for path in study.parent.iterdir()] == ["s.log"]
+
+
+def test_a_study_whose_first_line_is_torn_begins_anew(coloured: fc.Dataset, tmp_path: Path) -> None:
+    (tmp_path / "s.log").write_bytes(b'{"op_co')
+    assert len(searched(coloured, tmp_path / "s.log").trials) == 1
+
+
+def test_a_file_no_search_has_written_is_refused_and_stays(coloured: fc.Dataset, tmp_path: Path) -> None:
+    (tmp_path / "s.log").write_bytes(b'{"mine": 1}')
+    with pytest.raises(fc.ConfigurationError, match="not a file a search has written"):
+        searched(coloured, tmp_path / "s.log")
+    assert (tmp_path / "s.log").read_bytes() == b'{"mine": 1}'
+    with pytest.raises(fc.ConfigurationError, match="study must be a file. Received a folder"):
+        searched(coloured, tmp_path)
+
+
+@pytest.mark.parametrize("line", [b"half\n", b'{"op_code":99,"worker_id":"x"}\n'])
+def test_a_study_that_is_damaged_within_is_named(coloured: fc.Dataset, tmp_path: Path, line: bytes) -> None:
+    searched(coloured, tmp_path / "s.log")
+    first, rest = (tmp_path / "s.log").read_bytes().split(b"\n", 1)
+    (tmp_path / "s.log").write_bytes(first + b"\n" + line + rest)
+    with pytest.raises(fc.TrainingError, match=r"s\.log.*cannot be read or written"):
+        searched(coloured, tmp_path / "s.log")
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_line(
+    coloured: fc.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tmp_path / "s.log"
+    searched(coloured, study)
+    whole = study.read_bytes()
+
+    def full(_: Any, __: Any) -> None:
+        with study.open("ab") as file:
+            file.write(b'{"op_code":4')
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(optuna.storages.journal.JournalFileBackend, "append_logs", full)
+    with pytest.raises(fc.TrainingError, match=r"s\.log.*No space left"):
+        searched(coloured, study, trials=2)
+    assert study.read_bytes() == whole
+
+
+def test_a_lock_an_older_version_has_left_is_not_waited_for(
+    coloured: fc.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s.log.lock").symlink_to("folder/s.log")
+    monkeypatch.chdir(tmp_path)
+    assert len(searched(coloured, Path("s.log")).trials) == 1
