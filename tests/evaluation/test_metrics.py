@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,25 @@ def test_mcnemar_is_the_exact_binomial_test(only_a: int, only_b: int) -> None:
     assert found.p_value == pytest.approx(expected, rel=1e-9)
     assert found.interval[0] <= found.difference <= found.interval[1]
     assert f"only the second on {only_b}" in found.summary()
+
+
+def test_classifiers_that_differ_on_many_pictures_are_compared_at_once() -> None:
+    count = 40_000
+    truth, keys = np.zeros(count, dtype=np.int64), tuple(map(str, range(count)))
+    a, b = (np.zeros((count, 2), np.float32) for _ in range(2))
+    a[:, 0] = b[:, 0] = 1
+    a[: count // 2] = b[count // 2 :] = [0, 1]
+    started = time.perf_counter()
+    found = compare(fc.Evaluation(("x", "y"), keys, truth, a), fc.Evaluation(("x", "y"), keys, truth, b))
+    assert (found.p_value, found.difference) == (1.0, 0.0)
+    assert time.perf_counter() - started < 10
+
+
+def test_only_evaluations_are_compared() -> None:
+    evaluation = random_evaluation(0)
+    for pair in ((evaluation, "model.keras"), (evaluation.y_prob, evaluation)):
+        with pytest.raises(fc.ConfigurationError, match=r"must be an Evaluation; make one with .*evaluate"):
+            compare(*pair)
 
 
 def test_evaluations_of_other_pictures_cannot_be_compared() -> None:
