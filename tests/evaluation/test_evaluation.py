@@ -179,6 +179,15 @@ def test_a_confusion_matrix_is_saved(tmp_path: Path) -> None:
     assert evaluation_of([0, 1, 2], [0, 1, 1]).plot_confusion_matrix(tmp_path / "c.png").stat().st_size > 3000
 
 
+@pytest.mark.parametrize("name", ["c.xyz", "c", "c.jpg", ".png"])
+def test_a_plot_is_saved_as_what_is_documented_only(name: str, tmp_path: Path) -> None:
+    evaluation = evaluation_of([0, 1, 2], [0, 1, 1])
+    with pytest.raises(fc.ConfigurationError, match=r"must end in \.png, \.svg or \.pdf"):
+        evaluation.plot_confusion_matrix(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    assert evaluation.plot_per_class(tmp_path / "c.PNG").is_file()
+
+
 def test_a_grid_shows_truth_where_it_differs(tmp_path: Path) -> None:
     figure = prediction_grid([np.zeros((8, 8, 3), np.uint8)] * 2, ["a", "b"], ["a", "a"], [0.9, 0.6])
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
