@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import groupby
 from typing import Final
 
 from flowercnn.evaluation.metrics import ReliabilityBin
@@ -29,30 +31,36 @@ def interval_chart(value: float, low: float, high: float, *, chance: float) -> s
 
 
 def line_chart(title: str, curves: Mapping[str, Sequence[float]], *, top: float | None = None) -> str:
-    """Return curves over epochs, 0 at the bottom.
+    """Return curves over epochs, 0 at the bottom; nothing if they have no finite value.
 
     Args:
         title: What is drawn.
-        curves: At most two, by name.
+        curves: At most two, by name. Where a value is not finite, the curve has a gap.
         top: Of the scale; by default the largest value.
     """
-    highest = top or max(max(values) for values in curves.values()) or 1.0
+    finite = {name: [value for value in values if math.isfinite(value)] for name, values in curves.items()}
+    last = {name: values[-1] for name, values in finite.items() if values}
+    if not last:
+        return ""
+    highest = top or max(max(finite[name]) for name in last) or 1.0
     epochs = max(len(values) for values in curves.values())
 
     def place(epoch: int, value: float) -> str:
         across = _LEFT + (_WIDTH - _LEFT - _RIGHT) * (epoch / max(epochs - 1, 1))
         return f"{across:.1f},{_down(value / highest):.1f}"
 
+    styles = dict(zip(curves, _STYLES, strict=False))
     lines = "".join(
-        f'<polyline class="{style}" points="{" ".join(place(epoch, value) for epoch, value in enumerate(values))}"/>'
-        for style, values in zip(_STYLES, curves.values(), strict=False)
+        f'<polyline class="{styles[name]}" points="{" ".join(place(*point) for point in stretch)}"/>'
+        for name in last
+        for stretch in _finite_stretches(curves[name])
     )
     keys = "".join(
-        f'<span class="key"><svg width="26" height="8" aria-hidden="true"><line class="{style}" x1="0" x2="26" '
-        f'y1="4" y2="4"/></svg>{escape(name)} {values[-1]:.3g}</span>'
-        for style, (name, values) in zip(_STYLES, curves.items(), strict=False)
+        f'<span class="key"><svg width="26" height="8" aria-hidden="true"><line class="{styles[name]}" x1="0" '
+        f'x2="26" y1="4" y2="4"/></svg>{escape(name)} {value:.3g}</span>'
+        for name, value in last.items()
     )
-    told = "; ".join(f"{name} ends at {values[-1]:.3g}" for name, values in curves.items())
+    told = "; ".join(f"{name} ends at {value:.3g}" for name, value in last.items())
     ticks = _scale(highest) + _label(_LEFT, "1") + _label(_WIDTH - _RIGHT, str(epochs))
     return _figure(f"{title} over {epochs} epochs: {told}", ticks + lines, f"<strong>{escape(title)}</strong> {keys}")
 
@@ -76,6 +84,13 @@ def reliability_chart(bins: Sequence[ReliabilityBin]) -> str:
     told = "; ".join(f"confidence {b.confidence:.0%}, accuracy {b.accuracy:.0%}" for b in bins)
     body = ticks + diagonal + gaps + f'<polyline class="a" points="{points}"/>' + dots
     return _figure(f"Accuracy over confidence: {told}", body, "Accuracy over confidence. The dashed line is perfect.")
+
+
+def _finite_stretches(values: Sequence[float]) -> Iterator[list[tuple[int, float]]]:
+    """Yield the places and values of each run of finite values."""
+    for finite, run in groupby(enumerate(values), key=lambda point: math.isfinite(point[1])):
+        if finite:
+            yield list(run)
 
 
 def _down(share: float) -> float:

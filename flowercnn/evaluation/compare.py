@@ -51,7 +51,7 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
     a coin. Pictures are matched by key and classes by name.
 
     Raises:
-        ConfigurationError: If the pictures or their true classes are not the same.
+        ConfigurationError: If one is no evaluation, or the pictures or their true classes are not the same.
 
     Example:
         >>> import numpy as np
@@ -61,6 +61,12 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
         >>> compare(a, b).only_a, compare(a, b).p_value
         (4, 0.125)
     """
+    for name, value in (("a", a), ("b", b)):
+        if not isinstance(value, Evaluation):
+            raise ConfigurationError(
+                f"{name} must be an Evaluation; make one with flowercnn.evaluate(predictor, dataset). "
+                f"Received: {type(value).__name__}"
+            )
     of_a = {key: (a.class_names[label], right) for key, label, right in zip(a.keys, a.y_true, a.right, strict=True)}
     of_b = {key: (b.class_names[label], right) for key, label, right in zip(b.keys, b.y_true, b.right, strict=True)}
     differing = [key for key in {**of_a, **of_b} if of_a.get(key, "-")[0] != of_b.get(key, "-")[0]]
@@ -85,9 +91,11 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
 
 def _mcnemar(only_a: int, only_b: int) -> float:
     """Twice the chance that a fair coin falls so unevenly, at most 1."""
-    total = only_a + only_b
-    tail = sum(math.comb(total, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, float(2 * tail / 2**total))
+    if only_a == only_b == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(min(only_a, only_b), only_a + only_b, 0.5).pvalue)
 
 
 def _interval(only_a: int, only_b: int, count: int) -> tuple[float, float]:

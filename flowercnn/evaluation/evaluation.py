@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +68,7 @@ class Evaluation:
 
     Raises:
         ConfigurationError: If the shapes do not fit together.
+        DataError: If there is no picture.
 
     Example:
         >>> import numpy as np
@@ -99,6 +100,8 @@ class Evaluation:
             raise ConfigurationError(
                 f"samples must be empty or one per key. Received: {len(self.samples)} for {len(self.keys)} keys"
             )
+        if not self.keys:
+            raise DataError("There is nothing to evaluate: an evaluation needs at least one picture.")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -229,6 +232,7 @@ class Evaluation:
 
     def most_confused(self, limit: int = 10) -> list[Confusion]:
         """Return the pairs of classes taken for one another most often, at most ``limit``."""
+        _check_limit(limit)
         wrong = self.confusion_matrix - np.diag(np.diag(self.confusion_matrix))
         order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
         places = zip(*np.unravel_index(order, wrong.shape), strict=True)
@@ -246,6 +250,7 @@ class Evaluation:
 
     def worst_mistakes(self, limit: int = 10) -> list[Mistake]:
         """Return the pictures classified wrongly, those first that got least for their truth, at most ``limit``."""
+        _check_limit(limit)
         of_truth = self.y_prob[np.arange(len(self)), self.y_true]
         wrong = np.flatnonzero(~self.right)
         order = wrong[np.lexsort((-self.confidence[wrong], of_truth[wrong]))][:limit]
@@ -334,15 +339,24 @@ class Evaluation:
         return rank_classes(self.y_true, self.y_prob)
 
 
+def _check_limit(limit: int) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+        raise ConfigurationError(f"limit must be an int of at least 0. Received: limit={limit!r}")
+
+
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold: tuples as lists, NaN as ``None``."""
+    """Return what JSON can hold: tuples and arrays as lists, paths as text, NaN as ``None``."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
-    return value
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def evaluate(
@@ -359,17 +373,12 @@ def evaluate(
         progress: Whether to show a progress bar.
 
     Raises:
+        ConfigurationError: If an argument is not what it must be.
         DataError: If the data set is empty.
         UnknownNameError: If it has pictures of a class the classifier does not know.
         ImageError: If pictures cannot be decoded (all are named), or all were to be skipped.
     """
-    if not isinstance(dataset, Dataset):
-        raise ConfigurationError(
-            "dataset must be a flowercnn.Dataset; make one with Dataset.from_source(source). "
-            f"Received: {type(dataset).__name__}"
-        )
-    if not len(dataset):
-        raise DataError("There is nothing to evaluate on: the data set is empty.")
+    _check_arguments(predictor, dataset, bad_images)
     encoder = LabelEncoder(predictor.class_names)
     truth = encoder.encode([sample.label or "" for sample in dataset.samples])
     stream = predictor.predict_iter(dataset)
@@ -398,6 +407,23 @@ def evaluate(
     )
 
 
+def _check_arguments(predictor: object, dataset: object, bad_images: object) -> None:
+    if bad_images not in get_args(BadImages):
+        raise ConfigurationError(f"bad_images must be 'error' or 'skip'. Received: bad_images={bad_images!r}")
+    if not hasattr(predictor, "predict_iter"):  # its class is in a module that imports this one
+        raise ConfigurationError(
+            "predictor must be a flowercnn.Predictor; load one with Predictor.load(path), or make one of a Keras "
+            f"model with Predictor(model, class_names, preprocessing). Received: {type(predictor).__name__}"
+        )
+    if not isinstance(dataset, Dataset):
+        raise ConfigurationError(
+            "dataset must be a flowercnn.Dataset; make one with Dataset.from_source(source). "
+            f"Received: {type(dataset).__name__}"
+        )
+    if not len(dataset):
+        raise DataError("There is nothing to evaluate on: the data set is empty.")
+
+
 def pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
     """Return the evaluations of different pictures of the same classes as one."""
     first = evaluations[0]
@@ -407,6 +433,7 @@ def pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
         y_true=np.concatenate([each.y_true for each in evaluations]),
         y_prob=np.concatenate([each.y_prob for each in evaluations]),
         skipped=tuple(key for each in evaluations for key in each.skipped),
+        refused=tuple(key for each in evaluations for key in each.refused),
         samples=tuple(sample for each in evaluations for sample in each.samples),
         info=first.info,
     )

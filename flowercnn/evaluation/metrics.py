@@ -107,7 +107,7 @@ def precision_recall_f1(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.floa
 
 
 def top_k_accuracy(y_true: Labels, y_prob: Probabilities, k: int) -> float:
-    """Return the share of pictures whose true class is among the ``k`` most probable; of equal ones the later counts.
+    """Return the share of pictures whose true class is among the ``k`` most probable; of equal ones the first counts.
 
     Args:
         y_true: Shape (n,), labels from 0 to ``num_classes - 1``.
@@ -119,7 +119,7 @@ def top_k_accuracy(y_true: Labels, y_prob: Probabilities, k: int) -> float:
 
 def in_top_k(y_true: Labels, y_prob: Probabilities, k: int) -> npt.NDArray[np.bool_]:
     """Return whether each true class is among the ``k`` most probable, shape (n,)."""
-    best = np.argsort(y_prob, axis=1, kind="stable")[:, ::-1][:, :k]
+    best = np.argsort(-np.asarray(y_prob), axis=1, kind="stable")[:, :k]  # of equal ones the first, as argmax has it
     return np.asarray((best == np.asarray(y_true)[:, None]).any(axis=1))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowercnn.atomic import replace_file
+from flowercnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flowercnn.evaluation.figures import ClassMetrics
@@ -34,6 +35,7 @@ __all__ = [
     "save_figure",
 ]
 
+_SUFFIXES: Final = (".png", ".svg", ".pdf")
 _MOST_LARGE_NAMES: Final = 30
 _DARKER_HALF: Final = 0.5
 _FAINTEST: Final = 0.2  # share of a colour: one mistake of a hundred pictures must be seen
@@ -53,7 +55,13 @@ _DARK: Final = _Colours(ground="#1d2025", ink="#e8e6e1", right="#7cc0f2", wrong=
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str]) -> Path:
-    """Save a figure to a file (``.png``, ``.svg`` or ``.pdf``), whole or not at all, and return its path."""
+    """Save a figure to a file (``.png``, ``.svg`` or ``.pdf``), whole or not at all, and return its path.
+
+    Raises:
+        ConfigurationError: If the suffix is another.
+    """
+    if Path(path).suffix.lower() not in _SUFFIXES:
+        raise ConfigurationError(f"A figure's name must end in .png, .svg or .pdf. Received: path={str(path)!r}")
     return replace_file(path, lambda temporary: figure.savefig(temporary, dpi=120))
 
 

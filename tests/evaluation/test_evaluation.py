@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 import flowercnn as fc
+from flowercnn.evaluation.evaluation import pooled
 from flowercnn.evaluation.metrics import confusion_matrix, precision_recall_f1, wilson_interval
 from flowercnn.evaluation.plots import confusion_figure, prediction_grid
 
@@ -115,6 +116,50 @@ def test_nothing_to_evaluate_on_is_an_error(run: fc.TrainingRun, coloured: fc.Da
         fc.evaluate(run.predictor, "photos")  # type: ignore[arg-type]  # that is the point
 
 
+def test_wrong_arguments_are_told_before_anything_is_predicted(run: fc.TrainingRun, coloured: fc.Dataset) -> None:
+    with pytest.raises(fc.ConfigurationError, match="bad_images must be 'error' or 'skip'. Received: .*'ignore'"):
+        fc.evaluate("model.keras", coloured, bad_images="ignore")  # type: ignore[arg-type]  # that is the point
+    for predictor in (run.predictor.model, "model.keras", run):
+        with pytest.raises(
+            fc.ConfigurationError, match=r"predictor must be a .*load one with Predictor.load\(path\)"
+        ):
+            fc.evaluate(predictor, coloured)  # type: ignore[arg-type]  # that is the point
+
+
+def test_an_evaluation_of_no_pictures_is_refused() -> None:
+    with pytest.raises(fc.DataError, match="at least one picture"):
+        fc.Evaluation(("a", "b"), (), np.empty(0, np.int64), np.empty((0, 2), np.float32))
+
+
+def test_evaluations_are_pooled_with_all_that_is_known_of_their_pictures() -> None:
+    a = dataclasses.replace(evaluation_of([0, 1], [0, 1]), skipped=("x",), refused=("1",))
+    b = dataclasses.replace(evaluation_of([2], [0]), keys=("2",), skipped=("y",), refused=("2",))
+    found = pooled([a, b])
+    assert (found.keys, found.hits) == (("0", "1", "2"), 2)
+    assert (found.skipped, found.refused) == (("x", "y"), ("1", "2"))
+
+
+@pytest.mark.parametrize("limit", [-1, True, 2.5])
+def test_a_number_to_list_at_most_is_not_negative(limit: Any) -> None:
+    evaluation = evaluation_of([0, 1, 2], [1, 2, 0])
+    for listed in (evaluation.worst_mistakes, evaluation.most_confused):
+        assert len(listed(2)) == 2
+        assert listed(0) == []
+        with pytest.raises(fc.ConfigurationError, match="limit must be an int of at least 0"):
+            listed(limit)
+
+
+def test_a_report_holds_numbers_of_numpy_and_paths(tmp_path: Path) -> None:
+    info: dict[str, Any] = {"count": np.int64(3), "fine": np.bool_(True), "model": tmp_path / "model.keras"}
+    info |= {"shares": np.array([[0.5, np.nan]], np.float32), "name": np.str_("x")}
+    history: Any = {"loss": np.array([2.0, 1.0], np.float32)}
+    evaluation = dataclasses.replace(evaluation_of([0, 1], [0, 1]), info=info, history=history)
+    figures = json.loads(evaluation.save_report(tmp_path / "r.html").with_suffix(".json").read_text(encoding="utf-8"))
+    plain = {"count": 3, "fine": True, "model": str(tmp_path / "model.keras"), "shares": [[0.5, None]], "name": "x"}
+    assert figures["info"] == plain
+    assert figures["history"] == {"loss": [2.0, 1.0]}
+
+
 def test_reports_have_the_figures_and_escape_names(tmp_path: Path) -> None:
     evil = "<img src=x onerror=alert(1)>"
     evaluation = evaluation_of([0, 1], [0, 1], (evil, "b"))
@@ -177,6 +222,15 @@ def test_confusion_matrices_are_drawn_with_every_name(classes: int, tmp_path: Pa
 
 def test_a_confusion_matrix_is_saved(tmp_path: Path) -> None:
     assert evaluation_of([0, 1, 2], [0, 1, 1]).plot_confusion_matrix(tmp_path / "c.png").stat().st_size > 3000
+
+
+@pytest.mark.parametrize("name", ["c.xyz", "c", "c.jpg", ".png"])
+def test_a_plot_is_saved_as_what_is_documented_only(name: str, tmp_path: Path) -> None:
+    evaluation = evaluation_of([0, 1, 2], [0, 1, 1])
+    with pytest.raises(fc.ConfigurationError, match=r"must end in \.png, \.svg or \.pdf"):
+        evaluation.plot_confusion_matrix(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    assert evaluation.plot_per_class(tmp_path / "c.PNG").is_file()
 
 
 def test_a_grid_shows_truth_where_it_differs(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,10 @@ def test_figures_are_those_of_scikit_learn(case: tuple[Any, Any]) -> None:
     assert close(evaluation.roc_auc, theirs.roc_auc_score(y_true, y_prob, multi_class="ovr", labels=labels))
     precisions = [theirs.average_precision_score(y_true == label, y_prob[:, label]) for label in labels]
     assert close(evaluation.average_precision, float(np.mean(precisions)))
-    for k in labels[1:]:
-        assert close(evaluation.top_k(int(k)).value, theirs.top_k_accuracy_score(y_true, y_prob, k=k, labels=labels))
+    for k in labels[1:]:  # of equal probabilities scikit-learn takes the last, so the classes are turned round for it
+        expected = theirs.top_k_accuracy_score(labels[-1] - y_true, y_prob[:, ::-1], k=k, labels=labels)
+        assert close(evaluation.top_k(int(k)).value, expected)
+    assert close(evaluation.top_k(1).value, evaluation.accuracy)
     rows = theirs.precision_recall_fscore_support(y_true, y_pred, labels=labels, zero_division=0)
     for label, each in enumerate(evaluation.per_class):
         assert close(each.precision, rows[0][label])
@@ -133,6 +136,25 @@ def test_mcnemar_is_the_exact_binomial_test(only_a: int, only_b: int) -> None:
     assert found.p_value == pytest.approx(expected, rel=1e-9)
     assert found.interval[0] <= found.difference <= found.interval[1]
     assert f"only the second on {only_b}" in found.summary()
+
+
+def test_classifiers_that_differ_on_many_pictures_are_compared_at_once() -> None:
+    count = 40_000
+    truth, keys = np.zeros(count, dtype=np.int64), tuple(map(str, range(count)))
+    a, b = (np.zeros((count, 2), np.float32) for _ in range(2))
+    a[:, 0] = b[:, 0] = 1
+    a[: count // 2] = b[count // 2 :] = [0, 1]
+    started = time.perf_counter()
+    found = compare(fc.Evaluation(("x", "y"), keys, truth, a), fc.Evaluation(("x", "y"), keys, truth, b))
+    assert (found.p_value, found.difference) == (1.0, 0.0)
+    assert time.perf_counter() - started < 10
+
+
+def test_only_evaluations_are_compared() -> None:
+    evaluation = random_evaluation(0)
+    for pair in ((evaluation, "model.keras"), (evaluation.y_prob, evaluation)):
+        with pytest.raises(fc.ConfigurationError, match=r"must be an Evaluation; make one with .*evaluate"):
+            compare(*pair)
 
 
 def test_evaluations_of_other_pictures_cannot_be_compared() -> None:
