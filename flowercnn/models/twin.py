@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 
 from flowercnn.errors import ConfigurationError
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.keras3 import import_keras, set_weights
 
 __all__ = [
     "Precision",
@@ -129,7 +129,7 @@ def _clone(model: Any, copy_layer: Callable[[Any], Any], *, any_size: bool = Fal
     view = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     pixels = keras.Input((None, None, 3), name="pixels") if any_size else None
     copy = keras.models.clone_model(view, input_tensors=pixels, clone_function=copy_layer)
-    copy.set_weights(model.get_weights())
+    set_weights(copy, model.get_weights())
     return copy
 
 

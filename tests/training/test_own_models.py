@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 from fitting import SIZE, fit, own_model, same, weights
 
 import flowercnn as fc
+from flowercnn.models.fold import fold_normalization
 from flowercnn.models.keras3 import import_keras
 from flowercnn.models.recipe import Recipe
+from flowercnn.models.twin import copy_model, make_twin
 
 
 def test_settings_of_keras_for_all_layers_do_not_matter_or_are_refused(
@@ -93,3 +96,44 @@ def test_a_model_that_ends_in_something_else_than_probabilities_is_refused(colou
         own = import_keras().Sequential([import_keras().Input((24, 20, 3)), layers.Rescaling(1 / 255), *end])
         with pytest.raises(fc.ConfigurationError, match=r"must return probabilities.*Dense\(3, activation='softmax'"):
             fc.Trainer(own, epochs=1).fit(coloured, progress=False)
+
+
+def adapted(*, nested: bool) -> Any:
+    """A network with a normalisation that was adapted to pictures, in a model within the model or not."""
+    keras = import_keras()
+    layers = keras.layers
+    normalization = layers.Normalization()
+    normalization.adapt(np.random.default_rng(0).uniform(60, 180, (8, *SIZE, 3)))
+    if nested:
+        normalization = keras.Sequential([keras.Input((*SIZE, 3)), normalization, layers.Conv2D(4, 1)])
+    end = [
+        layers.Conv2D(4, 3),
+        layers.BatchNormalization(),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(3, "softmax"),
+    ]
+    return keras.Sequential([keras.Input((*SIZE, 3)), normalization, *end])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_normalization_that_was_adapted_is_copied_as_it_is(tmp_path: Path, *, nested: bool) -> None:
+    own = adapted(nested=nested)
+    pixels = np.random.default_rng(1).integers(0, 256, (4, *SIZE, 3), dtype=np.uint8)
+    expected = np.asarray(own(pixels.astype(np.float32)))
+    for copy in (copy_model(own), make_twin(own, precision="float32"), fold_normalization(own)):
+        assert np.allclose(copy(pixels.astype(np.float32)), expected, atol=1e-5)
+    predictor = fc.Predictor(own, ("a", "b", "c"), fc.Preprocessing(image_size=SIZE))
+    assert np.allclose(predictor.predict_proba(pixels), expected, atol=1e-5)
+    predictor.save(tmp_path / "own.keras")
+    predictor.export(tmp_path / "own.tflite")
+    stock = import_keras().saving.load_model(tmp_path / "own.keras")
+    assert np.allclose(stock(pixels.astype(np.float32)), expected, atol=1e-5)
+    for file in ("own.keras", "own.tflite"):
+        assert np.allclose(fc.Predictor.load(tmp_path / file).predict_proba(pixels), expected, atol=1e-4)
+
+
+def test_training_sees_what_a_normalization_was_adapted_to(coloured: fc.Dataset) -> None:
+    own = adapted(nested=False)
+    run = fc.Trainer(own, epochs=1, learning_rate=1e-12, precision="float32").fit(coloured, progress=False)
+    pixels = np.stack([run.predictor.preprocessing.decode(sample.image) for sample in coloured])
+    assert np.allclose(run.predictor.predict_proba(pixels), own(pixels.astype(np.float32), training=False), atol=0.02)
