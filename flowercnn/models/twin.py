@@ -114,8 +114,9 @@ def copy_model(model: Any) -> Any:
 def model_fingerprint(model: Any) -> str:
     """Return a name for the layers and weights of a model; names, which Keras numbers as they come, do not matter."""
     text = str(model.to_json())
+    precisions = re.findall(r'"DTypePolicy", "config": {"name": "([^"]*)"', text)
     names = dict.fromkeys(re.findall(r'"name": "([^"]*)"', text))
-    for number, name in enumerate(names):
+    for number, name in enumerate(name for name in names if name not in precisions):
         text = text.replace(f'"{name}"', f'"#{number}"')
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     for weights in model.get_weights():
