@@ -16,7 +16,7 @@ import numpy as np
 from flowercnn.errors import ConfigurationError
 from flowercnn.models.backbone_table import BACKBONES, BackboneSpec, Scaling
 from flowercnn.models.hub import HUB, load_hub_backbone, load_hub_scaling
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.keras3 import import_keras, renew_constants, set_weights
 from flowercnn.models.parts import check_side
 from flowercnn.models.weights import check_weights_option, fetch_weights, keras_cache, read_weights
 
@@ -182,6 +182,7 @@ def _network(
         return net, net.output
     path = fetch_weights(spec, mirror=mirror, progress=progress) if weights == "imagenet" else Path(weights)
     output = read_weights(net, path)
+    renew_constants(net)
     _mend_efficientnet(net)
     return net, output
 
@@ -196,8 +197,7 @@ def _mend_efficientnet(net: Any) -> None:
         if net.name.startswith("efficientnetb") and type(layer).__name__ == "Normalization":
             mean, variance, *count = layer.get_weights()
             if not np.allclose(variance, 1):
-                layer.set_weights([mean, variance * _DEVIATION.astype(np.float32), *count])
-                layer.finalize_state()
+                set_weights(layer, [mean, variance * _DEVIATION.astype(np.float32), *count])
 
 
 def _without_classifier(net: Any) -> Any:
@@ -259,7 +259,7 @@ def _copy_weights(view: Any, copies: dict[str, Any]) -> None:
     inner = [part for layer in view.layers for part in getattr(layer, "layers", [layer])]
     for layer in inner:
         if layer.weights and layer.name in copies:
-            copies[layer.name].set_weights(layer.get_weights())
+            set_weights(copies[layer.name], layer.get_weights())
     for layer in view.layers:
         if type(layer).__name__ == "LayerScale":
             before = copies[layer.input._keras_history.operation.name]  # noqa: SLF001 - no public way

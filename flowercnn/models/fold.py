@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.keras3 import import_keras, set_weights
 
 __all__ = ["fold_normalization"]
 
@@ -48,7 +48,7 @@ def fold_normalization(model: Any) -> Any:
     merged = {conv.name: _merge(conv, norm) for conv, norm in pairs}
     for layer in view.layers:
         if id(layer) not in norms and layer.weights:
-            copy.get_layer(layer.name).set_weights(merged.get(layer.name) or layer.get_weights())
+            set_weights(copy.get_layer(layer.name), merged.get(layer.name) or layer.get_weights())
     return copy
 
 

@@ -16,6 +16,7 @@ from flowercnn.errors import ConfigurationError
 from flowercnn.preprocessing.augment import Augmentation
 from flowercnn.preprocessing.geometry import ResizeMode
 from flowercnn.preprocessing.mixing import Mixing
+from flowercnn.preprocessing.preprocessing import Preprocessing
 
 __all__ = ["Recipe"]
 
@@ -88,6 +89,8 @@ class Recipe:
     adapt: bool = False
 
     def __post_init__(self) -> None:
+        sizes = Preprocessing(image_size=self.image_size, resize=self.resize)
+        object.__setattr__(self, "image_size", sizes.image_size)
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
             if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < 1:
@@ -103,6 +106,11 @@ class Recipe:
                 raise ConfigurationError(
                     f"{name} must be one of {', '.join(options)}. Received: {name}={getattr(self, name)!r}"
                 )
+        for name, kind in (("augmentation", Augmentation), ("mixing", Mixing)):
+            if not isinstance(getattr(self, name), (kind, type(None))):
+                raise ConfigurationError(
+                    f"{name} must be flowercnn.{kind.__name__}(...) or None. Received: {name}={getattr(self, name)!r}"
+                )
         for name, low, high in (
             ("learning_rate", 0, math.inf),
             ("warmup", 0, 1),
@@ -110,23 +118,10 @@ class Recipe:
             ("label_smoothing", 0, 1),
             ("average", 0, 1),
         ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < high:
-                raise ConfigurationError(
-                    f"{name} must be a number from {low} to below {high}. Received: {name}={value!r}"
-                )
+            object.__setattr__(self, name, _number(name, getattr(self, name), low, high))
         if not self.learning_rate:
             raise ConfigurationError("learning_rate must be over 0. Received: learning_rate=0")
-        since = [pair[0] for pair in self.progressive]
-        if (
-            since != sorted(set(since))
-            or since[:1] not in ([], [0])
-            or not all(0 <= start < 1 and 0 < scale <= 1 for start, scale in self.progressive)
-        ):
-            raise ConfigurationError(
-                "progressive must be pairs (since, scale), since rising from 0 to below 1, scale over 0 to 1. "
-                f"Received: progressive={self.progressive!r}"
-            )
+        object.__setattr__(self, "progressive", _pairs(self.progressive))
 
     def replace(self, **changes: Any) -> Recipe:
         """Return a copy with those settings changed that are not ``None``."""
@@ -174,3 +169,31 @@ class Recipe:
         if step < rising:
             return self.learning_rate * (step + 1) / (rising + 1)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    """Return a setting as a float of Python: whatever its type was, it means and is written the same."""
+    kinds = (int, float, np.integer, np.floating)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < high:
+        raise ConfigurationError(f"{name} must be a number from {low} to below {high}. Received: {name}={value!r}")
+    return float(value)
+
+
+def _pairs(progressive: Any) -> tuple[tuple[float, float], ...]:
+    """Return the pairs of ``progressive`` as floats, or refuse them."""
+    try:
+        pairs = tuple((0.0 + since, 0.0 + scale) for since, scale in progressive)
+    except (TypeError, ValueError):
+        pairs = None
+    since = [pair[0] for pair in pairs or ()]
+    if (
+        pairs is None
+        or since != sorted(set(since))
+        or since[:1] not in ([], [0])
+        or not all(0 <= start < 1 and 0 < scale <= 1 for start, scale in pairs)
+    ):
+        raise ConfigurationError(
+            "progressive must be pairs (since, scale), since rising from 0 to below 1, scale over 0 to 1, such as "
+            f"((0, 0.5), (0.5, 1)). Received: progressive={progressive!r}"
+        )
+    return tuple((float(start), float(scale)) for start, scale in pairs)

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 
 from flowercnn.errors import ConfigurationError
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.keras3 import import_keras, set_weights
 
 __all__ = [
     "Precision",
@@ -114,8 +114,9 @@ def copy_model(model: Any) -> Any:
 def model_fingerprint(model: Any) -> str:
     """Return a name for the layers and weights of a model; names, which Keras numbers as they come, do not matter."""
     text = str(model.to_json())
+    precisions = re.findall(r'"DTypePolicy", "config": {"name": "([^"]*)"', text)
     names = dict.fromkeys(re.findall(r'"name": "([^"]*)"', text))
-    for number, name in enumerate(names):
+    for number, name in enumerate(name for name in names if name not in precisions):
         text = text.replace(f'"{name}"', f'"#{number}"')
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     for weights in model.get_weights():
@@ -129,7 +130,7 @@ def _clone(model: Any, copy_layer: Callable[[Any], Any], *, any_size: bool = Fal
     view = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     pixels = keras.Input((None, None, 3), name="pixels") if any_size else None
     copy = keras.models.clone_model(view, input_tensors=pixels, clone_function=copy_layer)
-    copy.set_weights(model.get_weights())
+    set_weights(copy, model.get_weights())
     return copy
 
 

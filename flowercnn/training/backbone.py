@@ -210,7 +210,7 @@ def _fine_tune(
         precision=choose_precision(trainer.precision),
         optimizer=make_optimizer_by_depth(recipe, model),
     )
-    fingerprint = "" if checkpoint_dir is None else trainer.fingerprint(preprocessing, train)
+    fingerprint = "" if checkpoint_dir is None else trainer.fingerprint(preprocessing, train, val)
     return loop.run(
         callbacks=list(callbacks),
         progress=progress,

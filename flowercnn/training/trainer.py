@@ -40,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 _FEWEST_RATES: Final = 20
 _MUCH_WORSE: Final = 4.0
+_NO_MATTER: Final = ("mirror", "progress")  # options that do not change a backbone
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ class Trainer:
             if self.epochs is not None:
                 raise ConfigurationError("epochs and time_budget exclude each other. Give one of them.")
         patience = self.early_stopping
-        if patience is not None and (isinstance(patience, bool) or not isinstance(patience, int) or patience < 1):
+        if isinstance(patience, np.integer) and patience > 0:
+            object.__setattr__(self, "early_stopping", int(patience))
+        elif patience is not None and (isinstance(patience, bool) or not isinstance(patience, int) or patience < 1):
             raise ConfigurationError(
                 f"early_stopping must be a number of epochs of at least 1. Received: early_stopping={patience!r}"
             )
@@ -124,7 +127,7 @@ class Trainer:
                     "model must be a registered name or a Keras model with one picture input. "
                     f"Received: model={self.model!r}"
                 )
-            base = self.recipe or Recipe(image_size=shape[1:3])
+            base = self.recipe or (Recipe() if None in shape[1:3] else Recipe(image_size=shape[1:3]))
         image_size = self.image_size
         if self.preprocessing is not None:
             if image_size is not None and tuple(image_size) != self.preprocessing.image_size:
@@ -200,7 +203,8 @@ class Trainer:
             )
         decoded = time.perf_counter()
         folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-        fingerprint = "" if folder is None else self.fingerprint(preprocessing, train)
+        watched = None if self.early_stopping is None else val  # it decides which epoch's weights are kept
+        fingerprint = "" if folder is None else self.fingerprint(preprocessing, train, watched)
         checkpoint = None if folder is None else read_checkpoint(folder, fingerprint)
         # What this trainer was told about epochs and batches stays as it was told.
         recipe = (
@@ -325,21 +329,44 @@ class Trainer:
     def _model_name(self) -> str:
         return self.model if isinstance(self.model, str) else str(self.model.name)
 
-    def fingerprint(self, preprocessing: Preprocessing, train: Dataset) -> str:
-        """Return a name for everything that decides about the weights."""
+    def fingerprint(self, preprocessing: Preprocessing, train: Dataset, val: Dataset | None = None) -> str:
+        """Return a name for everything that decides about the weights.
+
+        Args:
+            preprocessing: What `resolved_preprocessing` returns.
+            train: The data learned from.
+            val: What decides which epoch's weights are kept, or ``None``.
+        """
         parts: Sequence[object] = (
-            self.model if isinstance(self.model, str) else model_fingerprint(self.model),
-            dict(self.model_options),
+            self._network(train.num_classes),
             self.resolved_recipe(),
-            self.time_budget,
+            None if self.time_budget is None else parse_time(self.time_budget),
             self.early_stopping,
             preprocessing.to_dict(),
             choose_precision(self.precision),
             self.seed,
             train.content_fingerprint(),
             train.keys,
+            None if not val else (val.content_fingerprint(), val.keys),
         )
         return hashlib.blake2b(repr(parts).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+
+    def _network(self, num_classes: int) -> object:
+        """Return what tells the untrained network apart from others: a name may be given to another builder."""
+        if not is_backbone(self.model):
+            return model_fingerprint(self.untrained(num_classes))
+        options = {name: _content(value) for name, value in self.model_options.items() if name not in _NO_MATTER}
+        return str(self.model).lower(), sorted(options.items())
+
+
+def _content(option: Any) -> object:
+    """Return what an option of a backbone stands for: the weights of a network, the content of a file, a number."""
+    if hasattr(option, "get_weights"):
+        return model_fingerprint(option)
+    if isinstance(option, (str, os.PathLike)) and Path(option).is_file():
+        with Path(option).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return option.item() if isinstance(option, np.generic) else option
 
 
 def _check_data(train: Dataset, val: Dataset | None) -> None:

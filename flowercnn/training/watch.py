@@ -50,8 +50,11 @@ class BestEpoch:
         return self._waited >= self._patience
 
     def _count(self, epoch: Mapping[str, float]) -> bool:
-        better = epoch["val_loss"] < self._best
-        self._best = min(self._best, epoch["val_loss"])
+        if "val_loss" not in epoch:  # a training may go on with val that began without
+            return False
+        loss = epoch["val_loss"]
+        better = loss < self._best
+        self._best = min(self._best, loss)
         self._waited = 0 if better else self._waited + 1
         return better
 

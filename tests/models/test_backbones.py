@@ -186,6 +186,18 @@ def test_the_first_efficientnets_normalise_as_keras_does_with_the_official_file(
     assert close(features(ours, pixels), pooled(reference, pixels))
 
 
+def test_the_statistics_in_a_file_of_weights_are_those_pixels_are_normalised_by(tmp_path: Path) -> None:
+    net = original("efficientnetb0")
+    layer = next(layer for layer in net.layers if layer.name.startswith("normalization"))
+    for variance in (0.2, 1.0):
+        layer.set_weights([np.full(3, 0.4), np.full(3, variance), np.array(0)])
+        net.save_weights(tmp_path / "net.weights.h5")
+        ours = build_backbone("efficientnetb0", (32, 32), 2, weights=tmp_path / "net.weights.h5")
+        used = next(layer for layer in ours.layers if type(layer).__name__ == "Normalization")
+        assert np.allclose(used.mean, 0.4)
+        assert np.allclose(np.ravel(used.variance), used.get_weights()[1])
+
+
 def test_the_older_format_is_read_too(tmp_path: Path) -> None:
     net = shaken(original("mobilenet"))
     as_older_format(net, tmp_path / "net.h5")

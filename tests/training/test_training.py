@@ -14,7 +14,7 @@ from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import Augmentation
 from flowercnn.training import loop
 from flowercnn.training.history import History
-from flowercnn.training.watch import advice
+from flowercnn.training.watch import BestEpoch, advice
 
 
 def test_training_learns_colours(run: fc.TrainingRun) -> None:
@@ -220,6 +220,14 @@ def test_early_stopping_keeps_the_best_epoch(coloured: fc.Dataset) -> None:
     assert len(losses) == 40 or len(losses) == best + 3
     one = fit(coloured, epochs=best + 1, model="article", settings={"recipe": recipe})
     assert same(stopped, one)
+
+
+def test_an_epoch_without_val_is_no_better_than_another() -> None:
+    best = BestEpoch(2)
+    best.resume(History(({"loss": 1.0}, {"loss": 0.9})), ())
+    assert not best.has_waited
+    assert not best.see({"loss": 0.8, "val_loss": 1.0}, ["weights"])
+    assert best.weights == ["weights"]
 
 
 def test_early_stopping_needs_val(coloured: fc.Dataset) -> None:
