@@ -12,15 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["can_be_written", "replace_file", "replace_folder"]
+__all__ = ["as_path", "can_be_written", "replace_file", "replace_folder"]
 
 _LONG_NAME: Final = 200  # bytes; file systems take 255
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path as the user means it: ``~`` at its beginning is the home folder, if there is one."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - that of a Path is an error where there is no home folder
 
 
 def can_be_written(path: str | os.PathLike[str]) -> bool:
     """Return whether a file could be written there, as far as can be told without writing; folders would be made."""
     try:
-        target = Path(path).absolute()
+        target = as_path(path).absolute()
     except FileNotFoundError:  # the current folder was removed
         return False
     above = next((folder for folder in target.parents if folder.exists()), None)  # none: a drive that is not there
@@ -37,7 +42,7 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) 
     Raises:
         OSError: If the folder cannot be written.
     """
-    target = Path(path)
+    target = as_path(path)
     place = Path(os.path.realpath(target)) if target.is_symlink() else target
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(place)
@@ -61,7 +66,7 @@ def replace_folder(path: str | os.PathLike[str], write: Callable[[Path], object]
     Raises:
         OSError: If the folder cannot be written, or there is something else in its place.
     """
-    target = Path(path)
+    target = as_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = _beside(target), _beside(target)
     try:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from flowercnn.errors import ConfigurationError, DataError, SplitError, few
 from flowercnn.labels import LabelEncoder
 from flowercnn.seeding import check_seed
-from flowercnn.sources.base import DataSource, Sample, declared_class_names
+from flowercnn.sources.base import DataSource, Sample, checked_class_names, declared_class_names
 from flowercnn.splits import Fold, Splits, Units, check_fractions, draw_folds, draw_split, draw_units
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Dataset:
         if not labelled:
             raise DataError(f"The source has no {'labelled ' if samples else ''}samples. Received: {source!r}")
         _refuse_repeated_keys(labelled)
-        declared = tuple(class_names) if class_names is not None else declared_class_names(source)
+        declared = declared_class_names(source) if class_names is None else checked_class_names(class_names)
         names = [sample.label for sample in labelled if sample.label is not None]
         dataset = cls(labelled, LabelEncoder.fit(names) if declared is None else LabelEncoder(declared))
         dataset.labels  # noqa: B018 - a label that is no class is found now, not in the middle of training

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.atomic import replace_file
+from flowercnn.atomic import as_path, replace_file
 from flowercnn.errors import ConfigurationError, SplitError, few
 from flowercnn.seeding import check_seed, stable_hash
 
@@ -92,7 +92,7 @@ class Splits(NamedTuple):
                 or was made for other classes, or if a picture is in two parts. Samples that are new since then are an
                 error too: split again.
         """
-        content = _read_split_file(Path(path))
+        content = _read_split_file(as_path(path))
         if tuple(content["class_names"]) != dataset.class_names:
             raise SplitError(
                 f"{path}: the split was made for other classes. Received: {few(dataset.class_names)}; "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import flowercnn as fc
 from flowercnn.atomic import can_be_written, replace_file, replace_folder
 from flowercnn.interrupts import interrupts_deferred
 
@@ -110,3 +111,15 @@ def test_a_handler_that_is_not_pythons_is_not_touched(monkeypatch: pytest.Monkey
             patched.undo()
             assert signal.getsignal(signal.SIGINT) is before
     assert came == []
+
+
+def test_a_tilde_is_the_home_folder_for_all_that_is_written_and_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, predictor: fc.Predictor, photo_folder: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    predictor.save("~/models/m.keras")
+    assert (tmp_path / "models" / "m.keras").is_file()
+    first = f"~/{photo_folder.relative_to(tmp_path)}/red/0.png"
+    assert fc.Predictor.load("~/models/m.keras").predict_one(first).label is not None
+    assert can_be_written("~/new/m.keras")

@@ -187,9 +187,7 @@ def test_copies_are_found_among_pictures_that_are_all_alike(pictures: Any) -> No
 
 def test_pictures_that_are_nearly_alike_must_have_like_colours_unless_one_is_grey(pictures: Any) -> None:
     red = np.asarray(pictures.texture(3), np.float32) / 2 + np.array([120, 0, 0], np.float32)
-    other = red + np.random.default_rng(0).normal(
-        0, 20, (*red.shape[:2], 1)
-    )  # details correlate to about 0.9
+    other = red + np.random.default_rng(0).normal(0, 20, (*red.shape[:2], 1))  # details correlate to about 0.9
     grey = np.repeat(other.mean(axis=2, keepdims=True), 3, axis=2)
 
     def are_copies(first: Any, second: Any) -> bool:

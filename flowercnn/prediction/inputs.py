@@ -67,7 +67,9 @@ def _expand(item: Any) -> Iterator[tuple[str | None, ImageInput]]:
 def _expand_path(path: str) -> Iterator[tuple[str, ImageInput]]:
     if is_url(path):
         yield path, partial(fetch, path)
-    elif os.path.isdir(path):  # noqa: PTH112 - paths stay the strings the user gave
+        return
+    path = os.path.expanduser(path)  # noqa: PTH111 - paths stay the strings the user gave
+    if os.path.isdir(path):  # noqa: PTH112
         yield from ((found, found) for found in find_pictures(path))
     elif os.path.lexists(path):
         if is_archive(path):

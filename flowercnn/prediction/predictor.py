@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from flowercnn.atomic import as_path
 from flowercnn.errors import ConfigurationError, ImageError
 from flowercnn.labels import LabelEncoder, check_printable
 from flowercnn.prediction.calibration import Calibration, check_share
@@ -115,7 +116,7 @@ class Predictor:
             >>> Predictor.load(path).class_names == predictor.class_names
             True
         """
-        return cls._of(*read_predictor(Path(path), runtime, max_pixels))
+        return cls._of(*read_predictor(as_path(path), runtime, max_pixels))
 
     @classmethod
     def _of(cls, description: Description, calibration: Calibration | None, network: Network) -> Predictor:
