@@ -17,6 +17,7 @@ from flowercnn.errors import FlowerCNNError, printable
 
 if TYPE_CHECKING:
     from flowercnn.prediction.prediction import Prediction
+    from flowercnn.preprocessing.preprocessing import BadImages
 
 __all__ = ["main"]
 
@@ -115,7 +116,7 @@ def train(
     """
     from flowercnn.workflow import train as run_training
 
-    bad_images = "skip" if skip_bad_images else "error"
+    bad_images: BadImages = "skip" if skip_bad_images else "error"
     if weights:
         settings["model_options"] = {"weights": weights[0] if len(weights) == 1 else weights}
     run = run_training(source, out=out, progress=progress, bad_images=bad_images, **settings)
@@ -182,8 +183,8 @@ def evaluate(
     from flowercnn.sources.plugins import as_source
 
     dataset = Dataset.from_source(as_source(source))
-    bad_images = "skip" if skip_bad_images else "error"
-    evaluation = run_evaluation(Predictor.load(model), dataset, bad_images=bad_images, progress=progress)  # type: ignore[arg-type]  # mypy widens the literals
+    bad_images: BadImages = "skip" if skip_bad_images else "error"
+    evaluation = run_evaluation(Predictor.load(model), dataset, bad_images=bad_images, progress=progress)
     click.echo(evaluation.summary())
     for name, metric in evaluation.metrics.items():
         low, high = metric.interval

@@ -88,10 +88,16 @@ class Splits(NamedTuple):
             progress: Whether to show a progress bar while pictures are read.
 
         Raises:
+            ConfigurationError: If ``dataset`` is none.
             SplitError: If the file is no split file, names keys the data set has not, puts one key in two parts,
                 or was made for other classes, or if a picture is in two parts. Samples that are new since then are an
                 error too: split again.
         """
+        if not hasattr(dataset, "encoder"):  # the class cannot be imported here: it imports this module
+            raise ConfigurationError(
+                "dataset must be a flowercnn.Dataset; make one with Dataset.from_source(source). "
+                f"Received: {type(dataset).__name__}"
+            )
         content = _read_split_file(as_path(path))
         if tuple(content["class_names"]) != dataset.class_names:
             raise SplitError(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from flowercnn.atomic import can_be_written
 from flowercnn.dataset import Dataset, Duplicates
@@ -30,6 +30,7 @@ from flowercnn.sources.plugins import as_source
 from flowercnn.splits import Fold, Splits, check_fractions
 from flowercnn.training.auto import choose_trainer
 from flowercnn.training.run import TrainingRun
+from flowercnn.training.settings import TrainerSettings
 from flowercnn.training.trainer import Trainer
 
 __all__ = ["CrossValidation", "cross_validate", "train"]
@@ -49,7 +50,7 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
     checkpoint_dir: str | os.PathLike[str] | None = None,
     callbacks: Iterable[Any] = (),
     progress: bool = True,
-    **settings: Any,
+    **settings: Unpack[TrainerSettings],
 ) -> TrainingRun:
     """Turn pictures into a trained, tested, saved classifier.
 
@@ -183,7 +184,7 @@ def cross_validate(
     duplicates: Duplicates = "group",
     checkpoint_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
-    **settings: Any,
+    **settings: Unpack[TrainerSettings],
 ) -> CrossValidation:
     """Train ``k`` times, each time without one of ``k`` parts of the data, and test on that part.
 
@@ -251,7 +252,7 @@ def _trained_and_tested(trainer: Trainer, fold: Fold, checkpoint_dir: Path | Non
     return evaluate(run.predictor, fold.test, bad_images=trainer.bad_images, progress=progress)
 
 
-def _make_trainer(caller: Callable[..., Any], model: Any, seed: int, settings: dict[str, Any]) -> Trainer:
+def _make_trainer(caller: Callable[..., Any], model: Any, seed: int, settings: TrainerSettings) -> Trainer:
     fields = {field.name for field in dataclasses.fields(Trainer)}
     known = sorted((fields | set(inspect.signature(caller).parameters)) - {"settings"})
     for name in settings:

@@ -182,6 +182,12 @@ def test_a_file_that_is_no_split_is_refused(tmp_path: Path, content: str) -> Non
         Splits.load(path, dataset_of({"a": 10, "b": 10}))
 
 
+def test_a_saved_split_is_of_a_data_set(tmp_path: Path) -> None:
+    path = dataset_of({"a": 5, "b": 5}).split().save(tmp_path / "split.json")
+    with pytest.raises(ConfigurationError, match=r"Dataset.from_source\(source\). Received: ImageFolder"):
+        Splits.load(path, ImageFolder("photos"))  # type: ignore[arg-type]  # that is the point
+
+
 def test_a_key_in_two_parts_is_refused(tmp_path: Path) -> None:
     dataset = dataset_of({"a": 10, "b": 10})
     path = dataset.split().save(tmp_path / "splits.json")

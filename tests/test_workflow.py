@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
+from flowercnn.training.settings import TrainerSettings
 
 FAST: dict[str, Any] = {"model": "article", "image_size": (24, 24), "epochs": 1, "progress": False}
 
@@ -69,6 +71,11 @@ def test_no_test_part_is_no_evaluation(photo_folder: Path) -> None:
 def test_wrong_arguments_are_found_before_anything_is_read(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(fc.ConfigurationError, match=reason):
         fc.train("a folder that does not exist", **settings)
+
+
+def test_type_checkers_know_every_argument_of_the_trainer() -> None:
+    fields = {field.name for field in dataclasses.fields(fc.Trainer)}
+    assert set(TrainerSettings.__annotations__) == fields - {"model", "seed"}
 
 
 def test_a_network_that_cannot_be_saved_is_found_before_training(photo_folder: Path, tmp_path: Path) -> None:

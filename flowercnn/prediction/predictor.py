@@ -272,18 +272,24 @@ class Predictor:
         """Yield one prediction per picture as `predict` does, in bounded memory however many there are.
 
         Pictures are decoded ahead in threads and computed in batches. For a camera, where each answer is wanted at
-        once, call `predict_one` per frame.
+        once, call `predict_one` per frame. If ``images`` raises an error, the pictures before it are answered first.
         """
         keys: deque[str] = deque()
+        failed: list[Exception] = []
 
         def pictures() -> Iterator[ImageInput]:
-            for key, image in keyed_pictures(images):
-                keys.append(key)
-                yield image
+            try:
+                for key, image in keyed_pictures(images):
+                    keys.append(key)
+                    yield image
+            except Exception as error:  # noqa: BLE001 - raised again below
+                failed.append(error)
 
         decoded = self.preprocessing.decode_each(pictures())
         while batch := list(islice(decoded, self._network.runtime.batch)):
             yield from self._predictions([keys.popleft() for _ in batch], batch, tta=tta)
+        if failed:
+            raise failed[0]
 
     def predict_proba(self, array: npt.NDArray[Any], *, tta: bool = False) -> npt.NDArray[np.float32]:
         """Return the probabilities for pictures that have the model's size already.

@@ -136,6 +136,18 @@ def test_a_stream_is_predicted_as_it_comes(predictor: fc.Predictor, coloured: fc
     stream.close()  # type: ignore[attr-defined]  # it is a generator
 
 
+def test_pictures_before_an_error_of_their_source_are_answered(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
+    def breaking() -> Any:
+        yield coloured[0].image
+        yield coloured[1].image
+        raise OSError("the camera is gone")
+
+    stream = predictor.predict_iter(breaking())
+    assert [next(stream).label is not None for _ in range(2)] == [True, True]
+    with pytest.raises(OSError, match="the camera is gone"):
+        next(stream)
+
+
 def test_probabilities_of_ready_pixels(predictor: fc.Predictor) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (130, 32, 32, 3), dtype=np.uint8)
     probabilities = predictor.predict_proba(pixels)

@@ -35,3 +35,5 @@ def test_similar_pictures_are_of_the_same_colour_and_the_picture_itself_comes_fi
     assert len(predictor.find_similar(coloured[0].image, coloured, k=99)) == 30
     with pytest.raises(fc.ConfigurationError, match="k must be"):
         predictor.find_similar(coloured[0].image, coloured, k=0)
+    with pytest.raises(fc.ConfigurationError, match="dataset must be a flowercnn.Dataset"):
+        predictor.find_similar(coloured[0].image, "photos")  # type: ignore[arg-type]  # that is the point
