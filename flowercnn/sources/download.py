@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import re
 import secrets
 import shutil
 import tarfile
+import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ __all__ = ["Download", "ResumingDownloader", "unpack_photographs"]
 
 _ATTEMPTS: Final = 3
 _TIMEOUT: Final = (10, 60)  # seconds to connect, seconds of silence
+_ABANDONED: Final = 600  # seconds without a byte after which a download belongs to nobody
 _CHUNK: Final = 2**16  # at most so much is lost where a connection is
 _LARGEST_FILE: Final = 2**32
 _LARGEST_PHOTOGRAPH: Final = 2**26
@@ -62,35 +66,44 @@ class Download:
         Raises:
             SourceError: If it is neither there nor can be downloaded, or its checksum is wrong.
         """
-        import pooch
-
         target, source = folder / name, f"{self.url.rstrip('/')}/{name}"
-        if target.is_file():
-            algorithm, _, digest = self.checksums[name].partition(":")
-            if pooch.file_hash(str(target), alg=algorithm) != digest.lower():
-                raise SourceError(
-                    f"{target}: not the official file (its {algorithm} is another). Remove it to download it anew."
-                )
+        is_right = self._is_right(target)
+        if is_right:
             return target
+        if is_right is not None:
+            raise SourceError(
+                f"{target}: not the official file (its {self.checksums[name].partition(':')[0]} is another). "
+                "Remove it to download it anew."
+            )
         if not self.allowed:
             raise SourceError(f"{target}: the file is missing, and download=False. {self._by_hand(folder)}")
         try:
             return self._retrieve(source, name, folder)
         except ValueError:
-            raise SourceError(
-                f"{shown(source)}: what the server sends is not the official file (its checksum is another). "
-                f"{self._by_hand(folder)}"
-            ) from None  # what pooch and requests say has the whole URL, perhaps with a password
+            failure = "what the server sends is not the official file (its checksum is another)"
         except OSError as error:  # those of requests too
-            raise SourceError(
-                f"{shown(source)}: cannot be downloaded ({_reason(error)}). {self._by_hand(folder)}"
-            ) from None
+            failure = f"cannot be downloaded ({_reason(error)})"
+        if self._is_right(target):  # another process was faster
+            return target
+        # Not from what pooch and requests say: it has the whole URL, perhaps with a password.
+        raise SourceError(f"{shown(source)}: {failure}. {self._by_hand(folder)}")
+
+    def _is_right(self, target: Path) -> bool | None:
+        """Return whether a file has the right checksum; ``None`` if it is not there."""
+        import pooch
+
+        algorithm, _, digest = self.checksums[target.name].partition(":")
+        try:
+            found = pooch.file_hash(str(target), alg=algorithm)
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+        return bool(found == digest.lower())
 
     def _retrieve(self, source: str, name: str, folder: Path) -> Path:
         import pooch
 
         downloader = ResumingDownloader(folder / f"{name}.part", self.progress)
-        goes_on = downloader.part.is_file()
+        goes_on = bool(downloader.left_behind())
         logger = pooch.get_logger()
         level = logger.level
         logger.setLevel("WARNING")  # it says on stderr what the progress bar says
@@ -113,8 +126,11 @@ class Download:
 class ResumingDownloader:
     """What pooch downloads with: goes on where an earlier attempt, or an earlier run, was cut off.
 
+    Several processes may download the same file into one folder: each moves what has come so far to a name of its own
+    before it adds to it, and moves it back if it fails.
+
     Args:
-        part: The file that holds what has come so far.
+        part: The file that holds what had come when an earlier run failed.
         progress: Whether to show progress bars.
     """
 
@@ -123,34 +139,67 @@ class ResumingDownloader:
 
     def __call__(self, url: str, output_file: str, _pooch: object) -> None:
         """Write the file at ``url`` to ``output_file``, which pooch checks and moves."""
+        own = self._claim()
+        try:
+            self._persist(url, own)
+            own.replace(output_file)
+        except ValueError:
+            own.unlink(missing_ok=True)
+            raise
+        finally:
+            with contextlib.suppress(OSError):  # there is nothing left of it, or another process has left something
+                own.replace(self.part)
+
+    def left_behind(self) -> list[Path]:
+        """Return the files an earlier run has left, that of one that was killed included."""
+        private = self.part.parent.glob(f".*.{glob.escape(self.part.name)}")
+        found = [self.part] if self.part.is_file() else []
+        for path in private:
+            with contextlib.suppress(OSError):  # its owner was faster
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    found.append(path)
+        return found
+
+    def _claim(self) -> Path:
+        """Return a file nobody else writes to: new, or one that was left behind."""
+        own = self.part.with_name(f".{secrets.token_hex(4)}.{self.part.name}")
+        for path in self.left_behind():
+            try:
+                path.rename(own)
+            except OSError:  # another process was faster
+                continue
+            os.utime(own)
+            break
+        return own
+
+    def _persist(self, url: str, own: Path) -> None:
         import requests
 
         for attempt in range(_ATTEMPTS):
             try:
-                self._go_on(url)
-                break
+                self._go_on(url, own)
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
                 if attempt == _ATTEMPTS - 1:
                     raise
-        self.part.replace(output_file)
+            else:
+                return
 
-    def _go_on(self, url: str) -> None:
+    def _go_on(self, url: str, part: Path) -> None:
         import requests
 
-        part = self.part
         have = part.stat().st_size if part.is_file() else 0
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
         with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
             if have and response.status_code == _RANGE_NOT_SATISFIABLE:
                 part.unlink()  # nothing can be after what is there: it is whole, or of another file
-                return self._go_on(url)
+                return self._go_on(url, part)
             response.raise_for_status()
             if response.status_code != _PARTIAL_CONTENT:
                 have = 0
             length = response.headers.get("Content-Length", "")
             total = have + int(length) if length.isdigit() else None
             with part.open("ab" if have else "wb") as file:
-                self._copy(response, file, have, total, part.name.removesuffix(".part"))
+                self._copy(response, file, have, total, self.part.name.removesuffix(".part"))
         return None
 
     def _copy(self, response: Any, file: IO[bytes], have: int, total: int | None, name: str) -> None:
@@ -179,7 +228,23 @@ def unpack_photographs(download: Download, archive: str, folder: Path, wanted: r
         SourceError: If the archive is missing or damaged, or ``folder`` cannot be written.
     """
     given = (folder / archive).is_file()
-    path = download.fetch(archive, folder)
+    try:
+        path = download.fetch(archive, folder)
+        _unpack(path, folder, wanted)
+    except SourceError:
+        if _has_photographs(folder / "jpg", wanted):  # another process was faster
+            return
+        raise
+    if not given:
+        with contextlib.suppress(OSError):  # another process may be reading it
+            path.unlink()
+
+
+def _has_photographs(folder: Path, wanted: re.Pattern[str]) -> bool:
+    return folder.is_dir() and any(wanted.fullmatch(entry.name) for entry in folder.iterdir())
+
+
+def _unpack(path: Path, folder: Path, wanted: re.Pattern[str]) -> None:
     unfinished = folder / f".{secrets.token_hex(4)}.jpg"
     try:
         unfinished.mkdir()
@@ -196,8 +261,6 @@ def unpack_photographs(download: Download, archive: str, folder: Path, wanted: r
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    if not given:
-        path.unlink(missing_ok=True)
 
 
 def _write_member(members: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:

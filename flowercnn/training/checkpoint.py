@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,17 +36,23 @@ def write_checkpoint(folder: Path, fingerprint: str, checkpoint: Checkpoint) -> 
     """Write the checkpoint, whole or not at all; the one before is replaced only by a complete one.
 
     Raises:
-        TrainingError: If it cannot be written.
+        TrainingError: If it cannot be written, or another training has written there since this one began.
     """
+    path = folder / _NAME
+    if _fingerprint_of(path) not in (None, fingerprint):
+        raise _of_another(path)
     history = list(map(dict, checkpoint.history.epochs))
-    about = json.dumps({"fingerprint": fingerprint, "history": history, "epochs": checkpoint.epochs})
+    counts = {name: len(values) for name, values in checkpoint.arrays.items() if len(values)}
+    about = json.dumps(
+        {"fingerprint": fingerprint, "history": history, "epochs": checkpoint.epochs, "arrays": counts}
+    )
     arrays = {
         f"{name}:{number:04d}": value
         for name, values in checkpoint.arrays.items()
         for number, value in enumerate(values)
     }
     try:
-        replace_file(folder / _NAME, lambda temporary: np.savez(temporary, about=np.array(about), **arrays))
+        replace_file(path, lambda temporary: np.savez(temporary, about=np.array(about), **arrays))
     except OSError as error:
         raise TrainingError(f"{folder}: the checkpoint cannot be written ({error.strerror or error}).") from error
 
@@ -63,17 +68,38 @@ def read_checkpoint(folder: Path, fingerprint: str) -> Checkpoint | None:
         return None
     arrays: dict[str, list[Any]] = {}
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:  # else numpy may leave it open
             about = json.loads(str(stored["about"]))
             for name in sorted(set(stored.files) - {"about"}):
                 arrays.setdefault(name.partition(":")[0], []).append(stored[name])
         history, epochs = History(tuple(about["history"])), int(about["epochs"])
         belongs = about["fingerprint"] == fingerprint
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise TrainingError(f"{path}: the checkpoint is damaged. Remove it to start anew.") from error
+        counts = {name: len(values) for name, values in arrays.items()}
+        is_whole = about.get("arrays", counts) == counts  # earlier versions did not count
+    except Exception as error:  # numpy and zipfile raise anything on damaged files
+        raise _damaged(path) from error
+    if not is_whole:
+        raise _damaged(path)
     if not belongs:
-        raise TrainingError(
-            f"{path}: the checkpoint belongs to another training (other data, model, seed or settings). "
-            "Give another checkpoint_dir, or remove it to start anew."
-        )
+        raise _of_another(path)
     return Checkpoint(arrays, history, epochs)
+
+
+def _fingerprint_of(path: Path) -> str | None:
+    """Return whose checkpoint a file is, or ``None`` if there is none that can be read."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return str(json.loads(str(stored["about"]))["fingerprint"])
+    except Exception:  # noqa: BLE001 - numpy and zipfile raise anything on damaged files
+        return None
+
+
+def _damaged(path: Path) -> TrainingError:
+    return TrainingError(f"{path}: the checkpoint is damaged. Remove it to start anew.")
+
+
+def _of_another(path: Path) -> TrainingError:
+    return TrainingError(
+        f"{path}: the checkpoint belongs to another training (other data, model, seed or settings). "
+        "Give another checkpoint_dir, or remove it to start anew."
+    )

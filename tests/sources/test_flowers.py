@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
+import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from scipy.io import savemat
 
 from flowercnn import ConfigurationError, Dataset, Flower17, Flower102, SourceError
 from flowercnn.sources import flowers
+from flowercnn.sources.download import Download, ResumingDownloader
 from flowercnn.testing import check_source
 
 Png = Callable[[int], bytes]
@@ -165,6 +169,79 @@ def test_what_was_left_of_another_file_is_not_used(mirror: dict[str, Any], serve
     (cache / "flower17" / "17flowers.tgz.part").write_bytes(b"something else")
     assert len(list(Flower17(**mirror))) == 1360
     assert not list(cache.rglob("*.part"))
+
+
+def test_two_downloads_into_one_folder_do_not_disturb_each_other(mirror: dict[str, Any], cache: Path) -> None:
+    checksums = mirror["checksums"]
+    pauses = threading.Barrier(2)
+
+    class Together(ResumingDownloader):
+        def _claim(self) -> Path:
+            pauses.wait(10)  # both have seen that nothing is there
+            return super()._claim()
+
+    with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor(2) as pool:
+        patched.setattr("flowercnn.sources.download.ResumingDownloader", Together)
+        download = Download(mirror["url"], checksums, allowed=True, progress=False)
+        fetched = list(pool.map(lambda _: download.fetch("17flowers.tgz", cache), range(2)))
+    assert fetched == [cache / "17flowers.tgz"] * 2
+    assert [path.name for path in cache.iterdir()] == ["17flowers.tgz"]
+
+
+def test_what_another_process_has_downloaded_meanwhile_is_taken(
+    mirror: dict[str, Any], server: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: ResumingDownloader, *_: Any) -> None:
+        (cache / "17flowers.tgz").write_bytes(server.files["/17/17flowers.tgz"])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ResumingDownloader, "__call__", fail)
+    download = Download(mirror["url"], mirror["checksums"], allowed=True, progress=False)
+    cache.mkdir(parents=True)
+    assert download.fetch("17flowers.tgz", cache) == cache / "17flowers.tgz"
+
+
+def test_what_a_killed_process_has_left_is_gone_on_with_once_it_is_old(
+    mirror: dict[str, Any], server: Any, cache: Path
+) -> None:
+    folder, whole = cache / "flower17", server.files["/17/17flowers.tgz"]
+    folder.mkdir(parents=True)
+    left, in_use = folder / ".12345678.17flowers.tgz.part", folder / ".87654321.17flowers.tgz.part"
+    left.write_bytes(whole[:1000])
+    in_use.write_bytes(whole[:2000])
+    os.utime(left, (1, 1))
+    assert len(list(Flower17(**mirror))) == 1360
+    assert [each for _, path, each in server.requests if path.endswith(".tgz")] == ["bytes=1000-"]
+    assert not left.exists()
+    assert in_use.read_bytes() == whole[:2000]
+
+
+def test_a_download_that_fails_leaves_what_has_come_for_the_next_run(
+    mirror: dict[str, Any], server: Any, cache: Path
+) -> None:
+    server.faults = {"/17/17flowers.tgz": ["cut", "drop", "drop", "drop"]}
+    with pytest.raises(SourceError, match="cannot be downloaded"):
+        list(Flower17(**mirror))
+    assert sorted(path.name for path in (cache / "flower17").iterdir()) == ["17flowers.tgz.part", "datasplits.mat"]
+    assert len(list(Flower17(**mirror))) == 1360
+
+
+def test_photographs_another_process_has_unpacked_meanwhile_are_taken(
+    mirror: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(Flower17(**mirror))
+    (cache / "flower17" / "jpg").rename(cache / "made")
+
+    replace = os.replace
+
+    def late(path: Path, target: Path) -> None:
+        if Path(target).name == "jpg":
+            (cache / "made").rename(target)
+            raise OSError(39, "Directory not empty")
+        replace(path, target)
+
+    monkeypatch.setattr("flowercnn.sources.download.os.replace", late)
+    assert len(list(Flower17(**mirror))) == 1360
 
 
 def test_progress_is_shown_and_can_be_silenced(

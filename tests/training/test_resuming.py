@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import os
 import signal
 from pathlib import Path
@@ -19,6 +20,8 @@ from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import Augmentation
 from flowercnn.preprocessing.mixing import Mixing
 from flowercnn.training import trainer
+from flowercnn.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from flowercnn.training.history import History
 
 
 def test_ctrl_c_keeps_what_was_learned(coloured: fc.Dataset) -> None:
@@ -143,3 +146,43 @@ def test_a_training_with_everything_on_goes_on_to_the_same_result(coloured: fc.D
     rest = fit(coloured, epochs=4, checkpoint_dir=tmp_path, settings=settings)
     assert same(whole, rest)
     assert without_seconds(rest.history) == without_seconds(whole.history)
+
+
+def a_checkpoint() -> Checkpoint:
+    arrays: dict[str, list[Any]] = {
+        "model": [np.arange(50.0), np.ones((3, 4), np.float32)],
+        "average": [np.zeros(5)],
+        "best": [],
+    }
+    return Checkpoint(arrays, History(({"loss": 1.0},)), 5)
+
+
+def test_a_checkpoint_another_training_has_written_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, "one", a_checkpoint())
+    with pytest.raises(fc.TrainingError, match="belongs to another training"):
+        write_checkpoint(tmp_path, "another", a_checkpoint())
+    write_checkpoint(tmp_path, "one", a_checkpoint())
+    assert read_checkpoint(tmp_path, "one") is not None
+
+
+def test_a_changed_bit_anywhere_in_a_checkpoint_is_an_error_of_ours_or_does_no_harm(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, "one", a_checkpoint())
+    path = tmp_path / "checkpoint.npz"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        try:
+            read = read_checkpoint(tmp_path, "one")
+        except fc.TrainingError:
+            continue
+        assert read is not None
+        assert {name: len(values) for name, values in read.arrays.items()} == {"model": 2, "average": 1}
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    about = json.dumps({"fingerprint": "one", "history": [{"loss": 1.0}], "epochs": 5})
+    arrays: dict[str, Any] = {"about": np.array(about), "model:0000": np.zeros(3)}
+    np.savez(tmp_path / "checkpoint.npz", **arrays)
+    read = read_checkpoint(tmp_path, "one")
+    assert read is not None
+    assert len(read.arrays["model"]) == 1
