@@ -71,10 +71,19 @@ def _nodes(model: Any) -> list[tuple[Any, list[tuple[int | None, ...]]]]:
     functional = getattr(model, "_functional", model)  # a sequential model holds one
     by_depth = getattr(functional, "_nodes_by_depth", None) or {}  # no public way
     return [
-        (node.operation, [tuple(tensor.shape) for tensor in node.output_tensors])
+        (node.operation, [*(tuple(tensor.shape) for tensor in node.output_tensors), *_beside(node)])
         for nodes in by_depth.values()
         for node in nodes
     ]
+
+
+def _beside(node: Any) -> list[tuple[int | None, ...]]:
+    """What a call takes besides its outputs: a transposed convolution lays out a window per place of its input."""
+    if type(node.operation).__name__ != "Conv2DTranspose":
+        return []
+    *window, channels = node.operation.kernel.shape
+    places = math.prod(size or 1 for size in node.input_tensors[0].shape[1:]) // channels
+    return [(None, places, *window)]
 
 
 def _layers(model: Any) -> list[Any]:

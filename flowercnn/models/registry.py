@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -20,6 +19,7 @@ from flowercnn.models.fast import build_accurate, build_fast
 from flowercnn.models.hub import HUB
 from flowercnn.models.keras3 import seeded_weights
 from flowercnn.models.recipe import Recipe
+from flowercnn.prediction.safety import LAYER_NAME
 from flowercnn.preprocessing.augment import Augmentation
 from flowercnn.preprocessing.mixing import Mixing
 from flowercnn.preprocessing.preprocessing import Preprocessing
@@ -37,7 +37,6 @@ __all__ = [
 Builder = Callable[..., Any]
 """A function ``(image_size, num_classes, **options)`` that returns a Keras model."""
 
-_LAYER_NAME: Final = re.compile(r"[A-Za-z0-9_.\\/>-]*")
 _OFF_BY_ROUNDING: Final = 0.02  # of a sum of probabilities, in bfloat16
 
 
@@ -207,13 +206,14 @@ def check_probabilities(model: Any, name: str) -> None:
     """Refuse models that return something else than probabilities, told by two pictures of noise.
 
     Raises:
-        ConfigurationError: If a number is negative, or those of a picture do not sum to 1; or if a layer has a name
-            that TensorFlow does not allow.
+        ConfigurationError: If a number is negative, or those of a picture do not sum to 1; or if a layer or an input
+            has a name that TensorFlow or model files do not allow.
     """
-    for layer in (model, *model.layers):
-        if not _LAYER_NAME.fullmatch(layer.name):
+    for layer_name in _names(model):
+        if not LAYER_NAME.fullmatch(layer_name):
             raise ConfigurationError(
-                f"{name} has a layer named {layer.name!r}. TensorFlow allows A-Z, a-z, 0-9 and _ . / > - only."
+                f"{name} has a layer or an input named {layer_name!r}. TensorFlow and model files allow A-Z, a-z, "
+                "0-9 and _ . > - only."
             )
     noise = np.random.default_rng(0).uniform(0, 255, (2, *model.input_shape[1:])).astype(np.float32)
     rows = np.asarray(model(noise, training=False)).astype(np.float32)
@@ -222,6 +222,14 @@ def check_probabilities(model: Any, name: str) -> None:
             f"{name} must return probabilities, numbers of at least 0 that sum to 1 for each picture. End it with "
             f"keras.layers.Dense({rows.shape[1]}, activation='softmax'). Received, for noise: {rows[0].tolist()}"
         )
+
+
+def _names(model: Any) -> Iterator[str]:
+    """The names of a model, its inputs and its layers, those of models within it included."""
+    yield model.name
+    yield from (tensor.name for tensor in getattr(model, "inputs", None) or ())
+    for layer in model.layers:
+        yield from _names(layer) if hasattr(layer, "layers") else (layer.name,)
 
 
 def _entry(name: str) -> _Entry:

@@ -130,8 +130,32 @@ def _clone(model: Any, copy_layer: Callable[[Any], Any], *, any_size: bool = Fal
     view = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     pixels = keras.Input((None, None, 3), name="pixels") if any_size else None
     copy = keras.models.clone_model(view, input_tensors=pixels, clone_function=copy_layer)
-    set_weights(copy, model.get_weights())
+    try:
+        set_weights(copy, model.get_weights())
+    except ValueError as error:
+        # Keras copies each inner model on its own, so a layer that belongs to two of them is there twice.
+        shared = _shared_layer(model)
+        if shared is None:
+            raise
+        raise ConfigurationError(
+            f"{model.name} cannot be copied: the layer {shared!r} is shared between two models, one within the "
+            "other. Give each a layer of its own, or share the inner model as a whole."
+        ) from error
     return copy
+
+
+def _shared_layer(model: Any) -> str | None:
+    """The name of a layer that belongs to two models, of a model and those within it."""
+    owners: dict[int, int] = {}
+    waiting = [model]
+    while waiting:
+        owner = waiting.pop()
+        for layer in owner.layers:
+            if owners.setdefault(id(layer), id(owner)) != id(owner):
+                return str(layer.name)
+            if hasattr(layer, "layers"):
+                waiting.append(layer)
+    return None
 
 
 def make_twin(model: Any, *, precision: Literal["float32", "bfloat16"], any_size: bool = False) -> Any:
@@ -161,6 +185,8 @@ def make_twin(model: Any, *, precision: Literal["float32", "bfloat16"], any_size
 
     try:
         return _clone(model, copy, any_size=any_size)
+    except ConfigurationError:
+        raise
     except ValueError as error:
         if not any_size:
             raise

@@ -18,18 +18,20 @@ import stat
 import struct
 import warnings
 import zipfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from flowercnn.atomic import replace_file
-from flowercnn.errors import FlowerCNNError, ModelFileError
+from flowercnn.errors import ConfigurationError, FlowerCNNError, ModelFileError
 from flowercnn.prediction.checksum import PLACEHOLDER, append_checksum, check_checksum, fill_checksum
 from flowercnn.prediction.convert import quiet
 from flowercnn.prediction.description import Description, parse_json
 from flowercnn.prediction.hdf5 import check_structure
 from flowercnn.prediction.safety import check_network, check_weights
+from flowercnn.preprocessing.preprocessing import Preprocessing
 
 __all__ = ["ModelFile", "read_file", "read_model", "write_model"]
 
@@ -46,6 +48,8 @@ _END_BYTES: Final = 22  # of the record that ends an archive, without its commen
 _MOST_BYTES: Final = 2 * 2**30
 _MOST_ACTIVATIONS: Final = 2 * 2**30
 _MOST_CALLS: Final = 10_000  # of layers; `accurate` makes 79
+_RELATIVE_TOLERANCE: Final = 1e-3  # of float16
+_TOLERANCE: Final = 1e-6  # of a probability
 _HDF5_START: Final = b"\x89HDF\r\n\x1a\n"
 
 Shapes: TypeAlias = list[tuple[int, ...]]
@@ -92,13 +96,22 @@ class ModelFile:
                 f"{self.path}: the model file is damaged ({type(error).__name__}: {str(error)[:300]})."
             ) from error
 
-    def _keras_model(self) -> Any:
-        from flowercnn.models.registry import check_shapes
+    def check_weights(self) -> None:
+        """Refuse weights that are not those of the network, or not safe to load; nothing is built.
 
+        Raises:
+            ModelFileError: If they are refused.
+        """
         is_archive = self.content.startswith(b"PK")
         weights = _member(self.content, _WEIGHTS) if is_archive else self.content
         stored = check_weights(weights, str(self.path))
         _check_sizes(self.config, stored, str(self.path), exact=is_archive)
+
+    def _keras_model(self) -> Any:
+        from flowercnn.models.registry import check_shapes
+
+        self.check_weights()
+        is_archive = self.content.startswith(b"PK")
         load = _load_archive if is_archive else _load_h5
         model = load(self._archive_of_keras() if is_archive else io.BytesIO(self.content))
         check_shapes(model, "the model", self.description.preprocessing.image_size, len(self.description.class_names))
@@ -113,11 +126,15 @@ class ModelFile:
         return stripped
 
 
-def check_can_be_saved(model: Any) -> None:
-    """Refuse a Keras model that this library would refuse to load.
+def check_can_be_saved(model: Any, class_names: Sequence[str] | None = None) -> None:
+    """Refuse a Keras model, and class names, that this library would refuse to load.
+
+    Args:
+        model: A Keras model.
+        class_names: One per output, if they are known.
 
     Raises:
-        ModelFileError: If it has layers that are not Keras's own.
+        ModelFileError: If it has layers that model files may not hold, or the class names are too many or too long.
     """
     try:
         config = json.loads(model.to_json())
@@ -126,6 +143,18 @@ def check_can_be_saved(model: Any) -> None:
             f"this model has layers that Keras cannot save; use Keras's own, or do not ask for a file. {error}"
         ) from error
     check_network(config, "this model")
+    if class_names is not None:
+        _check_length(class_names, model)
+
+
+def _check_length(class_names: Sequence[str], model: Any) -> None:
+    try:
+        Description(tuple(class_names), Preprocessing(image_size=model.input_shape[1:3])).to_json()
+    except ModelFileError as error:
+        raise ModelFileError(
+            f"class_names: {len(class_names):,} names, {sum(map(len, class_names)):,} characters, cannot be saved "
+            f"with the model: {error} Shorten the names, or train without a file (out=None)."
+        ) from error
 
 
 def write_model(
@@ -151,7 +180,10 @@ def write_model(
     if target.suffix not in (".keras", ".h5"):
         raise ModelFileError(f"{target}: the name of a model file must end in .keras or .h5.")
     check_can_be_saved(model)
-    model = copy_model(model)  # a compiled model would take its optimizer along
+    try:
+        model = copy_model(model)  # a compiled model would take its optimizer along
+    except ConfigurationError as error:
+        raise ModelFileError(f"{target}: not written: {error}") from error
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise ModelFileError(f"{target}: the network has weights that are NaN or infinite; it is not saved.")
     text = description.to_json()
@@ -163,6 +195,7 @@ def write_model(
             _describe_h5(temporary, text)
         else:
             _describe_archive(temporary, text, litert)
+        _check_written(temporary, target, model)
 
     try:
         return replace_file(target, write)
@@ -170,6 +203,37 @@ def write_model(
         if isinstance(error, ModelFileError):
             raise
         raise ModelFileError(f"{target}: the model cannot be written ({error.strerror or error}).") from error
+
+
+def _check_written(temporary: Path, target: Path, model: Any) -> None:
+    """Refuse a file that could not be loaded: what Keras writes is not quite what it says of a model before."""
+    try:
+        file = read_model(temporary)
+        if target.suffix == ".keras":
+            file.check_weights()
+            return
+    except ModelFileError as error:
+        reason = str(error).removeprefix(f"{temporary}: ")
+        raise ModelFileError(f"{target}: not written, as it could not be loaded again: {reason}") from error
+    # The older format forgets some settings of layers, such as several axes; nothing in the file tells that.
+    try:
+        same = _answer_alike(file.keras_model(), model)
+        reason = "" if same else "it would give other answers than the network"
+    except ModelFileError as error:
+        same, reason = False, str(error).removeprefix(f"{temporary}: ")
+    if not same:
+        raise ModelFileError(
+            f"{target}: not written: the older format .h5 cannot hold this network: {reason}. Save it as .keras."
+        )
+
+
+def _answer_alike(one: Any, other: Any) -> bool:
+    """Return whether two Keras models give the same probabilities for two pictures of noise."""
+    import numpy as np
+
+    noise = np.random.default_rng(0).uniform(0, 255, (2, *other.input_shape[1:])).astype(np.float32)
+    first, second = (np.asarray(model(noise, training=False), dtype=np.float64) for model in (one, other))
+    return np.allclose(first, second, rtol=_RELATIVE_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
 
 
 def _describe_h5(path: Path, text: str) -> None:
@@ -291,6 +355,8 @@ def _read_h5(path: Path, content: bytes) -> ModelFile:
     import h5py
 
     name = str(path)
+    if _is_of_plain_keras(content):
+        raise ModelFileError(_unknown_classes(path))
     check_checksum(content, name)
     check_structure(content, name)  # before it is read in C
     with h5py.File(io.BytesIO(content), "r") as file:
@@ -303,6 +369,12 @@ def _read_h5(path: Path, content: bytes) -> ModelFile:
         description = Description.from_json(str(file.attrs[_ATTRIBUTE]), name)
     check_weights(content, name)
     return ModelFile(path, description, content, config)
+
+
+def _is_of_plain_keras(content: bytes) -> bool:
+    """Tell an ``.h5`` file that was never ours from one of ours that was cut off, without opening it."""
+    has_checksum = content[-len(PLACEHOLDER) :].startswith(PLACEHOLDER.rstrip(b"0"))
+    return not has_checksum and b"model_config" in content and b"flowercnn-model" not in content
 
 
 # From memory, so that what is loaded is what was checked, whatever happens to the file meanwhile. The public function

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 
 import flowercnn as fc
 from flowercnn.models.keras3 import import_keras
+from flowercnn.models.twin import make_twin
 from flowercnn.prediction.calibration import Calibration
 from flowercnn.prediction.checksum import PLACEHOLDER, fill_checksum
+from flowercnn.prediction.modelfile import check_can_be_saved
 
 FILES = Path(__file__).parent / "files"
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
@@ -54,6 +57,100 @@ def test_a_network_with_random_layers_comes_back(tmp_path: Path, suffix: str) ->
     for runtime in ("auto", "keras"):
         loaded = fc.Predictor.load(path, runtime=runtime)
         assert np.allclose(loaded.predict_proba(PIXELS), random.predict_proba(PIXELS), atol=1e-5)
+
+
+def head(classes: int = 3) -> list[Any]:
+    layers = import_keras().layers
+    return [layers.GlobalMaxPooling2D(), layers.Dense(classes, activation="softmax")]
+
+
+def classifier(*layers: Any) -> fc.Predictor:
+    keras = import_keras()
+    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255), *layers, *head()])
+    return fc.Predictor(model, ["a", "b", "c"], fc.Preprocessing(image_size=(32, 32)))
+
+
+@pytest.mark.parametrize("kind", ["a block without an input", "a regulariser of activations"])
+def test_networks_in_which_keras_notes_addresses_come_back(tmp_path: Path, kind: str) -> None:
+    keras = import_keras()
+    block = keras.Sequential([keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()])
+    regularised = keras.layers.Conv2D(4, 3, activity_regularizer="l2")
+    noted = classifier(block if kind.startswith("a block") else regularised)
+    path = noted.save(tmp_path / "model.keras", light=False)
+    loaded = fc.Predictor.load(path, runtime="keras")
+    assert np.allclose(loaded.predict_proba(PIXELS), noted.predict_proba(PIXELS), atol=1e-5)
+
+
+def test_a_file_that_could_not_be_loaded_is_not_written(tmp_path: Path) -> None:
+    adapted = import_keras().layers.Dense(4)
+    changed = classifier(adapted)
+    adapted.enable_lora(2)
+    path = tmp_path / "model.keras"
+    with pytest.raises(
+        fc.ModelFileError, match=rf"^{path}: not written.*loaded again: refused: the weights in the file"
+    ):
+        changed.save(path, light=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:.*HDF5 file.*")
+def test_what_the_older_format_forgets_is_not_written_in_it(tmp_path: Path) -> None:
+    layers = import_keras().layers
+    for layer, reason in (
+        (layers.UnitNormalization(axis=[1, 2]), "other answers"),
+        (layers.LayerNormalization(axis=[1, 2, 3]), "damaged"),
+    ):
+        forgotten = classifier(layers.Conv2D(4, 3), layer)
+        with pytest.raises(fc.ModelFileError, match=rf"model\.h5: not written.*{reason}.*Save it as \.keras"):
+            forgotten.save(tmp_path / "model.h5")
+        assert not list(tmp_path.iterdir())
+        loaded = fc.Predictor.load(forgotten.save(tmp_path / "model.keras", light=False), runtime="keras")
+        assert np.allclose(loaded.predict_proba(PIXELS), forgotten.predict_proba(PIXELS), atol=1e-5)
+        (tmp_path / "model.keras").unlink()
+
+
+def test_a_layer_shared_by_two_models_is_said_to_be_the_reason(tmp_path: Path) -> None:
+    keras = import_keras()
+    shared = keras.layers.Conv2D(3, 3, padding="same", name="twice")
+    inside = keras.Input((32, 32, 3))
+    inner = keras.Model(inside, shared(inside))
+    pixels = keras.Input((32, 32, 3))
+    x = keras.layers.Add()([inner(pixels), shared(pixels)])
+    for layer in head():
+        x = layer(x)
+    predictor = fc.Predictor(keras.Model(pixels, x), ["a", "b", "c"], fc.Preprocessing(image_size=(32, 32)))
+    with pytest.raises(fc.ModelFileError, match=r"model\.keras: not written.*'twice' is shared between two models"):
+        predictor.save(tmp_path / "model.keras", light=False)
+    with pytest.raises(fc.ConfigurationError, match="'twice' is shared"):
+        make_twin(predictor.model, precision="float32", any_size=True)
+
+
+def test_layers_that_are_no_danger_come_back(tmp_path: Path) -> None:
+    keras = import_keras()
+    layers = keras.layers
+    orthogonal = layers.Dense(
+        4, kernel_regularizer=keras.regularizers.OrthogonalRegularizer(), activation="hard_tanh"
+    )
+    harmless = classifier(
+        *(layers.Conv2DTranspose(4, 3, strides=2, output_padding=1), layers.Identity(), layers.RMSNormalization()),
+        *(layers.ActivityRegularization(l2=0.1), layers.AlphaDropout(0.1), layers.Reshape((-1, 4))),
+        *(layers.GlobalAveragePooling1D(), orthogonal, layers.Reshape((2, 2, 1))),
+    )
+    loaded = fc.Predictor.load(harmless.save(tmp_path / "model.keras", light=False), runtime="keras")
+    assert np.allclose(loaded.predict_proba(PIXELS), harmless.predict_proba(PIXELS), atol=1e-5)
+
+
+def test_an_initialiser_with_an_array_is_said_to_be_one() -> None:
+    keras = import_keras()
+    start = keras.initializers.Constant(np.arange(4.0))
+    with pytest.raises(fc.ModelFileError, match=r"Constant\(array\).*set_weights"):
+        check_can_be_saved(classifier(keras.layers.Conv2D(4, 3, bias_initializer=start)).model)
+
+
+def test_class_names_too_long_for_a_file_are_found_before_training(predictor: fc.Predictor) -> None:
+    check_can_be_saved(predictor.model, predictor.class_names)
+    with pytest.raises(fc.ModelFileError, match="class_names: 30,000 names.*Shorten the names"):
+        check_can_be_saved(predictor.model, [f"{number:150}".replace(" ", "x") for number in range(30_000)])
 
 
 def test_a_new_process_predicts_the_same(saved: Path, predictor: fc.Predictor, tmp_path: Path) -> None:
@@ -143,8 +240,19 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 
 def test_a_keras_model_of_others_is_refused_with_the_way_out(predictor: fc.Predictor, tmp_path: Path) -> None:
     predictor.model.save(tmp_path / "plain.keras")
-    with pytest.raises(fc.ModelFileError, match="no class names.*flowercnn.Predictor"):
-        fc.Predictor.load(tmp_path / "plain.keras")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        predictor.model.save(tmp_path / "plain.h5")
+    for name in ("plain.keras", "plain.h5"):
+        with pytest.raises(fc.ModelFileError, match="no class names.*flowercnn.Predictor"):
+            fc.Predictor.load(tmp_path / name)
+
+
+def test_an_h5_file_that_was_cut_off_is_damaged(predictor: fc.Predictor, tmp_path: Path) -> None:
+    path = predictor.save(tmp_path / "model.h5")
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(fc.ModelFileError, match="damaged"):
+        fc.Predictor.load(path)
 
 
 def altered(saved: Path, target: Path, **changes: Any) -> Path:

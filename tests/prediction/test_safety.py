@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
+from flowercnn.models.keras3 import import_keras
+from flowercnn.prediction import safety
 from flowercnn.prediction.checksum import PLACEHOLDER, fill_checksum
 from flowercnn.prediction.modelfile import read_model
 
@@ -127,11 +130,15 @@ def layer(config: Any, kind: str) -> Any:
             "activation",
         ),
         (lambda c: layer(c, "ReLU").update(class_name="Lambda"), "'Lambda'"),
-        (lambda c: layer(c, "ReLU").update(class_name="TextVectorization"), "'TextVectorization'"),
+        (lambda c: layer(c, "ReLU").update(class_name="TextVectorization"), "'TextVectorization' is not on the list"),
+        (lambda c: layer(c, "ReLU").update(shared_object_id=2**64 + 1), "a number beyond"),
+        (lambda c: layer(c, "ReLU")["config"].update(shared_object_id=-(2**33)), "beyond any size"),
+        (lambda c: layer(c, "Conv2D")["config"].update(activity_regularizer="orthogonal_regularizer"), "activations"),
+        (lambda c: layer(c, "ReLU")["config"].update(output_padding=70_000), "output_padding=70000 is larger"),
         (lambda c: layer(c, "ReLU")["config"].update(name="../../evil"), "name of a layer"),
         (lambda c: layer(c, "ReLU")["config"].update(dtype="evil"), "number type"),
         (lambda c: layer(c, "ReLU")["config"].update(module="os"), "os"),
-        (lambda c: layer(c, "ReLU").update(module=["keras.layers"]), "not one of Keras's layers"),
+        (lambda c: layer(c, "ReLU").update(module=["keras.layers"]), "not on the list"),
         (lambda c: c["config"].update(name="x" * 10_000), "characters"),
         (
             lambda c: layer(c, "Dense")["config"]["kernel_initializer"].update(
@@ -144,6 +151,30 @@ def layer(config: Any, kind: str) -> Any:
 def test_networks_that_are_none_of_ours_are_refused(tmp_path: Path, change: Any, reason: str) -> None:
     with pytest.raises(fc.ModelFileError, match=f"refused.*({reason})"):
         fc.Predictor.load(sealed(tmp_path / "evil.keras", config_with(change)), runtime="keras")
+
+
+def test_the_list_in_the_docs_is_the_one_in_the_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "model-files.md").read_text(encoding="utf-8")
+    section = page.partition("## What a network may hold")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", section))
+    known = {*safety._ACTIVATIONS, *(name for name in safety._STOCK[None] if not name.startswith("__"))}
+    assert named == known - {"DTypePolicy"}
+
+
+def test_windows_of_transposed_convolutions_count_as_memory(tmp_path: Path) -> None:
+    """TensorFlow lays all of them out at once: here 1024 x 1024 places with 200 numbers in each of 64 filters."""
+    keras = import_keras()
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            *(keras.Input((512, 512, 3)), layers.UpSampling2D(2), layers.Conv2DTranspose(64, 14, padding="same")),
+            *(layers.GlobalMaxPooling2D(), layers.Dense(2, activation="softmax")),
+        ]
+    )
+    large = fc.Predictor(model, ["a", "b"], fc.Preprocessing(image_size=(512, 512)))
+    with pytest.raises(fc.ModelFileError, match=r"not written.*a single picture would need .* bytes"):
+        large.save(tmp_path / "model.keras", light=False)
+    assert not list(tmp_path.iterdir())
 
 
 def described(text: str) -> dict[str, bytes]:

@@ -50,7 +50,7 @@ def test_a_layer_with_a_name_that_tensorflow_refuses_is_named(coloured: fc.Datas
     layers = import_keras().layers
     end = [layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")]
     own = import_keras().Sequential([import_keras().Input((*SIZE, 3)), layers.Conv2D(4, 3, name="blüte 1"), *end])
-    with pytest.raises(fc.ConfigurationError, match="a layer named 'blüte 1'"):
+    with pytest.raises(fc.ConfigurationError, match="a layer or an input named 'blüte 1'"):
         fc.Trainer(own, epochs=1).fit(coloured, progress=False)
 
 
