@@ -169,11 +169,22 @@ def test_the_fingerprint_of_a_training_tells_networks_apart_by_what_they_are(
 
 
 def test_the_fingerprint_of_a_training_depends_on_values_not_on_their_types(coloured: fc.Dataset) -> None:
-    plain = {"seed": 3, "batch_size": 8, "learning_rate": 1.0, "early_stopping": 2, "time_budget": 600}
-    other = {"seed": np.int64(3), "batch_size": np.int8(8), "learning_rate": 1, "early_stopping": np.int64(2)}
+    plain: dict[str, Any] = {
+        "seed": 3,
+        "batch_size": 8,
+        "learning_rate": 1.0,
+        "early_stopping": 2,
+        "time_budget": 600,
+    }
+    other: dict[str, Any] = {
+        "seed": np.int64(3),
+        "batch_size": np.int8(8),
+        "learning_rate": 1,
+        "early_stopping": np.int64(2),
+    }
     expected = fingerprint(coloured, "article", **plain)
     assert fingerprint(coloured, "article", image_size=np.array(SIZE), time_budget="10min", **other) == expected
-    options = {"weights": None, "dropout": 0.5}
+    options: dict[str, Any] = {"weights": None, "dropout": 0.5}
     expected = fingerprint(coloured, "backbone:mobilenet", model_options=options)
     options = {"progress": False, "dropout": np.float64(0.5), "weights": None}
     assert fingerprint(coloured, "backbone:MobileNet", model_options=options) == expected
