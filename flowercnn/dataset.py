@@ -299,6 +299,11 @@ class Dataset:
         contents: tuple[Content, ...] = self.__dict__[_CONTENTS]
         return contents
 
+    def known_contents(self) -> tuple[Content, ...] | None:
+        """Return what `contents` has read before, or ``None``: nothing is read now."""
+        known: tuple[Content, ...] | None = self.__dict__.get(_CONTENTS)
+        return known
+
     def _units(self, seed: int, duplicates: Duplicates, *, progress: bool) -> Units:
         """Samples that stay together, in the order in which they are drawn."""
         if duplicates not in get_args(Duplicates):

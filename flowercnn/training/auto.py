@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from flowercnn.dataset import Dataset
-from flowercnn.errors import ConfigurationError, FlowerCNNError
+from flowercnn.errors import ConfigurationError, FlowerCNNError, SplitError
 from flowercnn.evaluation.evaluation import evaluate
 from flowercnn.models.backbone_table import BACKBONES
 from flowercnn.models.backbones import PREFIX, find_weights
@@ -102,15 +103,27 @@ def choose_trainer(
         scores["fast"] = _score_scratch(trial, train, seed, progress=progress)
         rest = None if seconds is None else max(1.0, seconds - (time.perf_counter() - started))
         trainers["fast"] = dataclasses.replace(scratch, time_budget=None if told else rest)
-    best = max(scores, key=scores.__getitem__)  # of equals the first: a backbone, which trains in seconds
-    compared = ", ".join(f"{name} {score:.1%}" for name, score in sorted(scores.items(), key=lambda item: -item[1]))
-    reason = f"auto chose {best}: accuracy in cross-validation on train was {compared}."
+    # Of equals the first: a backbone, which trains in seconds. What could not be tested is worse than what was.
+    best = max(scores, key=lambda name: -1.0 if math.isnan(scores[name]) else scores[name])
+    reason = _reason(best, scores, skipped)
+    _log.info(reason)
+    return trainers[best], reason
+
+
+def _reason(best: str, scores: Mapping[str, float], skipped: Sequence[str]) -> str:
+    """Return why it was ``best``."""
+    tested = {name: score for name, score in scores.items() if not math.isnan(score)}
+    untested = [name for name in scores if name not in tested]
+    compared = ", ".join(f"{name} {score:.1%}" for name, score in sorted(tested.items(), key=lambda item: -item[1]))
+    why = f"accuracy in cross-validation on train was {compared}" if tested else "nothing tells which is better"
+    reason = f"auto chose {best}: {why}."
+    if untested:
+        reason += f" {', '.join(untested)} could not be cross-validated: too few pictures of a class."
     if not any(name.startswith(PREFIX) for name in scores):
         reason += " No pretrained weights were at hand; with some, few pictures go much further."
     if skipped:
         reason += f" Not tried: {'; '.join(skipped)}."
-    _log.info(reason)
-    return trainers[best], reason
+    return reason
 
 
 def _score_backbone(trainer: Trainer, train: Dataset, *, progress: bool) -> float:
@@ -124,15 +137,26 @@ def _score_backbone(trainer: Trainer, train: Dataset, *, progress: bool) -> floa
         bad_images=trainer.bad_images,
         progress=progress,
     )
-    return float(np.nan_to_num(fit_on_features(features, train, recipe, seed=trainer.seed).accuracy))
+    return fit_on_features(features, train, recipe, seed=trainer.seed).accuracy
 
 
 def _score_scratch(trainer: Trainer, train: Dataset, seed: int, *, progress: bool) -> float:
-    if min(count for count in train.class_counts().values() if count) < _FOLDS:
-        return 0.0  # a class with one picture cannot be learned from and tested on
+    """Return the accuracy in cross-validation, of classes with pictures enough; NaN if there is none."""
+    counts = np.bincount(train.labels, minlength=train.num_classes)
+    tested = train.subset(counts[train.labels] >= _FOLDS)
+    try:
+        folds = tested.folds(_FOLDS, seed=seed, progress=progress)
+    except SplitError as error:
+        _log.info("No cross-validation: %s", error)
+        return math.nan
     hits = total = 0.0
-    for fold in train.folds(_FOLDS, seed=seed, progress=progress):
-        run = trainer.fit(fold.train, progress=False)
+    for fold in folds:
+        left_out = set(fold.test.keys)
+        # All the rest: a class with one picture cannot be tested, but is learned.
+        learned = train.subset([number for number, key in enumerate(train.keys) if key not in left_out])
+        if len(np.unique(learned.labels)) < 2:  # noqa: PLR2004 - all copies of a class were in this fold
+            return math.nan
+        run = trainer.fit(learned, progress=False)
         if run.interrupted:
             raise KeyboardInterrupt
         evaluation = evaluate(run.predictor, fold.test, bad_images=trainer.bad_images, progress=False)

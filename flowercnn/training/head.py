@@ -61,7 +61,8 @@ def fit_head(
         features: Shape (n, views, features): of each picture and its mirror image, or of each picture alone.
         labels: Shape (n,), from 0.
         num_classes: How many outputs.
-        folds: Positions left out in turn to choose shrinkage and sharpness; none where that is impossible.
+        folds: Positions left out in turn to choose shrinkage and sharpness, which are judged on those alone; none
+            where that is impossible.
         class_weights: Weight of each class beside its frequency, or ``None``.
     """
     if not folds:
@@ -74,12 +75,13 @@ def fit_head(
         for number, shrinkage in enumerate(_SHRINKAGES):
             kernel, bias = discriminants.solve(shrinkage)
             logits[number, fold] = features[fold, 0] @ kernel + bias
-    losses = np.array([[_loss(s * rows, labels) for s in _SHARPNESS] for rows in logits])
+    tested = np.concatenate(folds)
+    losses = np.array([[_loss(s * rows[tested], labels[tested]) for s in _SHARPNESS] for rows in logits])
     best, sharpest = np.unravel_index(losses.argmin(), losses.shape)
     shrinkage, sharpness = _SHRINKAGES[best], float(_SHARPNESS[sharpest])
     kernel, bias = _Discriminants(features, labels, num_classes, class_weights).solve(shrinkage)
     bias = np.where(bias == _ABSENT, _ABSENT / sharpness, bias)
-    accuracy = float((logits[best].argmax(axis=1) == labels).mean())
+    accuracy = float((logits[best, tested].argmax(axis=1) == labels[tested]).mean())
     scaled = (kernel * np.float32(sharpness), (bias * sharpness).astype(np.float32))
     return Head(*scaled, shrinkage, sharpness, accuracy, float(losses[best, sharpest]))
 

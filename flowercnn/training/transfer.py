@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +29,7 @@ from flowercnn.preprocessing.preprocessing import BadImages, Preprocessing
 from flowercnn.preprocessing.views import Views
 from flowercnn.progress import tracked
 from flowercnn.sources.base import Sample
-from flowercnn.splits import draw_folds, draw_units
+from flowercnn.splits import Units, draw_folds, draw_units
 from flowercnn.training.head import Head, fit_head
 
 __all__ = ["Features", "compute_features", "fit_on_features", "freeze", "make_optimizer_by_depth", "stages"]
@@ -126,14 +127,7 @@ def fit_on_features(features: Features, dataset: Dataset, recipe: Recipe, *, see
     """Return the last layer for the feature vectors of a data set; its settings are chosen by folds of it."""
     used = dataset.subset(features.kept)
     counts = np.bincount(used.labels, minlength=used.num_classes)
-    folds: Sequence[npt.NDArray[np.int64]] = ()
-    number = int(min(_MOST_FOLDS, counts[counts > 0].min()))
-    if number > 1:
-        try:
-            units = draw_units(*names_and_links(used.samples, None), seed)
-            folds = draw_folds(units, used.labels, used.class_names, k=number)
-        except SplitError as error:  # groups too large
-            _log.info("No cross-validation: %s", error)
+    folds = _folds(used, seed)
     head = fit_head(features.rows, used.labels, used.num_classes, folds, recipe.class_weights(counts))
     _log.info(
         "Last layer: shrinkage %g; in cross-validation accuracy %.3f, loss %.3f.",
@@ -142,6 +136,40 @@ def fit_on_features(features: Features, dataset: Dataset, recipe: Recipe, *, see
         head.loss,
     )
     return head
+
+
+def _folds(dataset: Dataset, seed: int) -> Sequence[npt.NDArray[np.int64]]:
+    """Return the positions left out in turn to choose the settings of the last layer; none where that is impossible.
+
+    Copies of a picture stay together where they are known. Classes that would be gone without one unit of pictures
+    are always learned from: they must not keep the others from being cross-validated.
+    """
+    units = draw_units(*names_and_links(dataset.samples, dataset.known_contents()), seed)
+    testable, fewest = _testable(units, dataset.labels)
+    if not testable:
+        return ()
+    chosen = np.array(sorted(index for unit in testable for index in unit), dtype=np.int64)
+    place = {index: number for number, index in enumerate(chosen.tolist())}
+    moved = [[place[index] for index in unit] for unit in testable]
+    try:
+        folds = draw_folds(moved, dataset.labels[chosen], dataset.class_names, k=min(_MOST_FOLDS, fewest))
+    except SplitError as error:  # groups too large
+        _log.info("No cross-validation: %s", error)
+        return ()
+    return [chosen[fold] for fold in folds]
+
+
+def _testable(units: Units, labels: npt.NDArray[np.int64]) -> tuple[Units, int]:
+    """Return the units of classes that have others, and the fewest such a class has."""
+    while True:
+        classes = [set(labels[list(unit)].tolist()) for unit in units]
+        counts = Counter(label for of_unit in classes for label in of_unit)
+        kept = [
+            unit for unit, of_unit in zip(units, classes, strict=True) if min(counts[label] for label in of_unit) > 1
+        ]
+        if len(kept) == len(units):
+            return kept, min(counts.values(), default=0)
+        units = kept
 
 
 def stages(model: Any) -> dict[str, int]:

@@ -184,7 +184,7 @@ def test_the_fingerprint_of_a_training_depends_on_values_not_on_their_types(colo
     }
     expected = fingerprint(coloured, "article", **plain)
     assert fingerprint(coloured, "article", image_size=np.array(SIZE), time_budget="10min", **other) == expected
-    options = {"weights": None, "dropout": 0.5}
+    options: dict[str, Any] = {"weights": None, "dropout": 0.5}
     expected = fingerprint(coloured, "backbone:mobilenet", model_options=options)
     options = {"progress": False, "dropout": np.float64(0.5), "weights": None}
     assert fingerprint(coloured, "backbone:MobileNet", model_options=options) == expected

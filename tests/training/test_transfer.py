@@ -87,6 +87,55 @@ def test_few_pictures_of_a_class_are_enough_to_learn_from(per_class: int) -> Non
     assert (head.probabilities(features[:, 0]).argmax(axis=1) == labels).all()
 
 
+def of_blobs(per_class: int, num_classes: int) -> tuple[Features, fc.Dataset]:
+    """Feature vectors of classes far apart, and pictures to go with them."""
+    rows, labels = blobs(per_class, num_classes, 16)
+    pictures = np.random.default_rng(1).integers(0, 256, (len(labels), 24, 24, 3), dtype=np.uint8)
+    names = [f"class {label}" for label in labels]
+    dataset = fc.Dataset.from_source(fc.InMemory(list(pictures), names))
+    return Features(rows, np.arange(len(labels)), ()), dataset
+
+
+def test_a_class_with_one_picture_does_not_keep_the_others_from_cross_validation() -> None:
+    features, dataset = of_blobs(9, 4)
+    one = np.flatnonzero((dataset.labels != 3) | (np.arange(len(dataset)) == 30))
+    part = dataset.subset(one)
+    found = Features(features.rows[one], np.arange(len(one)), ())
+    head = fit_on_features(found, part, recipe_of("backbone:mobilenet"), seed=0)
+    assert head.accuracy > 0.8
+    assert head.sharpness != 1
+    assert head.probabilities(found.rows[:, 0])[-1].argmax() == 3
+    alone = dataset.subset(np.arange(4) * 9)
+    found = Features(features.rows[::9], np.arange(4), ())
+    assert np.isnan(fit_on_features(found, alone, recipe_of("backbone:mobilenet"), seed=0).accuracy)
+
+
+def test_a_fold_of_one_group_is_not_left_out() -> None:
+    features, dataset = of_blobs(8, 3)
+    grouped = [dataclasses.replace(sample, group="same") for sample in dataset.samples[:8]]
+    dataset = fc.Dataset((*grouped, *dataset.samples[8:]), dataset.encoder)
+    head = fit_on_features(features, dataset, recipe_of("backbone:mobilenet"), seed=0)
+    assert head.accuracy > 0.8
+
+
+def test_copies_of_a_picture_that_are_known_are_not_torn_apart_by_cross_validation() -> None:
+    random = np.random.default_rng(0)
+    pictures = np.repeat(random.integers(0, 256, (40, 24, 24, 3), dtype=np.uint8), 2, axis=0)
+    names = [f"class {label}" for label in np.repeat(np.arange(40) % 2, 2)]
+    dataset = fc.Dataset.from_source(fc.InMemory(list(pictures), names))
+    rows = np.repeat(random.normal(0, 1, (40, 1, 64)), 2, axis=0).astype(np.float32)  # chance, and no class
+
+    def accuracy(of: fc.Dataset) -> float:
+        recipe = recipe_of("backbone:mobilenet")
+        return fit_on_features(Features(rows, np.arange(80), ()), of, recipe, seed=0).accuracy
+
+    assert dataset.known_contents() is None
+    assert accuracy(dataset) > 0.9
+    dataset.contents(progress=False)
+    assert dataset.known_contents() == dataset.contents()
+    assert accuracy(dataset) < 0.75
+
+
 def test_a_backbone_is_trained_on_features_and_saved_as_an_ordinary_model(
     coloured: fc.Dataset, tmp_path: Path
 ) -> None:
@@ -387,6 +436,52 @@ def test_auto_takes_the_best_and_of_equals_the_backbone(
     trainer, reason = choose_trainer(coloured, settings=settings)
     assert trainer.model == chosen
     assert reason.startswith(f"auto chose {chosen}: ")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "scratch", "chosen", "said"),
+    [
+        (np.nan, np.nan, "backbone:mobilenet", "mobilenet, fast could not be cross-validated"),
+        (np.nan, 0.0, "fast", "backbone:mobilenet could not be cross-validated"),
+    ],
+)
+def test_auto_says_what_could_not_be_cross_validated(
+    coloured: fc.Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    backbone: float,
+    scratch: float,
+    chosen: str,
+    said: str,
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(auto, "_score_backbone", lambda *_, **__: backbone)
+    monkeypatch.setattr(auto, "_score_scratch", lambda *_, **__: scratch)
+    settings = {"model_options": {"weights": {"mobilenet": "some.weights.h5"}}}
+    trainer, reason = choose_trainer(coloured, settings=settings)
+    assert trainer.model == chosen
+    assert said in reason
+    assert "nan" not in reason
+
+
+def test_auto_learns_a_class_with_one_picture_and_tests_the_others(
+    coloured: fc.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    learned: list[dict[str, int]] = []
+    fit = fc.Trainer.fit
+
+    def watched(self: fc.Trainer, train: fc.Dataset, **options: Any) -> fc.TrainingRun:
+        learned.append(train.class_counts())
+        return fit(self, train, **options)
+
+    monkeypatch.setattr(fc.Trainer, "fit", watched)
+    settings = {"epochs": 1, "image_size": (32, 32)}
+    _, reason = choose_trainer(coloured.subset(range(21)), settings=settings)
+    assert learned == [{"blue": 5, "green": 5, "red": 1}] * 2
+    assert re.search(r"on train was fast [0-9.]+%", reason)
+    _, reason = choose_trainer(coloured.subset([0, 10, 20]), settings=settings)
+    assert "fast could not be cross-validated" in reason
 
 
 def test_auto_without_weights_trains_from_scratch_and_says_so(
