@@ -100,6 +100,8 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
         trainer, why = choose_trainer(splits.train, seed=seed, settings=settings, progress=progress)
         reason = (why,)
     run = trainer.fit(splits.train, splits.val, checkpoint_dir=checkpoint_dir, callbacks=callbacks, progress=progress)
+    parts = {name: part.fingerprint() for name, part in splits._asdict().items()}
+    run = dataclasses.replace(run, predictor=run.predictor.with_info(fingerprints=parts))
     with _kept(run.predictor, out):
         if len(splits.val):
             calibrated = calibrate(
