@@ -91,8 +91,8 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
     automatic = model == "auto" if isinstance(model, str) else False
     trainer = _make_trainer(train, "fast" if automatic else model, seed, settings)
     dataset = Dataset.from_source(as_source(source))
-    if out is not None and not automatic and not is_backbone(model):
-        check_can_be_saved(trainer.untrained(dataset.num_classes))
+    if out is not None and not automatic:
+        _check_can_be_saved(trainer, dataset)
     splits = _split(dataset, val=val, test=test, seed=seed, duplicates=duplicates, progress=progress)
     _refuse_bad_images(dataset, splits, trainer, read=duplicates == "group", progress=progress)
     reason: tuple[str, ...] = ()
@@ -307,6 +307,14 @@ def _split(dataset: Dataset, *, val: float, test: float, seed: int, duplicates: 
         mode: Literal["drop", "ignore"] = "drop" if duplicates == "group" else "ignore"
         return dataset.predefined_split(val=val, test=test, seed=seed, duplicates=mode, progress=progress)
     return dataset.split(val=val, test=test, seed=seed, duplicates=duplicates, progress=progress)
+
+
+def _check_can_be_saved(trainer: Trainer, dataset: Dataset) -> None:
+    """Find out before hours of training that the network could not be saved; those of the library can."""
+    if not is_backbone(trainer.model):
+        check_can_be_saved(trainer.untrained(dataset.num_classes), dataset.class_names)
+    elif (own := trainer.model_options.get("backbone")) is not None:
+        check_can_be_saved(own)
 
 
 def _check_out(out: str | os.PathLike[str] | None) -> None:

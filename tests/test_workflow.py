@@ -93,6 +93,9 @@ def test_a_network_that_cannot_be_saved_is_found_before_training(photo_folder: P
     settings: dict[str, Any] = {"model": own, "epochs": 10**6, "progress": False}
     with pytest.raises(fc.ModelFileError, match="Half"):
         fc.train(photo_folder, out=tmp_path / "model.keras", **settings)
+    settings = settings | {"model": "backbone:own", "model_options": {"backbone": own, "scaling": "tf"}}
+    with pytest.raises(fc.ModelFileError, match="Half"):
+        fc.train(photo_folder, out=tmp_path / "model.keras", image_size=(24, 24), **settings)
 
 
 def test_a_model_within_a_model_is_trained_calibrated_and_saved(photo_folder: Path, tmp_path: Path) -> None:
