@@ -212,6 +212,20 @@ def test_a_report_shows_what_training_has_kept(tmp_path: Path) -> None:
         assert text in page
 
 
+def test_a_report_says_where_the_accuracy_lies_and_not_what_the_next_test_will_bring(tmp_path: Path) -> None:
+    page = page_of(tmp_path)
+    assert "The accuracy on all pictures of the same kind lies between 34.2% and 100.0% (95&nbsp;% interval" in page
+    assert "expect" not in page
+
+
+def test_only_a_report_on_a_training_claims_that_its_pictures_were_not_learned_from(tmp_path: Path) -> None:
+    claim = "tested on 2 pictures it has not learned from."
+    assert claim not in page_of(tmp_path, train_samples=9)
+    assert "Trained on 9 pictures, tested on 2 pictures." in page_of(tmp_path, train_samples=9)
+    evaluation = dataclasses.replace(evaluation_of([0, 1], [0, 1]), history={"loss": [1.0]})
+    assert claim in evaluation.save_report(tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("classes", [2, 17, 102])
 def test_confusion_matrices_are_drawn_with_every_name(classes: int, tmp_path: Path) -> None:
     names = [f"$class_{number}$" for number in range(classes)]
