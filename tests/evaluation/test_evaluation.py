@@ -109,6 +109,16 @@ def test_bad_pictures_are_an_error_or_left_out_and_said(run: fc.TrainingRun, col
     assert evaluation.y_true.tolist() == coloured.labels.tolist()
 
 
+@pytest.mark.parametrize("model", ["article", "backbone:mobilenet"])
+def test_pictures_left_out_do_not_count_as_learned_from(model: str, coloured: fc.Dataset) -> None:
+    dataset = fc.Dataset((fc.Sample("bad.jpg", "red", b"bad"), *coloured.samples), coloured.encoder)
+    options = {} if model == "article" else {"weights": None, "until": "conv_pw_3_relu"}
+    trainer = fc.Trainer(model, image_size=(32, 32), model_options=options, epochs=1, bad_images="skip")
+    run = trainer.fit(dataset, progress=False)
+    assert run.skipped == ("bad.jpg",)
+    assert run.predictor.info["train_samples"] == len(coloured)
+
+
 def test_nothing_to_evaluate_on_is_an_error(run: fc.TrainingRun, coloured: fc.Dataset) -> None:
     with pytest.raises(fc.DataError, match="empty"):
         fc.evaluate(run.predictor, coloured.subset([]))
