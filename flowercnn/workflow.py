@@ -151,10 +151,11 @@ class CrossValidation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where that mean lies at 95 %, by Student's t over the folds.
+        """Where that mean lies at 95 %: Student's t over the folds, and the Wilson interval of all pictures together.
 
-        Folds share training pictures, so this is a little too narrow (Bengio & Grandvalet 2004). Of a single finished
-        fold it is not known: 0 to 1.
+        It holds both: folds that happen to be alike would else make it as narrow as one likes. Folds share training
+        pictures, so it is a little too narrow all the same (Bengio & Grandvalet 2004). Of a single finished fold it
+        is not known: 0 to 1.
         """
         from scipy.stats import t
 
@@ -162,7 +163,8 @@ class CrossValidation:
         if count == 1:
             return 0.0, 1.0
         spread = float(t.ppf(0.975, count - 1)) * statistics.stdev(self.accuracies) / math.sqrt(count)
-        return max(0.0, self.mean_accuracy - spread), min(1.0, self.mean_accuracy + spread)
+        low, high = self.evaluation.accuracy_interval
+        return min(low, max(0.0, self.mean_accuracy - spread)), max(high, min(1.0, self.mean_accuracy + spread))
 
     def label_issues(self) -> list[LabelIssue]:
         """Return the pictures, those first whose label is most probably wrong; see `label_issues`."""

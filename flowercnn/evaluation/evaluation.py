@@ -23,6 +23,7 @@ from flowercnn.evaluation.figures import ClassMetrics, Confusion, Metric, Mistak
 from flowercnn.evaluation.metrics import (
     ReliabilityBin,
     balanced_accuracy,
+    basic_interval,
     brier_scores,
     calibration_error,
     confusion_matrix,
@@ -157,13 +158,18 @@ class Evaluation:
 
         ``accuracy``, ``top_5_accuracy`` (with more than five classes), ``balanced_accuracy``, ``log_loss`` (0 is
         best), ``brier`` (0 is best), ``calibration_error`` (0 is best), and ``roc_auc`` and ``average_precision``,
-        the means over the classes of one against the rest.
+        the means over the classes of one against the rest. An interval is (nan, nan) where it is not known, as that
+        of the balanced accuracy if all pictures are right, and those of all figures but shares if there is only one.
         """
         found = {"accuracy": Metric(self.accuracy, self.accuracy_interval, "wilson")}
         if len(self.class_names) > _TOP:
             found[f"top_{_TOP}_accuracy"] = self.top_k(_TOP)
         for name, drawn in self._bootstrap.figures().items():
-            found[name] = Metric(getattr(self, name), percentile_interval(drawn), "bootstrap")
+            value = getattr(self, name)
+            if name == "calibration_error":
+                found[name] = Metric(value, basic_interval(drawn, value), "basic bootstrap")
+            else:
+                found[name] = Metric(value, percentile_interval(drawn), "bootstrap")
         return found
 
     @property
@@ -183,7 +189,7 @@ class Evaluation:
 
     @property
     def calibration_error(self) -> float:
-        """How far confidence is from accuracy on average, 0-1, over ten bins of equally many pictures; 0 is best."""
+        """How far confidence is from accuracy on average, 0-1, over ten bins of about equally many; 0 is best."""
         return calibration_error(self.confidence, self.right)
 
     @property
@@ -227,7 +233,7 @@ class Evaluation:
 
     @property
     def reliability(self) -> list[ReliabilityBin]:
-        """Confidence and accuracy of ten bins of equally many pictures, from the least confident to the most."""
+        """Confidence and accuracy of ten bins of about equally many pictures, the least confident first."""
         return reliability(self.confidence, self.right)
 
     def most_confused(self, limit: int = 10) -> list[Confusion]:

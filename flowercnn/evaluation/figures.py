@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ClassMetrics", "Confusion", "Metric", "Mistake"]
+__all__ = ["ClassMetrics", "Confusion", "Metric", "Mistake", "interval_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +15,22 @@ class Metric:
 
     Args:
         value: The figure; NaN where it is not defined.
-        interval: Where it lies, at 95 %.
-        method: How the interval was found: ``"wilson"`` (of a share) or ``"bootstrap"`` (percentiles over pictures
-            drawn again with replacement).
+        interval: Where it lies, at 95 %; (nan, nan) where that is not known, as when all pictures drawn again give
+            the same.
+        method: How the interval was found: ``"wilson"`` (of a share), ``"bootstrap"`` (percentiles over pictures
+            drawn again with replacement) or ``"basic bootstrap"`` (those percentiles mirrored at the figure, from 0
+            to 1 and never without the figure; of the calibration error, which chance makes larger).
     """
 
     value: float
     interval: tuple[float, float]
-    method: Literal["wilson", "bootstrap"]
+    method: Literal["wilson", "bootstrap", "basic bootstrap"]
+
+
+def interval_text(interval: tuple[float, float], form: str) -> str:
+    """Return an interval as text, its ends in a format such as ``".1%"``; or that it is not known."""
+    low, high = interval
+    return "not known" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,7 @@ class ClassMetrics:
         recall_interval: Wilson interval of the recall at 95 %.
         support: How many pictures it has.
         precision_interval: Wilson interval of the precision at 95 %.
-        f1_interval: Bootstrap interval of F1 at 95 %.
+        f1_interval: Bootstrap interval of F1 at 95 %; (nan, nan) where that is not known.
         roc_auc: Area under the ROC curve of this class against the rest, 0-1; NaN if one of them has no picture.
         average_precision: Area under the precision-recall curve, likewise.
     """

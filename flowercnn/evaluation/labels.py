@@ -17,14 +17,15 @@ __all__ = ["LabelIssue", "label_issues"]
 
 @dataclass(frozen=True, slots=True)
 class LabelIssue:
-    """A picture whose label is probably wrong.
+    """A picture, its label, and what a classifier that has not learned from it takes it for.
 
     Args:
         key: Which picture.
         label: The label it has.
         suggested: The class the classifier takes it for.
         quality: The probability the classifier gives to the label, 0-1; the lowest are the worst.
-        likely: Whether confident learning counts it as wrong.
+        likely: Whether confident learning counts it as wrong; only as good as the classifier, whose own mistakes are
+            counted too.
         sample: Where the picture is, or ``None`` if that is not known.
     """
 
@@ -40,7 +41,7 @@ class LabelIssue:
 
 
 def label_issues(evaluation: Evaluation) -> list[LabelIssue]:
-    """Return every picture, those first whose label is most probably wrong (Northcutt et al. 2021).
+    """Return every picture, those first whose label the classifier believes least (Northcutt et al. 2021).
 
     The order is that of `LabelIssue.quality` (self-confidence). A picture counts as wrong (`LabelIssue.likely`)
     if it is at least as surely of another class as pictures of that class are on average, and more surely than of its

@@ -15,6 +15,7 @@ from flowercnn.errors import ConfigurationError
 __all__ = [
     "ReliabilityBin",
     "balanced_accuracy",
+    "basic_interval",
     "bootstrap_weights",
     "brier_scores",
     "calibration_error",
@@ -160,23 +161,28 @@ class ReliabilityBin:
 
 
 def reliability(confidence: Floats, right: npt.NDArray[np.bool_], bins: int = 10) -> list[ReliabilityBin]:
-    """Return bins of equally many pictures each, from the least confident to the most.
+    """Return bins of about equally many pictures each, from the least confident to the most.
+
+    Pictures of equal confidence are in one bin, so that the order of the pictures does not matter.
 
     Args:
         confidence: Shape (n,), the probability of the predicted class.
         right: Shape (n,), whether it was true.
-        bins: How many; fewer if there are fewer pictures.
+        bins: How many; fewer if there are fewer pictures, or many of equal confidence.
     """
     order = np.argsort(confidence, kind="stable")
-    parts = np.array_split(order, max(1, min(bins, len(order))))
+    ends = np.append(np.flatnonzero(np.diff(confidence[order])) + 1, len(order))  # of pictures of equal confidence
+    wanted = np.cumsum([len(part) for part in np.array_split(order, max(1, min(bins, len(order))))])
+    cuts = np.unique(ends[np.searchsorted(ends, wanted)])
+    parts = np.split(order, cuts[:-1])
     return [ReliabilityBin(float(confidence[p].mean()), float(right[p].mean()), len(p)) for p in parts]
 
 
 def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_], bins: int = 10) -> float:
     """Return the expected calibration error: how far confidence is from accuracy, averaged over equal-mass bins.
 
-    (Naeini et al. 2015, with bins of equally many pictures as Nixon et al. 2019 have them.) Few pictures per bin
-    make it larger than 0 even for perfect probabilities.
+    (Naeini et al. 2015, with bins of about equally many pictures as Nixon et al. 2019 have them.) Few pictures per
+    bin make it larger than 0 even for perfect probabilities.
     """
     found = reliability(confidence, right, bins)
     return sum(each.count * abs(each.accuracy - each.confidence) for each in found) / len(confidence)
@@ -240,9 +246,39 @@ def bootstrap_weights(count: int, draws: int, seed: int = 0) -> Floats:
 
 
 def percentile_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float]:
-    """Return what the middle share ``confidence`` of bootstrap values spans; (nan, nan) if there are none."""
+    """Return what the middle share ``confidence`` of bootstrap values spans.
+
+    (nan, nan) if there are none, or they do not differ, as when all pictures are right or there is only one: then
+    they say nothing about other pictures.
+    """
     known = values[np.isfinite(values)]
     if not len(known):
         return math.nan, math.nan
     low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return _unless_empty(float(low), float(high))
+
+
+def basic_interval(values: Floats, value: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the basic bootstrap interval (Davison & Hinkley 1997) of a figure from 0 to 1.
+
+    Bootstrap values of a figure that chance makes larger, such as the calibration error, are larger by that once
+    more. Here their percentiles are mirrored at the figure, so that it is taken off. The figure itself is always
+    within.
+
+    Args:
+        values: Bootstrap values.
+        value: The figure itself, 0-1.
+        confidence: How often such an interval should hold, 0-1.
+
+    Returns:
+        Lower and upper end, each 0-1, or (nan, nan) as `percentile_interval`.
+    """
+    low, high = percentile_interval(values, confidence)
+    if math.isnan(low):
+        return low, high
+    return _unless_empty(min(value, max(0.0, 2 * value - high)), max(value, min(1.0, 2 * value - low)))
+
+
+def _unless_empty(low: float, high: float) -> tuple[float, float]:
+    """Return the interval, or (nan, nan) if it has no width but that of rounding."""
+    return (math.nan, math.nan) if math.isclose(low, high, abs_tol=1e-12) else (low, high)

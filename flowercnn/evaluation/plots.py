@@ -181,7 +181,9 @@ def reliability_figure(bins: Sequence[ReliabilityBin], *, dark: bool = False) ->
     axes.plot([0, 1], [0, 1], "--", color=colours.ink, alpha=0.6, label="perfect")
     confidence, accuracy = [each.confidence for each in bins], [each.accuracy for each in bins]
     axes.vlines(confidence, confidence, accuracy, color=colours.band, linewidth=7)
-    axes.plot(confidence, accuracy, "o-", color=colours.right, label=f"{len(bins)} bins of equally many pictures")
+    axes.plot(
+        confidence, accuracy, "o-", color=colours.right, label=f"{len(bins)} bins of about equally many pictures"
+    )
     axes.set(xlabel="confidence", ylabel="accuracy", title="Reliability", xlim=(0, 1), ylim=(0, 1))
     _dress(axes, colours, legend=True)
     return figure

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -21,6 +22,7 @@ from PIL import Image
 from flowercnn import __version__
 from flowercnn.errors import ImageError, few
 from flowercnn.evaluation.charts import interval_chart, line_chart, reliability_chart
+from flowercnn.evaluation.figures import interval_text
 from flowercnn.parallel import cpu_count, ordered_map
 from flowercnn.preprocessing.decode import decode, read_content
 from flowercnn.preprocessing.preprocessing import Preprocessing
@@ -107,7 +109,9 @@ def notebook_html(evaluation: Evaluation) -> str:
 def _lead(evaluation: Evaluation) -> str:
     count = _told(evaluation.info, "train_samples", int)
     learned = "A classifier" if count is None else f"Trained on {count:,} pictures"
-    return f"{learned}, tested on {len(evaluation):,} it has not learned from."
+    # Only `train`, which adds the history, is known to have tested on other pictures than it learned from.
+    unseen = " it has not learned from" if evaluation.history else ""
+    return f"{learned}, tested on {len(evaluation):,} pictures{unseen}."
 
 
 def _told(info: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
@@ -131,20 +135,21 @@ def _result(evaluation: Evaluation) -> str:
         f'<p class="headline"><strong>{evaluation.accuracy:.1%}</strong>'
         f"<span>correct: {evaluation.hits} of {len(evaluation)} test pictures</span></p>"
         + interval_chart(evaluation.accuracy, low, high, chance=1 / len(evaluation.class_names))
-        + f"<p>With other test pictures of the same kind, expect {low:.1%} to {high:.1%} (95&nbsp;% interval, "
-        f"Wilson).{left_out}</p>"
+        + f"<p>The accuracy on all pictures of the same kind lies between {low:.1%} and {high:.1%} (95&nbsp;% "
+        f"interval, Wilson).{left_out}</p>"
         f'<dl class="tiles">{tiles}</dl>'
         '<p class="note">Below each figure is its 95&nbsp;% interval: Wilson for shares of pictures, else bootstrap '
-        "percentiles over the test pictures.</p>"
+        "percentiles over the test pictures (of the calibration error the basic bootstrap). It is not known where "
+        "all that is drawn gives the same, as when every picture is right.</p>"
     )
 
 
 def _tile(label: str, metric: Metric, *, percent: bool) -> str:
     form = ".1%" if percent else ".3f"
-    low, high = metric.interval
+    value = "none" if math.isnan(metric.value) else f"{metric.value:{form}}"
     return (
-        f"<div><dt>{escape(label)}</dt><dd>{metric.value:{form}}"
-        f"<small>{low:{form}} to {high:{form}}, {metric.method}</small></dd></div>"
+        f"<div><dt>{escape(label)}</dt><dd>{value}"
+        f"<small>{interval_text(metric.interval, form)}, {metric.method}</small></dd></div>"
     )
 
 
@@ -283,11 +288,11 @@ def _class_row(each: ClassMetrics) -> str:
 
 def _calibration(evaluation: Evaluation) -> str:
     error = evaluation.metrics["calibration_error"]
-    low, high = error.interval
     return (
         f"<p>When the classifier says 80&nbsp;%, is it right in 80 of 100 cases? On average it is off by "
-        f"<strong>{error.value:.1%}</strong> ({low:.1%} to {high:.1%}, bootstrap) over ten bins of equally many "
-        f"pictures. {escape(_calibration_told(evaluation.info))}</p>"
+        f"<strong>{error.value:.1%}</strong> (95&nbsp;% interval {interval_text(error.interval, '.1%')}, "
+        f"{error.method}) over ten bins of about equally many pictures. "
+        f"{escape(_calibration_told(evaluation.info))}</p>"
         f'<div class="charts">{reliability_chart(evaluation.reliability)}</div>'
     )
 

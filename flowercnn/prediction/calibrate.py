@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from flowercnn.dataset import Dataset
-from flowercnn.errors import ConfigurationError
+from flowercnn.errors import ConfigurationError, SplitError, few
 from flowercnn.labels import LabelEncoder
 from flowercnn.models.keras3 import import_keras
 from flowercnn.models.twin import copy_model
-from flowercnn.prediction.calibration import Calibration, Familiarity, check_share, fit_temperature
+from flowercnn.prediction.calibration import Calibration, Familiarity, check_share, fit_temperature, scores_of_truth
 from flowercnn.prediction.features import feature_layers
 from flowercnn.prediction.predictor import Predictor
 from flowercnn.preprocessing.preprocessing import BadImages
@@ -50,12 +50,16 @@ def calibrate(
 
     Raises:
         ConfigurationError: If ``val`` is empty, or ``false_alarms`` out of range.
+        SplitError: If a key is in both ``train`` and ``val``.
         UnknownNameError: If there are pictures of a class the classifier does not know.
         ImageError: If pictures cannot be decoded.
     """
     check_share("false_alarms", false_alarms)
     if not len(val):
         raise ConfigurationError("val must have pictures: calibration is fitted on them.")
+    both = sorted(set(train.keys) & set(val.keys))
+    if both:  # it is surer of pictures it has learned from
+        raise SplitError(f"{len(both)} samples are in both train and val: {few(both)}. Make both with Dataset.split.")
     layers = feature_layers(predictor.model)
     y_true, y_prob, features = _outputs(predictor, val, layers, bad_images=bad_images, progress=progress)
     model, reason = predictor.model, None
@@ -79,7 +83,7 @@ def calibrate(
         temperature=temperature,
         applied=reason is None,
         reason=reason,
-        set_scores=np.sort(1 - y_prob[np.arange(len(y_true)), y_true].astype(np.float64)),
+        set_scores=scores_of_truth(y_prob[np.arange(len(y_true)), y_true]),
         familiarity=familiarity,
         false_alarms=false_alarms,
     )

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from flowercnn.errors import ConfigurationError
 
-__all__ = ["Calibration", "Familiarity", "LayerFamiliarity", "fit_temperature", "highest_expected"]
+__all__ = ["Calibration", "Familiarity", "LayerFamiliarity", "fit_temperature", "highest_expected", "scores_of_truth"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -24,6 +24,8 @@ _SHRINKAGE: Final = 0.01
 _DIRECTIONS: Final = 32
 _MOST_FEATURES: Final = 256  # of a layer
 _SMALLEST: Final = 1e-12
+_SMALLEST_PROBABILITY: Final = float(np.finfo(np.float32).tiny)
+_FINEST: Final = 2.0**-30  # 1 minus a float32 probability from here on is exact in float64
 _PART_ARRAYS: Final = ("mean", "scale", "directions", "variances")
 
 
@@ -125,7 +127,8 @@ class Calibration:
         temperature: What the logits are divided by (Guo et al. 2017); below 1 the network was too modest.
         applied: Whether the last layer of the model has it built in, so that every prediction and export has it.
         reason: Why not, if not.
-        set_scores: Sorted, float64: 1 minus the probability of the truth of each validation picture.
+        set_scores: Sorted, float64: 1 minus the probability of the truth of each validation picture, as
+            `scores_of_truth` gives them.
         familiarity: What tells pictures of nothing known, or ``None``.
         false_alarms: The share of known pictures that may be refused as unknown, 0 to below 1.
     """
@@ -166,13 +169,14 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
-        known = self.familiarity
+        known, of_truth = self.familiarity, _single(1 - self.set_scores)
         return {
             "temperature": self.temperature,
             "applied": self.applied,
             "reason": self.reason,
             "false_alarms": self.false_alarms,
-            "set_scores": _packed(self.set_scores),
+            "truth_probabilities": _packed(of_truth),
+            "set_scores": _packed(1 - of_truth.astype(np.float64)),  # what version 0.1.0 reads; rounded
             "familiarity": known
             and {
                 "layers": [
@@ -200,7 +204,7 @@ class Calibration:
                 temperature=float(temperature),
                 applied=bool(described["applied"]),
                 reason=reason,
-                set_scores=_unpacked(described["set_scores"]),
+                set_scores=_set_scores_from_dict(described),
                 familiarity=None if known is None else _familiarity_from_dict(known),
                 false_alarms=described["false_alarms"],
             )
@@ -221,6 +225,17 @@ def highest_expected(scores: npt.NDArray[np.float64], share: float) -> float:
     return float(scores[max(place, 1) - 1]) if place <= len(scores) else math.inf
 
 
+def scores_of_truth(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the `Calibration.set_scores` of the probabilities given to the truth, shape (n,).
+
+    1 minus a score is the probability itself to the last bit, so the picture it is of is not outside its threshold.
+    Probabilities below 1e-9 count as 0: a threshold that low lets every class in.
+    """
+    of_truth = np.asarray(probabilities, dtype=np.float64)
+    scores: npt.NDArray[np.float64] = np.sort(1 - np.where(of_truth < _FINEST, 0, of_truth))
+    return scores
+
+
 def fit_temperature(y_true: npt.NDArray[np.int64], y_prob: Floats) -> float:
     """Return what to divide logits by so that the probabilities fit best, from 0.05 to 20.
 
@@ -231,7 +246,7 @@ def fit_temperature(y_true: npt.NDArray[np.int64], y_prob: Floats) -> float:
         y_true: Shape (n,), labels.
         y_prob: Shape (n, num_classes), of a softmax.
     """
-    logits = np.log(np.maximum(np.asarray(y_prob, dtype=np.float64), _SMALLEST))
+    logits = np.log(np.maximum(np.asarray(y_prob, dtype=np.float64), _SMALLEST_PROBABILITY))
 
     def loss(log_temperature: float) -> float:
         scaled = logits * math.exp(-log_temperature)
@@ -276,6 +291,12 @@ def _columns(features: Floats, sizes: Sequence[int]) -> list[Floats]:
 
 def _single(array: Floats) -> npt.NDArray[np.float32]:
     return np.asarray(array, dtype=np.float32)
+
+
+def _set_scores_from_dict(described: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    if "truth_probabilities" in described:
+        return 1 - _unpacked(described["truth_probabilities"])
+    return _unpacked(described["set_scores"])
 
 
 def _familiarity_from_dict(described: Mapping[str, Any]) -> Familiarity:

@@ -124,7 +124,7 @@ def fit_backbone(
     history = History((record, *tuned.epochs))
     finished = time.perf_counter()
     name, preprocessing = str(trainer.model).lower(), trainer.resolved_preprocessing()
-    info = {"model": name, "seed": trainer.seed, "epochs": len(history), "train_samples": len(train)}
+    info = {"model": name, "seed": trainer.seed, "epochs": len(history), "train_samples": len(labels)}
     return TrainingRun(
         predictor=Predictor(fold_normalization(model), train.class_names, preprocessing, info=info),
         history=history,

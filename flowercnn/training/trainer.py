@@ -232,7 +232,8 @@ class Trainer:
         notes = (*balance_note(recipe.class_weights(counts), train.class_names), *advice(history, train.num_classes))
         for note in notes:
             _log.warning(note)
-        info = {"model": self._model_name(), "seed": self.seed, "epochs": len(history), "train_samples": len(train)}
+        learned = len(train_data[1])
+        info = {"model": self._model_name(), "seed": self.seed, "epochs": len(history), "train_samples": learned}
         return TrainingRun(
             predictor=Predictor(network, train.class_names, preprocessing, info=info),
             history=history,

@@ -109,6 +109,16 @@ def test_bad_pictures_are_an_error_or_left_out_and_said(run: fc.TrainingRun, col
     assert evaluation.y_true.tolist() == coloured.labels.tolist()
 
 
+@pytest.mark.parametrize("model", ["article", "backbone:mobilenet"])
+def test_pictures_left_out_do_not_count_as_learned_from(model: str, coloured: fc.Dataset) -> None:
+    dataset = fc.Dataset((fc.Sample("bad.jpg", "red", b"bad"), *coloured.samples), coloured.encoder)
+    options = {} if model == "article" else {"weights": None, "until": "conv_pw_3_relu"}
+    trainer = fc.Trainer(model, image_size=(32, 32), model_options=options, epochs=1, bad_images="skip")
+    run = trainer.fit(dataset, progress=False)
+    assert run.skipped == ("bad.jpg",)
+    assert run.predictor.info["train_samples"] == len(coloured)
+
+
 def test_nothing_to_evaluate_on_is_an_error(run: fc.TrainingRun, coloured: fc.Dataset) -> None:
     with pytest.raises(fc.DataError, match="empty"):
         fc.evaluate(run.predictor, coloured.subset([]))
@@ -210,6 +220,20 @@ def test_a_report_shows_what_training_has_kept(tmp_path: Path) -> None:
     page = evaluation.save_report(tmp_path / "report.html").read_text(encoding="utf-8")
     for text in ("fast", "Trained on 1,234 pictures", "brought to 32 x 48 pixels", "divided by 0.50"):
         assert text in page
+
+
+def test_a_report_says_where_the_accuracy_lies_and_not_what_the_next_test_will_bring(tmp_path: Path) -> None:
+    page = page_of(tmp_path)
+    assert "The accuracy on all pictures of the same kind lies between 34.2% and 100.0% (95&nbsp;% interval" in page
+    assert "expect" not in page
+
+
+def test_only_a_report_on_a_training_claims_that_its_pictures_were_not_learned_from(tmp_path: Path) -> None:
+    claim = "tested on 2 pictures it has not learned from."
+    assert claim not in page_of(tmp_path, train_samples=9)
+    assert "Trained on 9 pictures, tested on 2 pictures." in page_of(tmp_path, train_samples=9)
+    evaluation = dataclasses.replace(evaluation_of([0, 1], [0, 1]), history={"loss": [1.0]})
+    assert claim in evaluation.save_report(tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("classes", [2, 17, 102])

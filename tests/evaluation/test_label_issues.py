@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import flowercnn as fc
+from flowercnn.evaluation.evaluation import pooled
 from flowercnn.evaluation.labels import label_issues
-from flowercnn.workflow import cross_validate
+from flowercnn.evaluation.metrics import wilson_interval
+from flowercnn.workflow import CrossValidation, cross_validate
 
 
 def mislabelled(seed: int, count: int = 1000, classes: int = 10) -> tuple[fc.Evaluation, Any]:
@@ -56,6 +59,25 @@ def test_cross_validation_predicts_every_picture_once(coloured: fc.Dataset) -> N
     assert "mean of 3 folds on 30 pictures" in found.summary()
     assert len(found.label_issues()) == 30
     assert found.label_issues()[0].sample is not None
+
+
+def folds_with(hits: list[int], count: int) -> CrossValidation:
+    """Folds of so many pictures each, so many of them right."""
+    folds = []
+    for number, right in enumerate(hits):
+        y_prob = np.eye(2, dtype=np.float32)[[0] * right + [1] * (count - right)]
+        keys = tuple(f"{number}/{place}" for place in range(count))
+        folds.append(fc.Evaluation(("a", "b"), keys, np.zeros(count, np.int64), y_prob))
+    return CrossValidation(tuple(folds), pooled(folds))
+
+
+def test_folds_that_are_alike_do_not_make_the_interval_narrower_than_their_pictures_allow() -> None:
+    assert folds_with([10] * 5, 10).interval == wilson_interval(50, 50)
+    assert folds_with([9] * 5, 10).interval == wilson_interval(45, 50)
+    assert folds_with([10], 10).interval == (0, 1)
+    unlike = folds_with([10, 5, 8], 10)
+    by_student = stats.t.interval(0.95, 2, np.mean(unlike.accuracies), stats.sem(unlike.accuracies))
+    assert unlike.interval == pytest.approx((by_student[0], 1.0))
 
 
 def test_a_stopped_cross_validation_keeps_its_folds_and_goes_on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,11 @@ def test_every_figure_has_an_interval_around_it_and_says_which() -> None:
         *("roc_auc", "average_precision"),
     }
     for name, metric in evaluation.metrics.items():
-        assert metric.method == ("wilson" if name in ("accuracy", "top_5_accuracy") else "bootstrap")
+        others = "basic bootstrap" if name == "calibration_error" else "bootstrap"
+        assert metric.method == ("wilson" if name in ("accuracy", "top_5_accuracy") else others)
         low, high = metric.interval
         assert low < high
-        assert metric.value <= high  # the error of calibration alone may lie below its bootstrap interval
-        assert low <= metric.value or name == "calibration_error"
+        assert low <= metric.value <= high
     for each in evaluation.per_class:
         for name in ("precision", "recall", "f1"):
             low, high = getattr(each, f"{name}_interval")
@@ -121,7 +122,66 @@ def test_calibration_error_is_taken_over_bins_of_equally_many() -> None:
     right = np.concatenate([np.arange(20) < round(20 * c) for c in np.linspace(0.05, 0.95, 10)])
     assert ours.calibration_error(confidence, right) == pytest.approx(0, abs=1e-12)
     assert ours.calibration_error(confidence, np.zeros(200, dtype=bool)) == pytest.approx(0.5)
-    assert [each.count for each in ours.reliability(confidence[:25], right[:25])] == [3] * 5 + [2] * 5
+    distinct = np.linspace(0.1, 0.9, 25)
+    assert [each.count for each in ours.reliability(distinct, right[:25])] == [3] * 5 + [2] * 5
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.25, 0.3, 0.5, 0.9, 1.0]), st.booleans()), min_size=1), st.randoms())
+def test_calibration_does_not_depend_on_the_order_of_the_pictures(
+    pictures: list[tuple[float, bool]], by: Any
+) -> None:
+    confidence, right = (np.array(side) for side in zip(*pictures, strict=True))
+    shuffled = np.array(by.sample(range(len(pictures)), len(pictures)))
+    bins = ours.reliability(confidence, right)
+    assert bins == ours.reliability(confidence[shuffled], right[shuffled])
+    assert sum(each.count for each in bins) == len(pictures)
+    assert len(bins) <= len(np.unique(confidence))
+    assert ours.calibration_error(confidence, right) == ours.calibration_error(confidence[shuffled], right[shuffled])
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=50), st.floats(0, 1))
+def test_a_basic_interval_holds_its_figure_or_is_not_known(drawn: list[float], value: float) -> None:
+    low, high = ours.basic_interval(np.array(drawn), value)
+    assert (math.isnan(low) and math.isnan(high)) or 0 <= low <= value <= high <= 1
+
+
+def test_the_interval_of_the_calibration_error_covers_more_often_than_percentiles() -> None:
+    """Of a classifier that is too sure of itself; the truth is that of very many pictures."""
+    truth = overconfident(0, 200_000).calibration_error
+    intervals = [overconfident(seed, 200).metrics["calibration_error"].interval for seed in range(1, 41)]
+    assert np.mean([low <= truth <= high for low, high in intervals]) > 0.7
+
+
+def overconfident(seed: int, count: int) -> fc.Evaluation:
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 1.5, (count, 5))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    y_true = (shares.cumsum(axis=1) < random.random((count, 1))).sum(axis=1).clip(0, 4)
+    raised = np.exp(1.3 * logits)
+    y_prob = (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
+    return fc.Evaluation(tuple("abcde"), tuple(map(str, range(count))), y_true, y_prob)
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_an_interval_that_bootstrap_cannot_tell_is_not_known(count: int, tmp_path: Path) -> None:
+    truth = np.arange(count) % 3
+    y_prob = np.full((count, 3), 0.1, np.float32) + np.float32(0.7) * np.eye(3, dtype=np.float32)[truth]
+    evaluation = fc.Evaluation(("a", "b", "c"), tuple(map(str, range(count))), truth, y_prob)
+    for name, metric in evaluation.metrics.items():
+        assert math.isnan(metric.interval[0]) == math.isnan(metric.interval[1]) == (metric.method != "wilson"), name
+    assert all(math.isnan(end) for each in evaluation.per_class for end in each.f1_interval)
+    page = evaluation.save_report(tmp_path / "r.html")
+    assert "not known, bootstrap" in page.read_text(encoding="utf-8")
+    assert "95&nbsp;% interval not known, basic bootstrap" in page.read_text(encoding="utf-8")
+    assert "nan" not in re.sub(r"<(script|style).*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    figures = json.loads(page.with_suffix(".json").read_text())["metrics"]
+    assert figures["balanced_accuracy"]["interval"] == [None, None]
+
+
+def test_a_figure_that_is_not_defined_is_shown_as_none(tmp_path: Path) -> None:
+    y_prob = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
+    page = fc.Evaluation(("a", "b"), ("1", "2"), np.array([0, 0]), y_prob).save_report(tmp_path / "r.html")
+    assert "<dt>ROC-AUC, one against the rest</dt><dd>none<small>not known" in page.read_text(encoding="utf-8")
 
 
 @given(st.integers(0, 40), st.integers(0, 40))

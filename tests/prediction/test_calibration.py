@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 import flowercnn as fc
 from flowercnn.prediction.calibrate import calibrate
-from flowercnn.prediction.calibration import Calibration, Familiarity, fit_temperature, highest_expected
+from flowercnn.prediction.calibration import (
+    Calibration,
+    Familiarity,
+    fit_temperature,
+    highest_expected,
+    scores_of_truth,
+)
 from flowercnn.prediction.checksum import PLACEHOLDER, fill_checksum
 from flowercnn.prediction.explain import grad_cam, occlusion
 
@@ -32,6 +38,13 @@ def test_the_temperature_of_distorted_probabilities_is_found(distortion: float) 
     logits = random.normal(0, 2, size=(4000, 5))
     y_true = np.array([random.choice(5, p=row) for row in softmax(logits)])
     assert fit_temperature(y_true, softmax(logits * distortion)) == pytest.approx(distortion, rel=0.1)
+
+
+def test_the_temperature_of_a_network_that_is_far_too_sure_is_found() -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 1.5, size=(4000, 5))
+    y_true = np.array([random.choice(5, p=row) for row in softmax(logits)])
+    assert fit_temperature(y_true, softmax(logits * 10).astype(np.float32)) == pytest.approx(10, rel=0.1)
 
 
 @given(st.integers(1, 60), st.sampled_from([0.5, 0.8, 0.9, 0.95]))
@@ -87,9 +100,39 @@ def test_a_calibration_comes_back_from_its_description() -> None:
     assert again.set_threshold(0.8) == pytest.approx(calibration.set_threshold(0.8))
     with pytest.raises(fc.ConfigurationError, match="5 features. Received: 4"):
         again.unknown(features[:, :4])
-    for name, value in (("familiarity", {}), ("set_scores", "?"), ("false_alarms", 2), ("temperature", None)):
+    wrong: dict[str, Any] = {"familiarity": {}, "truth_probabilities": "?", "false_alarms": 2, "temperature": None}
+    for name, value in wrong.items():
         with pytest.raises(fc.ConfigurationError):
             Calibration.from_dict({**calibration.to_dict(), name: value})
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60), st.floats(0, 1, exclude_max=True))
+def test_a_threshold_is_the_probability_of_a_picture_and_stays_so_when_it_is_saved(
+    probabilities: list[float], coverage: float
+) -> None:
+    scores = scores_of_truth(np.array(probabilities, np.float32))
+    calibration = Calibration(1.0, applied=True, reason=None, set_scores=scores)
+    again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
+    assert np.array_equal(again.set_scores, calibration.set_scores)
+    assert again.to_dict() == calibration.to_dict()
+    assert again.set_threshold(coverage) in {*probabilities, 0, -math.inf}
+    assert (
+        sum(each >= again.set_threshold(coverage) for each in probabilities) >= coverage * len(probabilities) - 1e-6
+    )
+
+
+def test_scores_of_version_0_1_0_mean_what_they_meant() -> None:
+    calibration = fc.Predictor.load(Path(__file__).parent / "files" / "0.1.0.keras").calibration
+    assert calibration is not None
+    rounded = np.frombuffer(base64.b64decode("KsPVPoBSHD/2CmY/"), "<f4").astype(np.float64)
+    assert [calibration.set_threshold(share) for share in (0.25, 0.5, 0.75)] == (1 - rounded).tolist()
+    written = calibration.to_dict()
+    assert Calibration.from_dict(written).set_threshold(0.5) == 1 - rounded[1]
+    assert written["set_scores"] == "KsPVPoBSHD/2CmY/"
+    del written["truth_probabilities"]
+    for damaged in ("?", None):
+        with pytest.raises(fc.ConfigurationError, match="damaged"):
+            Calibration.from_dict({**written, "set_scores": damaged})
 
 
 def packed(*values: float) -> str:
@@ -262,7 +305,7 @@ def test_pictures_of_nothing_known_are_unknown_with_a_reason(trained: tuple[fc.T
 
 
 def test_few_validation_pictures_change_nothing_and_it_is_said(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
-    calibrated = calibrate(predictor, coloured, coloured.subset(range(9)), progress=False)
+    calibrated = calibrate(predictor, coloured.subset(range(9, 30)), coloured.subset(range(9)), progress=False)
     assert calibrated.calibration is not None
     assert calibrated.calibration.reason == "there are 9 validation pictures, fewer than 20."
     pixels = np.zeros((1, *predictor.image_size, 3), np.uint8)
@@ -282,12 +325,13 @@ def test_heads_without_dense_and_softmax_keep_their_probabilities(coloured: fc.D
     ]
     preprocessing = fc.Preprocessing(image_size=(16, 16))
     bare = fc.Predictor(keras.Sequential([*stack, layers.Softmax()]), coloured.class_names, preprocessing)
-    calibration = calibrate(bare, coloured, coloured, progress=False).calibration
+    train, val = coloured.subset(range(0, 30, 4)), coloured.subset([i for i in range(30) if i % 4])
+    calibration = calibrate(bare, train, val, progress=False).calibration
     assert calibration is not None
     assert calibration.reason == "the network does not end in Dense and softmax."
     ending = [layers.Dense(3), layers.Activation("softmax")]
     split = fc.Predictor(keras.Sequential([*stack, *ending]), coloured.class_names, preprocessing)
-    calibration = calibrate(split, coloured, coloured, progress=False).calibration
+    calibration = calibrate(split, train, val, progress=False).calibration
     assert calibration is not None
     assert calibration.applied
 
@@ -298,7 +342,12 @@ def test_wrong_uses_are_told(predictor: fc.Predictor, coloured: fc.Dataset) -> N
         bare.predict_set(np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(fc.ConfigurationError, match="val must have pictures"):
         calibrate(bare, coloured, coloured.subset([]))
-    calibrated = calibrate(bare, coloured, coloured, progress=False)
+    with pytest.raises(
+        fc.SplitError, match="3 samples are in both train and val: blue/0.png, blue/1.png, blue/2.png"
+    ):
+        calibrate(bare, coloured, coloured.subset(range(3)))
+    train, val = coloured.subset(range(0, 30, 4)), coloured.subset([i for i in range(30) if i % 4])
+    calibrated = calibrate(bare, train, val, progress=False)
     for coverage in (-0.1, 1, 95, "0.9"):
         with pytest.raises(fc.ConfigurationError, match="coverage must be a share"):
             calibrated.predict_set(np.zeros((8, 8, 3), np.uint8), coverage)  # type: ignore[arg-type]  # the point
