@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 from PIL import Image
 
 from flowercnn.atomic import replace_file
 from flowercnn.errors import ImageError, SourceError
+from flowercnn.sources.home import expanded, user_cache
 
 __all__ = ["PixelCache", "clear_cache", "content_digest", "default_cache_dir"]
 
@@ -25,12 +25,12 @@ _DIGEST = 16  # bytes at the end of every file
 
 def default_cache_dir() -> Path:
     """Return the folder used unless another is given: the platform's place for a user's caches."""
-    return platformdirs.user_cache_path("flowercnn")
+    return user_cache()
 
 
 def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> None:
     """Remove all decoded pictures from a cache folder, and nothing else."""
-    shutil.rmtree(Path(cache_dir or default_cache_dir()).expanduser() / _SUBFOLDER, ignore_errors=True)
+    shutil.rmtree(expanded(cache_dir or default_cache_dir()) / _SUBFOLDER, ignore_errors=True)
 
 
 class PixelCache:
@@ -47,7 +47,7 @@ class PixelCache:
     """
 
     def __init__(self, cache_dir: str | os.PathLike[str] | None, settings: str, image_size: tuple[int, int]) -> None:
-        self._folder = Path(cache_dir or default_cache_dir()).expanduser() / _SUBFOLDER / (settings + _FORM)
+        self._folder = expanded(cache_dir or default_cache_dir()) / _SUBFOLDER / (settings + _FORM)
         self._bytes = image_size[0] * image_size[1] * 3
 
     def get(self, content: bytes | Image.Image, pixels: Callable[[], npt.NDArray[np.uint8]]) -> Path:
