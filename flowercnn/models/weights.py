@@ -19,6 +19,7 @@ import numpy as np
 from flowercnn.errors import ConfigurationError, ModelFileError, SourceError
 from flowercnn.models.backbone_table import BackboneSpec
 from flowercnn.sources.download import ResumingDownloader
+from flowercnn.sources.home import user_home
 from flowercnn.sources.url import shown
 
 __all__ = ["fetch_weights", "keras_cache", "read_weights"]
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 def keras_cache() -> Path:
     """Return the folder where Keras keeps downloaded weights, so that both use one copy."""
-    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
+    return Path(os.environ.get("KERAS_HOME") or user_home() / ".keras") / "models"
 
 
 def fetch_weights(spec: BackboneSpec, *, mirror: str | None = None, progress: bool = True) -> Path:

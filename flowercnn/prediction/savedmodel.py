@@ -25,6 +25,9 @@ def write_saved_model(path: Path, *, model: Any, description: Description) -> No
     ``serving_default`` takes ``pixels``, float32 (n, height, width, 3), 0-255, of the model's size. ``serve_bytes``
     takes ``images``, (n,) strings: the bytes of JPEG, PNG, GIF or BMP files of any size. Both return
     ``probabilities``, float32 (n, num_classes), and ``labels``, (n,) strings.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     import tensorflow as tf
 
@@ -48,8 +51,11 @@ def write_saved_model(path: Path, *, model: Any, description: Description) -> No
 
     module = tf.Module()
     module.serve, module.serve_bytes = serve, serve_bytes
-    with quiet():
-        tf.saved_model.save(module, str(path), signatures={"serving_default": serve, "serve_bytes": serve_bytes})
+    try:
+        with quiet():
+            tf.saved_model.save(module, str(path), signatures={"serving_default": serve, "serve_bytes": serve_bytes})
+    except tf.errors.OpError as error:  # such as ResourceExhaustedError, on a full disk
+        raise OSError(f"TensorFlow cannot write the SavedModel ({type(error).__name__}: {error.message})") from error
     extra = path / "assets.extra"
     extra.mkdir(exist_ok=True)
     (extra / "flowercnn.json").write_text(description.to_json(), encoding="utf-8")

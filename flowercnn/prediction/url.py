@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
-import time
+import socket
+import threading
 import urllib.error
 import urllib.request
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from flowercnn.errors import ImageError
@@ -31,21 +33,8 @@ def fetch(url: str) -> bytes:
     Raises:
         ImageError: If it cannot be had. The message does not repeat user names, passwords or queries.
     """
-    # Not the default opener: that one also follows redirections to ftp and opens files.
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    opener.addheaders = [("User-Agent", "flowercnn"), ("Accept", "image/*")]
     try:
-        with opener.open(url, timeout=_SECONDS) as answer:
+        with _Watch(_SECONDS_IN_ALL) as watch, _opener(watch).open(url, timeout=_SECONDS) as answer:
             content = _read(answer)
     except urllib.error.HTTPError as error:
         error.close()
@@ -60,15 +49,91 @@ def fetch(url: str) -> bytes:
     return content
 
 
+def _opener(watch: _Watch) -> urllib.request.OpenerDirector:
+    # Not the default opener: that one also follows redirections to ftp and opens files.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        _WatchedHTTP(watch),
+        _WatchedHTTPS(watch),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    opener.addheaders = [("User-Agent", "flowercnn"), ("Accept", "image/*")]
+    return opener
+
+
 def _read(answer: Any) -> bytes:
-    """Read an answer until its end, the limit, or the time is over: a server may drip."""
+    """Read an answer until its end or the limit."""
     content = bytearray()
-    end = time.monotonic() + _SECONDS_IN_ALL
     while len(content) <= _MOST_BYTES and (chunk := answer.read1(2**16)):
         content += chunk
-        if time.monotonic() > end:
-            raise TimeoutError
     return bytes(content)
+
+
+class _Watch:
+    """Ends connections when the time is over: a server may drip, even in the middle of a header or of TLS.
+
+    Args:
+        seconds: How long all of it may take.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._over = threading.Event()
+        self._ends: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Say so if the time was over, whatever that looked like to who was reading."""
+        self._timer.cancel()
+        for end in self._ends:
+            end.close()
+        if self._over.is_set() and (kind is None or issubclass(kind, Exception)):
+            raise TimeoutError
+
+    def connect(self, *arguments: Any, **options: Any) -> socket.socket:
+        """Connect as `socket.create_connection` does."""
+        connection = socket.create_connection(*arguments, **options)
+        self._ends.append(connection.dup())  # stays ours when TLS takes the connection over
+        if self._over.is_set():
+            self._end()
+        return connection
+
+    def _end(self) -> None:
+        self._over.set()
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+class _Watched(urllib.request.AbstractHTTPHandler):
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **options: Any) -> Any:
+        def connection(host: str, **more: Any) -> Any:
+            made = http_class(host, **more)
+            made._create_connection = self._watch.connect  # noqa: SLF001 - there is no public way in
+            return made
+
+        return super().do_open(connection, req, **options)
+
+
+class _WatchedHTTP(_Watched, urllib.request.HTTPHandler):
+    pass
+
+
+class _WatchedHTTPS(_Watched, urllib.request.HTTPSHandler):
+    pass
 
 
 def _shown(url: str) -> str:

@@ -10,32 +10,35 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 from PIL import Image
 
 from flowercnn.atomic import replace_file
 from flowercnn.errors import ImageError, SourceError
+from flowercnn.sources.home import expanded, user_cache
 
 __all__ = ["PixelCache", "clear_cache", "content_digest", "default_cache_dir"]
 
 _SUBFOLDER = "flowercnn-pixels"
+_FORM = "d"  # of the files, a part of their folder's name: change it with them
+_DIGEST = 16  # bytes at the end of every file
 
 
 def default_cache_dir() -> Path:
     """Return the folder used unless another is given: the platform's place for a user's caches."""
-    return platformdirs.user_cache_path("flowercnn")
+    return user_cache()
 
 
 def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> None:
     """Remove all decoded pictures from a cache folder, and nothing else."""
-    shutil.rmtree(Path(cache_dir or default_cache_dir()).expanduser() / _SUBFOLDER, ignore_errors=True)
+    shutil.rmtree(expanded(cache_dir or default_cache_dir()) / _SUBFOLDER, ignore_errors=True)
 
 
 class PixelCache:
     """One file of raw pixels per picture, named by a hash of its content, in a folder named by the settings.
 
     So an entry serves every data set and split the picture is in, a changed picture is another entry, and several
-    processes can fill one cache: entries are moved into place whole.
+    processes can fill one cache: entries are moved into place whole. 16 bytes of digest follow the pixels, so that
+    a file that was changed or damaged is not believed.
 
     Args:
         cache_dir: The folder; ``None`` for `default_cache_dir`.
@@ -44,7 +47,7 @@ class PixelCache:
     """
 
     def __init__(self, cache_dir: str | os.PathLike[str] | None, settings: str, image_size: tuple[int, int]) -> None:
-        self._folder = Path(cache_dir or default_cache_dir()).expanduser() / _SUBFOLDER / settings
+        self._folder = expanded(cache_dir or default_cache_dir()) / _SUBFOLDER / (settings + _FORM)
         self._bytes = image_size[0] * image_size[1] * 3
 
     def get(self, content: bytes | Image.Image, pixels: Callable[[], npt.NDArray[np.uint8]]) -> Path:
@@ -56,15 +59,26 @@ class PixelCache:
         digest = content_digest(content)
         path = self._folder / digest[:2] / f"{digest}.rgb"
         try:
-            if path.is_file() and path.stat().st_size == self._bytes:
+            if self._is_whole(path):
                 return path
-            array = pixels()
-            return replace_file(path, array.tofile)
+            entry = pixels().tobytes()
+            return replace_file(path, lambda temporary: temporary.write_bytes(entry + _digest(entry)))
         except OSError as error:
             raise SourceError(
                 f"{self._folder}: the picture cache cannot be written ({error.strerror or error}). Free some space, "
                 "set cache_dir to another folder, or raise memory_limit."
             ) from error
+
+    def _is_whole(self, path: Path) -> bool:
+        try:
+            entry = path.read_bytes()
+        except OSError:
+            return False
+        return len(entry) == self._bytes + _DIGEST and _digest(entry[: self._bytes]) == entry[self._bytes :]
+
+
+def _digest(entry: bytes) -> bytes:
+    return hashlib.blake2b(entry, digest_size=_DIGEST).digest()
 
 
 def content_digest(content: bytes | Image.Image) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import shutil
 import threading
 import weakref
@@ -270,7 +271,7 @@ class _Spool:
         folder = mkdtemp(prefix="flowercnn-")
         self.path = str(Path(folder) / "pictures")
         self._file = Path(self.path).open("wb")  # noqa: SIM115 - closed when the last picture is in it
-        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(self, _remove, folder, os.getpid())
 
     def add(self, content: bytes) -> ImageInput:
         """Write a picture and return what reads it."""
@@ -284,6 +285,11 @@ class _Spool:
     def __exit__(self, *_: object) -> None:
         """End writing; reading begins then."""
         self._file.close()
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # a child that was forked ends before its parent is done with the pictures
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

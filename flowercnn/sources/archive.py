@@ -19,10 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, BinaryIO, Final, Literal, Protocol, cast
 
-import platformdirs
-
 from flowercnn.atomic import replace_file
 from flowercnn.errors import ImageError, SourceError, few
+from flowercnn.sources.home import user_cache
 from flowercnn.sources.tree import DEEPEST, ListedTree, is_picture
 from flowercnn.sources.url import shown
 
@@ -251,7 +250,7 @@ def unpacked_tar(file: BinaryIO, where: str, version: str | None, packed: int) -
     Raises:
         SourceError: If it is damaged, or unpacks to more than 64 MiB and 200 times its size.
     """
-    folder = platformdirs.user_cache_path("flowercnn") / "archives"
+    folder = user_cache() / "archives"
     archive = hashlib.blake2b(where.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
     target = _tar_of(folder, archive, version or secrets.token_hex(8))
     if target.is_file():

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import platformdirs
-
 from flowercnn.errors import ConfigurationError, SourceError, closest, few
 from flowercnn.sources.base import Sample, SplitName
 from flowercnn.sources.download import Download, unpack_photographs
 from flowercnn.sources.folder import find_pictures
+from flowercnn.sources.home import expanded, user_cache
 
 __all__ = ["Flower17", "Flower102"]
 
@@ -200,7 +199,7 @@ def _checksums(official: Mapping[str, str], others: Mapping[str, str], wanted: I
 
 
 def _folder(root: str | os.PathLike[str] | None, name: str) -> Path:
-    return Path(root).expanduser() if root is not None else platformdirs.user_cache_path("flowercnn") / name
+    return expanded(root) if root is not None else user_cache() / name
 
 
 def _photographs(folder: Path) -> dict[int, str]:

@@ -210,10 +210,14 @@ def _open_remote_archive(url: str, options: StorageOptions, *, is_zip: bool) -> 
     if size is None:
         raise SourceError(f"{shown(url)}: the server cannot send parts of a file. Download it first.")
     with _persistently(url, lambda: system.open(path, "rb")) as opened:
-        file = cast("BinaryIO", _SteadyFile(url, opened))
-        if is_zip or not is_compressed_tar(url):
-            return list_archive(file, shown(url), RemoteFile(url, options), size, is_zip=is_zip)
-        tar = unpacked_tar(file, url, _version(info), size)
+        steady = _SteadyFile(url, opened)
+        file = cast("BinaryIO", steady)
+        try:
+            if is_zip or not is_compressed_tar(url):
+                return list_archive(file, shown(url), RemoteFile(url, options), size, is_zip=is_zip)
+            tar = unpacked_tar(file, url, _version(info), size)
+        except SourceError as error:
+            raise (steady.failure or error) from None
     return list_unpacked_tar(tar, shown(url))
 
 
@@ -240,6 +244,7 @@ class _SteadyFile:
 
     def __init__(self, url: str, file: Any) -> None:
         self._url, self._file = url, file
+        self.failure: SourceError | None = None  # for zipfile every OSError means that it is no zip
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1) -> bytes:
@@ -250,7 +255,11 @@ class _SteadyFile:
                 self._file.seek(start)
             return bytes(self._file.read(size))
 
-        return _persistently(self._url, read)
+        try:
+            return _persistently(self._url, read)
+        except SourceError as error:
+            self.failure = error
+            raise
 
 
 def _with_patience(url: str, protocol: str, options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -217,3 +217,18 @@ def test_progress_is_shown_and_silenced(coloured: Dataset, capsys: pytest.Captur
     assert "Decoding" in capsys.readouterr().err
     Preprocessing(image_size=(8, 8)).load(coloured.samples, progress=False)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("place", [0, 100, -1])
+def test_an_entry_of_the_cache_with_a_changed_byte_is_made_anew(
+    coloured: Dataset, tmp_path: Path, place: int
+) -> None:
+    settings = Preprocessing(image_size=(8, 8), cache_dir=tmp_path)
+    before, _ = settings.load(coloured.samples[:3], progress=False)
+    expected = before.take(range(3))
+    for path in tmp_path.rglob("*.rgb"):
+        entry = bytearray(path.read_bytes())
+        entry[place] ^= 1
+        path.write_bytes(entry)
+    after, _ = settings.load(coloured.samples[:3], progress=False)
+    assert np.array_equal(after.take(range(3)), expected)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from flowercnn import ConfigurationError, Dataset, ImageError, Sample, SourceError
 from flowercnn.preprocessing.decode import decode, read_content
 from flowercnn.sources import from_arrays, from_huggingface, from_tensorflow
+from flowercnn.sources.adapters import _remove, _Spool
 from flowercnn.sources.base import declared_class_names
 from flowercnn.testing import check_source
 
@@ -330,3 +332,15 @@ def test_what_is_not_one_array_of_pictures_is_refused(images: Any) -> None:
 def test_a_range_of_a_tensorflow_dataset_is_checked_at_once(tf: Any) -> None:
     with pytest.raises(ConfigurationError, match="value_range must be"):
         from_tensorflow(tf.data.Dataset.from_tensor_slices((PICTURES, LABELS)), value_range=(1, 1))
+
+
+def test_a_child_that_was_forked_leaves_the_pictures_to_its_parent() -> None:
+    spool = _Spool()
+    with spool:
+        image = spool.add(b"picture")
+    folder = Path(spool.path).parent
+    _remove(str(folder), os.getpid() + 1)
+    assert read_content(image) == b"picture"
+    del image, spool
+    gc.collect()
+    assert not folder.exists()

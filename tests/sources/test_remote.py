@@ -466,3 +466,13 @@ def test_a_timeout_of_ones_own_is_kept(server: Any, png: Png) -> None:
     server.files = {"/1.png": png(1)}
     options = StorageOptions({"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=7)}})
     assert _system(server.url, options)[0].client_kwargs["timeout"].total == 7
+
+
+@pytest.mark.parametrize("name", ["p.zip", "p.tar", "p.tgz"])
+def test_a_server_that_fails_while_an_archive_is_listed_makes_it_no_damaged_archive(
+    server: Any, png: Png, name: str, cache: Path
+) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    server.files, server.faults = {f"/{name}": zipped(photos(png))}, {f"/{name}": [503] * 9}
+    with pytest.raises(SourceError, match=r"cannot be read \(ClientResponseError\)"):
+        list(ImageFolder(f"{server.url}/{name}"))

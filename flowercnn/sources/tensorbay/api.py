@@ -122,7 +122,7 @@ class Api:
             with self._client.open_api_do(
                 "GET", section, dataset_id, params=params, wait=wait, kind="api"
             ) as response:
-                answer = json.loads(read_body(response))
+                answer = json.loads(read_body(response, wait))
         except RequestFailed as error:
             failure = error
             failure.reason = self._key.hide_in(failure.reason)  # in case the server repeats it

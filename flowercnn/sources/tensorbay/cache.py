@@ -14,9 +14,8 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-import platformdirs
-
 from flowercnn.errors import SourceError
+from flowercnn.sources.home import expanded, user_cache
 
 __all__ = ["DiskCache", "NewFile", "clear_cache", "default_cache_dir"]
 
@@ -30,7 +29,7 @@ _log = logging.getLogger("flowercnn.sources.tensorbay")
 
 def default_cache_dir() -> Path:
     """Return the folder used unless another is given: the platform's place for a user's caches."""
-    return platformdirs.user_cache_path("flowercnn")
+    return user_cache()
 
 
 def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> None:
@@ -86,7 +85,8 @@ class DiskCache:
             self.has(name)
             return content
         _log.warning("A file in the cache %s is damaged; it is fetched again.", self._root)
-        self._path(name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process may have it open, which on Windows keeps it there
+            self._path(name).unlink()
         return None
 
     def new_file(self, name: str) -> NewFile:
@@ -178,7 +178,10 @@ class DiskCache:
         for _, length, path in files:
             if size <= self._limit * _LEFT_AFTER_TRIM:
                 break
-            Path(path).unlink(missing_ok=True)
+            try:
+                Path(path).unlink(missing_ok=True)
+            except OSError:  # open in another process, on Windows
+                continue
             size -= length
             removed += 1
         self._size = size
@@ -234,4 +237,4 @@ class NewFile:
 
 
 def _root(cache_dir: str | os.PathLike[str] | None) -> Path:
-    return (default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()) / _FOLDER
+    return (default_cache_dir() if cache_dir is None else expanded(cache_dir)) / _FOLDER

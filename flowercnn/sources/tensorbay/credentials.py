@@ -6,10 +6,10 @@ import configparser
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from flowercnn.errors import ConfigurationError
+from flowercnn.sources.home import expanded
 
 __all__ = ["KEY_VARIABLES", "Credentials", "Masked", "Secret", "find_credentials", "key_problem"]
 
@@ -93,11 +93,10 @@ def find_credentials(access_key: Secret | None, profile: str) -> Credentials:
     Raises:
         ConfigurationError: If there is none, or the one found is of the wrong form.
     """
-    given = access_key.reveal() if access_key is not None else None
-    if given is not None:
-        return Credentials(_checked(given, "access_key"))
+    if access_key is not None and access_key.reveal() is not None:
+        return Credentials(_checked(Masked(access_key.reveal()), "access_key"))
     for name in KEY_VARIABLES:
-        value = os.environ.get(name, "")
+        value = Masked(os.environ.get(name, ""))
         if value.strip():
             return Credentials(_checked(value, f"The environment variable {name}"))
     stored = _from_profile(profile)
@@ -109,7 +108,7 @@ def find_credentials(access_key: Secret | None, profile: str) -> Credentials:
     )
 
 
-def _checked(key: str, where: str) -> Secret:
+def _checked(key: Masked, where: str) -> Secret:
     problem = key_problem(key)
     if problem is not None:
         raise ConfigurationError(
@@ -121,7 +120,10 @@ def _checked(key: str, where: str) -> Secret:
 
 def _from_profile(profile: str) -> Credentials | None:
     """Read what ``gas auth`` has written: ``name = <newline> key <newline> url`` under ``[profiles]``."""
-    path = Path("~/.gasconfig").expanduser()
+    try:
+        path = expanded("~/.gasconfig")
+    except ConfigurationError:  # who has no home has no profile
+        return None
     parser = configparser.RawConfigParser()
     try:
         readable = bool(parser.read(path, encoding="utf-8"))
@@ -135,10 +137,10 @@ def _from_profile(profile: str) -> Credentials | None:
     if not readable:
         return None
     if parser.has_option("profiles", profile):
-        lines = parser.get("profiles", profile).split()
+        lines = list(map(Masked, parser.get("profiles", profile).split()))
     elif parser.has_option(profile, "accesskey"):  # the form of old SDKs
-        lines = [parser.get(profile, "accesskey"), parser.get(profile, "url", fallback="")]
+        lines = list(map(Masked, (parser.get(profile, "accesskey"), parser.get(profile, "url", fallback=""))))
     else:
         return None
-    key, url = [*lines, "", ""][:2]
-    return Credentials(_checked(key, f"{path}: the profile {profile!r}"), url)
+    key, url = [*lines, Masked(""), Masked("")][:2]
+    return Credentials(_checked(key, f"{path}: the profile {profile!r}"), str(url))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from flowercnn.errors import ConfigurationError
-from flowercnn.sources.tensorbay.credentials import Secret, key_problem
+from flowercnn.sources.tensorbay.credentials import Masked, Secret, key_problem
 from flowercnn.sources.tensorbay.objects import RemoteObject
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def _check_key(source: TensorBay) -> None:
     if source.dataset is None or source.dataset == "":
         raise ConfigurationError(f"dataset must be the name of a TensorBay data set. Received: {source.dataset!r}")
     key = source.access_key.reveal() if isinstance(source.access_key, Secret) else source.access_key
+    key = Masked(key) if isinstance(key, str) else key  # a traceback may show it
     problem = None if key is None else key_problem(key)
     if problem is not None:
         raise ConfigurationError(

@@ -9,7 +9,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.exceptions import HTTPError
 from urllib3.util.ssl_ import create_urllib3_context
 
 from flowercnn.errors import ConfigurationError
@@ -26,6 +27,9 @@ from flowercnn.sources.tensorbay.redaction import hide_queries
 __all__ = ["GaveUp", "RequestFailed", "Stopped", "Transport", "Wait", "read_body"]
 
 _CHUNK: Final = 64 * 1024
+_SLOWEST: Final = 1024  # bytes per second; what brings fewer for as long as patience lasts is given up
+_LARGEST_FILE: Final = 2**30
+_LARGEST_ANSWER: Final = 2**26
 _FIRST_PAUSE: Final = 0.1  # seconds; doubles with every repetition
 _LONGEST_PAUSE: Final = 2.0
 _SHORTEST_WAIT: Final = {"file": 0.3, "api": 1.0}  # seconds an answer has to begin, however fast others are
@@ -128,12 +132,14 @@ class Wait:
         read: Seconds to wait for each piece of the answer.
         deadline: When nobody waits any more, by `time.monotonic`.
         stop: Set when nobody wants the answer any more.
+        patience: Seconds in which an answer under way must bring something.
     """
 
     connect: float
     read: float
     deadline: float
     stop: threading.Event
+    patience: float
 
     @property
     def remaining(self) -> float:
@@ -178,6 +184,7 @@ class Transport:
 
         Raises:
             RequestFailed: If it cannot be had, or says something else.
+            Stopped: If ``wait.stop`` was set while it said so.
         """
         started = time.perf_counter()
         try:
@@ -190,8 +197,8 @@ class Transport:
             self._learn(kind, time.perf_counter() - started)
             if response.status_code in (200, 201):
                 return response
-            failure = _refusal_of(response)
-            response.close()
+            with response:
+                failure = _refusal_of(response, wait)
         raise failure
 
     def download(self, url: str, write: Callable[[bytes], object], wait: Wait) -> None:
@@ -200,8 +207,8 @@ class Transport:
         There are never more downloads at a time than connections, however many threads ask for one.
 
         Raises:
-            RequestFailed: If it cannot be had, or not all of it.
-            Stopped: If it is not wanted any more when it could begin.
+            RequestFailed: If it cannot be had, or not all of it, comes too slowly or is larger than 1 GiB.
+            Stopped: If it is not wanted any more.
             OSError: What ``write`` raises.
         """
         if not self._files.acquire(timeout=wait.remaining):
@@ -210,10 +217,8 @@ class Transport:
             if wait.stop.is_set():
                 raise Stopped
             with self.send("GET", url, kind="file", wait=wait, headers=_AS_IT_IS) as response:
-                pieces = response.iter_content(_CHUNK)
-                while piece := _next_piece(pieces):
+                for piece in _pieces(response, wait, _LARGEST_FILE):
                     write(piece)
-                check_length(response)
         finally:
             self._files.release()
 
@@ -248,7 +253,7 @@ class Transport:
             tries += 1
             started = time.perf_counter()
             try:
-                answer = attempt(Wait(_CONNECT_WAIT, self._usual_wait(kind) * longer, deadline, stop))
+                answer = attempt(Wait(_CONNECT_WAIT, self._usual_wait(kind) * longer, deadline, stop, self.patience))
             except RequestFailed as error:
                 failure = error
             else:
@@ -306,25 +311,47 @@ def check_length(response: requests.Response) -> None:
         raise RequestFailed(f"the answer was cut short ({received} of {announced} bytes)", repeat=True)
 
 
-def read_body(response: requests.Response) -> bytes:
+def read_body(response: requests.Response, wait: Wait) -> bytes:
     """Return the whole body.
 
     Raises:
-        RequestFailed: If it does not come, or not all of it.
+        RequestFailed: If it does not come, or not all of it, comes too slowly or is larger than 64 MiB.
+        Stopped: If ``wait.stop`` was set.
     """
-    pieces = response.iter_content(_CHUNK)
-    body = bytearray()
-    while piece := _next_piece(pieces):
-        body += piece
+    return b"".join(_pieces(response, wait, _LARGEST_ANSWER))
+
+
+def _pieces(response: requests.Response, wait: Wait, largest: int) -> Iterator[bytes]:
+    """Yield a body as it comes, and see that it does come, and ends."""
+    began, since, received = time.monotonic(), 0, 0
+    while piece := _next_piece(response):
+        if wait.stop.is_set():
+            raise Stopped
+        received += len(piece)
+        if received > largest:
+            raise RequestFailed(f"the answer has more than {largest:,} bytes", repeat=False)
+        seconds = time.monotonic() - began
+        if seconds > wait.patience:
+            if received - since < _SLOWEST * seconds:
+                raise RequestFailed(
+                    f"the answer comes too slowly ({received - since} bytes in {seconds:.1f} s)", repeat=True
+                )
+            began, since = time.monotonic(), received
+        yield piece
     check_length(response)
-    return bytes(body)
 
 
-def _next_piece(pieces: Any) -> bytes:
-    """Return the next piece of a body, ``b""`` at its end; only the network's errors become `RequestFailed`."""
+def _next_piece(response: requests.Response) -> bytes:
+    """Return what has come of a body, ``b""`` at its end; only the network's errors become `RequestFailed`."""
+    read = (
+        getattr(response.raw, "read1", None) or response.raw.read
+    )  # urllib3 1 waits until all that is asked for came
+    amount = _CHUNK if hasattr(response.raw, "read1") else _SLOWEST
     try:
         with hide_queries():
-            return bytes(next(pieces, b""))
+            return bytes(read(amount, decode_content=True) or b"")
+    except HTTPError as error:
+        failure = _failure_of(requests.ConnectionError(error))
     except (requests.RequestException, OSError, ValueError) as error:
         failure = _failure_of(error)
     raise failure
@@ -334,11 +361,11 @@ def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _refusal_of(response: requests.Response) -> RequestFailed:
+def _refusal_of(response: requests.Response, wait: Wait) -> RequestFailed:
     """Describe an answer with another status, in TensorBay's words where it has any."""
     status = response.status_code
     try:
-        answer = json.loads(read_body(response))
+        answer = json.loads(read_body(response, wait))
     except (RequestFailed, ValueError, RecursionError):  # no JSON, or not all of it
         answer = None
     said = answer if isinstance(answer, dict) else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 
 from flowercnn.errors import ConfigurationError, SourceError
+from flowercnn.models.weights import keras_cache
+from flowercnn.sources.flowers import Flower17
+from flowercnn.sources.home import expanded, user_cache
 from flowercnn.sources.tensorbay import TensorBay
 from flowercnn.sources.tensorbay.api import roots_of
-from flowercnn.sources.tensorbay.credentials import Secret, find_credentials
+from flowercnn.sources.tensorbay.credentials import Masked, Secret, find_credentials
 from flowercnn.testing.tensorbay_server import TensorBayServer
 
 Serve = Callable[..., TensorBayServer]
@@ -159,3 +163,43 @@ def test_nothing_of_netrc_is_sent(server: TensorBayServer, read: Read) -> None:
     path.chmod(0o600)
     assert len(list(read(server))) == 18
     assert all("authorization" not in asked.headers for asked in server.asked)
+
+
+@pytest.mark.parametrize("where", ["argument", "environment", "profile"])
+def test_a_key_of_the_wrong_form_is_not_in_a_traceback_with_locals(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    key = Masked("'Accesskey-SEKRET'")
+    if where == "environment":
+        monkeypatch.setenv("FLOWERCNN_TENSORBAY_KEY", str(key))
+    elif where == "profile":
+        profile(f"[profiles]\ndefault = \n\t{key}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        find_credentials(Secret(str(key)) if where == "argument" else None, "default")
+    report = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    assert "SEKRET" not in report
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a home, as in some containers."""
+
+    def unknown(_: int) -> Any:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME", "KERAS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_who_has_no_home_has_no_profile() -> None:
+    with pytest.raises(ConfigurationError, match="TensorBay needs an access key"):
+        found()
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("ask", [user_cache, keras_cache, lambda: expanded("~/x"), lambda: list(Flower17())])
+def test_who_has_no_home_is_told_what_to_set(ask: Callable[[], Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="Set HOME, or give the folder: cache_dir or root"):
+        ask()

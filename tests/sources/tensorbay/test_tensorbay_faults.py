@@ -23,6 +23,7 @@ from tensorbay.utility.requests import get_session
 from flowercnn.errors import ConfigurationError, SourceError
 from flowercnn.sources.base import Sample
 from flowercnn.sources.tensorbay import TensorBay
+from flowercnn.sources.tensorbay.transport import Stopped, Transport, Wait
 from flowercnn.testing import tensorbay_server
 from flowercnn.testing.tensorbay_server import (
     FAULTS,
@@ -356,3 +357,41 @@ def test_every_failure_is_in_the_debug_log(
     lines = [record.getMessage() for record in caplog.records]
     assert any(line.startswith("GET file train/") and ": HTTP 503" in line for line in lines)
     assert any(line.startswith("GET file train/") and ": Connection reset by peer after" in line for line in lines)
+
+
+def drip(handler: Any, owner: TensorBayServer, *_: Any, cut: bool) -> None:
+    """Send a byte now and then, as no network does but some servers."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100000")
+    handler.end_headers()
+    while not owner.stopping.wait(0.02):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+
+
+@pytest.mark.parametrize("answer", ["_send_file", "_send_answer"])
+def test_an_answer_that_drips_is_given_up_when_patience_ends(
+    server: TensorBayServer, read: Read, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(tensorbay_server._Handler, answer, drip)
+    with pytest.raises(SourceError, match=r"comes too slowly \(\d+ bytes in 0"):
+        keys(read(server, patience=0.3))
+
+
+def test_an_answer_nobody_wants_any_more_is_not_read_to_its_end(
+    server: TensorBayServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorbay_server._Handler, "_send_file", drip)
+    stop = threading.Event()
+    url = server.signed(FLOWERS, FLOWERS.commit_of("main"), "train", 0)
+    with pytest.raises(Stopped):
+        Transport(1, 60).download(url, lambda _: stop.set(), Wait(1, 1, time.monotonic() + 60, stop, 60))
+
+
+@pytest.mark.parametrize(("limit", "what"), [("_LARGEST_FILE", "file"), ("_LARGEST_ANSWER", "catalogue|data set")])
+def test_an_answer_without_an_end_is_given_up(
+    server: TensorBayServer, read: Read, monkeypatch: pytest.MonkeyPatch, limit: str, what: str
+) -> None:
+    monkeypatch.setattr(f"flowercnn.sources.tensorbay.transport.{limit}", 10)
+    with pytest.raises(SourceError, match=f"({what}).*has more than 10 bytes; tried once"):
+        keys(read(server))
