@@ -67,6 +67,29 @@ def test_dependence_on_the_batch_is_found() -> None:
     assert any("not saved" in problem for problem in problems)
 
 
+def test_a_network_in_float16_is_no_problem_of_sums() -> None:
+    keras = import_keras()
+    last = keras.layers.Dense(3, activation="softmax", dtype="float16")
+    pooled = keras.layers.GlobalAveragePooling2D()
+    model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255), pooled, last])
+    assert not any("add up to" in problem for problem in model_problems(model))
+
+
+def test_a_layer_that_a_copy_does_not_have_everything_of_is_found() -> None:
+    keras = import_keras()
+
+    @keras.saving.register_keras_serializable("tests")
+    class Forgetful(keras.layers.Layer):  # type: ignore[name-defined, misc]  # Keras is untyped
+        factor = 1.0
+
+        def call(self, inputs: Any) -> Any:
+            return inputs * self.factor
+
+    layer = Forgetful()
+    layer.factor = 3.0
+    assert any("A copy of it" in problem for problem in model_problems(network(layer)))
+
+
 def test_chance_is_found() -> None:
     keras = import_keras()
 
