@@ -303,6 +303,7 @@ def _size(path: Path) -> int:
 
 def _write_json(path: Path, report: ExportReport, description: Description) -> None:
     document = {**json.loads(description.to_json()), "export": report.to_dict()}
+    document["preprocessing"]["filter"] = "hamming"  # for readers who resize pictures themselves
     text = json.dumps(document, indent=1)
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 

@@ -175,10 +175,11 @@ def _check_slice(name: str, inputs: Sequence[Tensor], output: Tensor, options: A
     for place, (size, begin, end) in enumerate(
         zip(inputs[0].shape, inputs[1].integers(), inputs[2].integers(), strict=True)
     ):
-        first = 0 if options.beginMask >> place & 1 else begin + size * (begin < 0)
-        last = size if options.endMask >> place & 1 else end + size * (end < 0)
-        _require(name, 0 <= first < last <= size, f"a part from {begin} to {end} of {size}")
-        left.append(last - first)
+        masked = (options.beginMask >> place & 1, options.endMask >> place & 1)  # as the converter does it, zeros
+        _require(name, not (masked[0] and begin) and not (masked[1] and end), "masks")
+        last = size if masked[1] else end + size * (end < 0)
+        _require(name, 0 <= begin < last <= size, f"a part from {begin} to {end} of {size}")
+        left.append(last - begin)
     _require(name, tuple(left) == output.shape, f"a result of shape {output.shape}")
 
 

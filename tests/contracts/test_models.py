@@ -6,6 +6,7 @@ import pytest
 
 import flowercnn as fc
 from flowercnn.models.keras3 import import_keras
+from flowercnn.models.registry import check_probabilities
 from flowercnn.testing import check_model, model_problems
 
 
@@ -103,6 +104,21 @@ def test_chance_is_found() -> None:
 def test_layers_that_cannot_be_saved_are_found() -> None:
     keras = import_keras()
     assert "not saved" in only_problem(network(keras.layers.Lambda(lambda x: x * 2, output_shape=(16, 16, 3))))
+
+
+def test_names_that_tensorflow_or_model_files_refuse_are_found_wherever_they_are() -> None:
+    keras = import_keras()
+    convolution = keras.layers.Conv2D(4, 3, name="my conv")
+    inner = keras.Sequential([keras.Input((16, 16, 3)), convolution])
+    end = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, activation="softmax")]
+    for name, model in (
+        ("my conv", network(inner)),
+        ("my image", keras.Sequential([keras.Input((16, 16, 3), name="my image"), *end])),
+        ("back\\slash", network(keras.layers.Conv2D(4, 3, name="back\\slash"))),
+    ):
+        with pytest.raises(fc.ConfigurationError, match="a layer or an input named") as caught:
+            check_probabilities(model, "mine")
+        assert repr(name) in str(caught.value)
 
 
 def test_weights_without_influence_are_found() -> None:

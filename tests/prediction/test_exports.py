@@ -48,6 +48,7 @@ def test_float_exports_answer_the_same_and_carry_everything(
     assert beside["class_names"] == list(calibrated.class_names)
     assert beside["calibration"]["temperature"] == 1.25
     assert beside["export"]["agreement"] == 1.0
+    assert beside["preprocessing"] == {**calibrated.preprocessing.to_dict(), "filter": "hamming"}
     assert len(list(tmp_path.iterdir())) == 2
 
 

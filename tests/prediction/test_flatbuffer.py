@@ -199,6 +199,10 @@ def part_before_the_beginning(graph: Graph) -> None:
     part(graph, [0, -20, 0, 0], [1, -16, 4, 3])
 
 
+def part_with_masks_over_numbers(graph: Graph) -> None:
+    part(graph, [0, 12, 4, 0], [0, 16, 8, 0], beginMask=0b1111, endMask=0b1001)
+
+
 def part_backwards(graph: Graph) -> None:
     part(graph, [0, 8, 8, 0], [1, 4, 4, 3], steps=-1)
 
@@ -239,6 +243,7 @@ def logarithm_of_a_number(graph: Graph) -> None:
         (repeated_too_few_dimensions, "TILE with sizes or axes"),
         (part_outside, "STRIDED_SLICE with a part from 14 to 18 of 16"),
         (part_before_the_beginning, "STRIDED_SLICE with a part from -20"),
+        (part_with_masks_over_numbers, "STRIDED_SLICE with masks"),
         (part_backwards, "STRIDED_SLICE with steps"),
         (part_with_fewer_dimensions, "STRIDED_SLICE with masks"),
         (condition_that_is_a_constant, "SELECT with no condition"),
@@ -278,7 +283,7 @@ def test_what_is_not_read_is_named_with_its_place() -> None:
 
 def test_parts_and_choices_in_bounds_compute() -> None:
     graph = Graph()
-    part(graph, [0, 12, -4, 0], [0, 16, -1, 0], beginMask=1, endMask=0b1101)
+    part(graph, [0, 12, 4, 0], [0, 16, -8, 0], beginMask=0b1001, endMask=0b1001)
     graph.add("SELECT_V2", [bright(graph), graph.pixels, floats(graph)], "FLOAT32", SHAPE)
     assert np.allclose(LiteRTRuntime(rebuilt(graph.packed(), "good", SHAPE, CLASSES))(np.ones(SHAPE, np.uint8)), 1)
 
