@@ -129,7 +129,11 @@ def export(
 
     def write_and_prove(temporary: Path) -> None:
         write(temporary)
-        runtime = read(temporary)
+        try:
+            runtime = read(temporary)
+        except ModelFileError as error:
+            reason = str(error).removeprefix(f"{temporary}: ")
+            raise ModelFileError(f"{target}: not written, as it could not be loaded again: {reason}") from error
         measured = _measure(predictor, runtime, pixels, contents)
         report = ExportReport(target, chosen, len(pixels), size=_size(temporary), **measured)
         _check(report, least)
@@ -272,9 +276,23 @@ def _check(report: ExportReport, least: float) -> None:
         raise ModelFileError(
             f"{report.path}: not written: on {report.samples} pictures the copy gives the same label for "
             f"{report.agreement:.1%} (at least {least:.1%} wanted) and probabilities that differ by up to "
-            f"{report.max_difference:.2g} (at most {most:g} wanted). Give more representative images=, or lower "
-            "min_agreement if you can live with it."
+            f"{report.max_difference:.2g} (at most {most:g} wanted). {_way_out(report, most)}"
         )
+
+
+def _way_out(report: ExportReport, most: float) -> str:
+    if math.isnan(report.max_difference):
+        return (
+            "It returns NaN for some picture, or the network itself does. Look at its answers, predict_proba(), for "
+            "these pictures; if they are numbers, export to another format."
+        )
+    if report.max_difference > most:
+        return (
+            f"A layer computes otherwise in this format ({report.format}), or in float16 or bfloat16. Build the "
+            "network in float32, replace the layer, or export to another format: 'keras' and 'saved_model' compute "
+            "as TensorFlow does."
+        )
+    return "Give more representative images=, or lower min_agreement if you can live with it."
 
 
 def _size(path: Path) -> int:
@@ -285,6 +303,7 @@ def _size(path: Path) -> int:
 
 def _write_json(path: Path, report: ExportReport, description: Description) -> None:
     document = {**json.loads(description.to_json()), "export": report.to_dict()}
+    document["preprocessing"]["filter"] = "hamming"  # for readers who resize pictures themselves
     text = json.dumps(document, indent=1)
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 

@@ -18,23 +18,19 @@ from flowercnn.prediction.operators import OPERATIONS, Tensor, check_operator
 
 __all__ = ["metadata_of", "rebuilt", "with_metadata"]
 
-_ITEM_SIZES: Final = {"FLOAT32": 4, "INT32": 4, "INT8": 1}
+_ITEM_SIZES: Final = {"FLOAT32": 4, "INT32": 4, "INT8": 1, "BOOL": 1}
 _OPTIONS: Final = tuple(sorted({options for _, options in OPERATIONS.values() if options.strip("*")}))
 _UNUSED_OPTIONS: Final = (
-    *(
-        "AbsOptions",
-        "DequantizeOptions",
-        "ExpOptions",
-        "HardSwishOptions",
-        "MaximumMinimumOptions",
-    ),
-    *("NegOptions", "PadOptions", "PadV2Options", "PowOptions", "QuantizeOptions", "ReshapeOptions"),
-    *("SquaredDifferenceOptions", "SquareOptions", "TransposeOptions"),
+    *("AbsOptions", "DequantizeOptions", "ExpOptions", "GreaterOptions", "HardSwishOptions"),
+    *("MaximumMinimumOptions", "NegOptions", "PadOptions", "PadV2Options", "PowOptions", "QuantizeOptions"),
+    *("ReshapeOptions", "SelectOptions", "SelectV2Options", "SquaredDifferenceOptions", "SquareOptions"),
+    *("TileOptions", "TransposeOptions"),
 )
 _LARGEST_TENSOR: Final = 2**28
 _LARGEST_SUM: Final = 2**30
 _MOST_PARTS: Final = 100_000
 _MOST_DIMENSIONS: Final = 5
+_LONGEST_NAME: Final = 200
 _MOST_PRODUCTS: Final = 2**37  # of a picture
 _SCALES: Final = (2.0**-60, 2.0**60)
 
@@ -175,7 +171,7 @@ def _length_of_tensor(tensor: Any) -> int:
 def _length_of_operator(schema: Any, names: Mapping[int, str], operator: Any) -> int:
     name = names.get(operator.BuiltinOptionsType(), "unknown options")
     if name not in ("NONE", *_OPTIONS, *_UNUSED_OPTIONS) or operator.BuiltinOptions2Type():
-        raise ModelFileError(f"an operation with {name}, which no classifier is made of.")
+        raise ModelFileError(f"an operation with {name}, which is not one this library reads.")
     if not (operator.IntermediatesIsNone() and operator.MutatingVariableInputsIsNone()):
         raise ModelFileError("an operation of an unknown kind.")
     length = operator.InputsLength() + operator.OutputsLength() + operator.CustomOptionsLength()
@@ -210,7 +206,7 @@ def _check_model(schema: Any, model: Any) -> Any:
         number = max(code.builtinCode, code.deprecatedBuiltinCode)
         name = names.get(number, str(number))
         if code.customCode is not None or name not in OPERATIONS:
-            raise ModelFileError(f"the operation {name} is not one classifiers are made of.")
+            raise ModelFileError(f"the operation {name} is not one this library reads{_at(graph, operator)}.")
         inputs, output = _check_flow(operator, len(tensors), defined, constants)
         given = [None if index < 0 else tensors[index] for index in inputs]
         products += check_operator(name, given, tensors[output], operator.builtinOptions)
@@ -218,6 +214,13 @@ def _check_model(schema: Any, model: Any) -> Any:
     if products > _MOST_PRODUCTS:
         raise ModelFileError(f"a picture would take {products:,} steps, over {_MOST_PRODUCTS:,}.")
     return graph
+
+
+def _at(graph: Any, operator: Any) -> str:
+    """Where an operation is: the name of what it computes, as it stands in the file."""
+    index = operator.outputs[0] if operator.outputs is not None and len(operator.outputs) else -1
+    name = graph.tensors[index].name if 0 <= index < len(graph.tensors) else None
+    return f" (at {name[:_LONGEST_NAME].decode(errors='replace')!r})" if name else ""
 
 
 def _tensor(tensor: Any, types: dict[int, str], buffers: list[Any]) -> Tensor:

@@ -30,25 +30,30 @@ _OPERATIONS: Final = _ELEMENTWISE | frozenset(
     [
         *("AveragePool", "BatchNormalization", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool"),
         *("GlobalMaxPool", "LogSoftmax", "MatMul", "MaxPool", "Pad", "ReduceMax", "ReduceMean", "ReduceSum"),
-        *("Reshape", "Resize", "Slice", "Softmax", "Squeeze", "Transpose"),
+        *("Reshape", "Resize", "Slice", "Softmax", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
     ]
 )
 _OF_SHAPES: Final = frozenset(["Cast", "Concat", "Gather", "Slice", "Squeeze"])
 """What may be done with the shape of a tensor, which in the end only `Reshape` takes. None of it calculates."""
 
+_OF_CONDITIONS: Final = frozenset(["Greater", "Not"])
+"""What makes yes or no of numbers, which in the end only `Cast` takes, to ones and zeros."""
+
 _PARAMETERS: Final = frozenset(
     [
         *("BatchNormalization", "Clip", "Conv", "Gemm", "PRelu", "Pad", "ReduceMax", "ReduceMean", "ReduceSum"),
-        *("Resize", "Slice", "Squeeze"),
+        *("Resize", "Slice", "Squeeze", "Tile", "Unsqueeze"),
     ]
 )
 """Operations whose inputs but the first must be constants."""
 
-_INTEGERS: Final = frozenset(["Pad", "ReduceMax", "ReduceSum", "Reshape", "Resize", "Slice", "Squeeze"])
+_INTEGERS: Final = frozenset(
+    ["Pad", "ReduceMax", "ReduceSum", "Reshape", "Resize", "Slice", "Squeeze", "Tile", "Unsqueeze"]
+)
 """Operations that have integers among these constants."""
 
 _LEAST: Final = {"kernel_shape": 1, "strides": 1, "dilations": 1, "group": 1, "pads": 0}
-_LEAST_INTEGER: Final = {"Pad": 0, "Reshape": -1, "Resize": 1, "Slice": -(2**31)}
+_LEAST_INTEGER: Final = {"Pad": 0, "Reshape": -1, "Resize": 1, "Slice": -(2**31), "Tile": 1}
 _WORDS: Final = frozenset(
     [
         *(b"NOTSET", b"SAME_LOWER", b"SAME_UPPER", b"VALID", b"align_corners", b"asymmetric", b"constant", b"cubic"),
@@ -63,6 +68,7 @@ _MOST_PARTS: Final = 20_000
 _MOST_INPUTS: Final = 1_000
 _MOST_DIMENSIONS: Final = 8
 _LONGEST_SHAPE: Final = 64
+_LONGEST_NAME: Final = 200
 _MOST_BYTES: Final = 3 * 2**29
 _MOST_WORK: Final = 2**38
 _SLOW: Final = 16
@@ -144,11 +150,12 @@ def made_anew(onnx: Any, model: Any, shape: tuple[int, ...], num_classes: int) -
 
 
 class _Values:
-    """What the nodes of a graph may refer to: constants, numbers computed from pixels, and shapes of those."""
+    """What a graph's nodes may refer to: constants, numbers computed from pixels, their shapes, and conditions."""
 
     def __init__(self) -> None:
         self.constants: dict[str, npt.NDArray[Any]] = {}
         self.numbers = {"pixels"}
+        self.conditions: set[str] = set()
         self.lengths: dict[str, int] = {}
         """Of the shapes: the most integers each can be."""
 
@@ -159,6 +166,10 @@ class _Values:
     def add_number(self, name: str) -> None:
         self._check_new(name)
         self.numbers.add(name)
+
+    def add_condition(self, name: str) -> None:
+        self._check_new(name)
+        self.conditions.add(name)
 
     def add_shape(self, name: str, length: int) -> None:
         self._check_new(name)
@@ -171,7 +182,7 @@ class _Values:
         return self.lengths[name] if name in self.lengths else self.constants[name].size
 
     def _check_new(self, name: str) -> None:
-        if not name or name in self.constants or name in self.numbers or name in self.lengths:
+        if not name or any(name in kind for kind in (self.constants, self.numbers, self.lengths, self.conditions)):
             raise ModelFileError(f"two values of the name {name!r}.")
 
 
@@ -192,9 +203,10 @@ def _array(onnx: Any, tensor: Any) -> npt.NDArray[Any]:
 def _add_node(onnx: Any, node: Any, values: _Values, nodes: Any) -> None:
     """Check a node, and add it anew to the nodes or, if it is a constant, to the values."""
     operation = node.op_type
-    known = _OPERATIONS | _OF_SHAPES | {"Constant", "Shape"}
+    known = _OPERATIONS | _OF_SHAPES | _OF_CONDITIONS | {"Constant", "Shape"}
     if node.domain not in ("", "ai.onnx") or operation not in known:
-        raise ModelFileError(f"the operation {operation!r} is not one classifiers are made of.")
+        where = node.name[:_LONGEST_NAME]
+        raise ModelFileError(f"the operation {operation!r} is not one this library reads (at {where!r}).")
     if len(node.output) != 1 or len(node.input) > _MOST_INPUTS:
         raise ModelFileError(f"{operation} with {len(node.input)} inputs and {len(node.output)} outputs.")
     if operation == "Constant":
@@ -233,7 +245,9 @@ def _add_output(operation: str, inputs: list[str], output: str, values: _Values,
     """Check where the inputs of an operation come from, so that nobody's integers are calculated with."""
     given = [name for name in inputs if name]
     kind = attributes.get("to")
-    if operation == "Shape" and len(given) == 1 and given[0] in values.numbers:
+    if operation in _OF_CONDITIONS or any(name in values.conditions for name in given):
+        _add_of_condition(operation, given, output, values, kind)
+    elif operation == "Shape" and len(given) == 1 and given[0] in values.numbers:
         values.add_shape(output, _MOST_DIMENSIONS)
     elif operation in _OF_SHAPES and any(name in values.lengths for name in given):
         if any(name not in values.lengths and not _is_integers(name, values) for name in given):
@@ -251,6 +265,20 @@ def _add_output(operation: str, inputs: list[str], output: str, values: _Values,
         values.add_number(output)
     else:
         raise ModelFileError(f"{operation} of something else than a shape.")
+
+
+def _add_of_condition(operation: str, given: list[str], output: str, values: _Values, kind: Any) -> None:
+    """Check what makes a condition, or takes one."""
+    if operation == "Greater" and len(given) == 2:  # noqa: PLR2004 - two to compare
+        for place, name in enumerate(given):
+            _check_input(operation, place, name, values)
+        values.add_condition(output)
+    elif operation == "Not" and len(given) == 1 and given[0] in values.conditions:
+        values.add_condition(output)
+    elif operation == "Cast" and len(given) == 1 and kind == 1:
+        values.add_number(output)
+    else:
+        raise ModelFileError(f"{operation} of yes and no, or to them.")
 
 
 def _is_integers(name: str, values: _Values) -> bool:
@@ -278,7 +306,7 @@ def _check_integers(operation: str, place: int, array: npt.NDArray[Any]) -> None
     """Sizes, axes, pads and the like must be few and sensible."""
     is_step = operation == "Slice" and place == _STEPS
     least = 1 if is_step else _LEAST_INTEGER.get(operation, -_MOST_DIMENSIONS)
-    most = 2**63 - 1 if operation == "Slice" and not is_step else 2**31
+    most = _LARGEST_SCALE if operation == "Tile" else 2**63 - 1 if operation == "Slice" and not is_step else 2**31
     if operation not in _INTEGERS or not place:
         raise ModelFileError(f"{operation} of integers.")
     if array.ndim > 1 or array.size > 2 * _MOST_DIMENSIONS or ((array < least) | (array > most)).any():

@@ -21,7 +21,7 @@ __all__ = ["OPERATIONS", "Tensor", "check_operator"]
 
 OPERATIONS: Final[Mapping[str, tuple[str, str]]] = {
     **dict.fromkeys(("RELU", "RELU6", "LOGISTIC", "TANH", "ELU", "EXP", "RSQRT"), ("d", "*")),
-    **dict.fromkeys(("SQRT", "HARD_SWISH", "QUANTIZE", "DEQUANTIZE", "ABS", "NEG", "SQUARE"), ("d", "*")),
+    **dict.fromkeys(("SQRT", "HARD_SWISH", "QUANTIZE", "DEQUANTIZE", "ABS", "NEG", "SQUARE", "LOG"), ("d", "*")),
     **dict.fromkeys(("POW", "PRELU", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"), ("dd", "*")),
     **{name: ("dd", f"{name.capitalize()}Options") for name in ("ADD", "SUB", "MUL", "DIV")},
     **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), ("d", "Pool2DOptions")),
@@ -33,21 +33,33 @@ OPERATIONS: Final[Mapping[str, tuple[str, str]]] = {
     "DEPTHWISE_CONV_2D": ("dwb", "DepthwiseConv2DOptions"),
     "FULLY_CONNECTED": ("dwb", "FullyConnectedOptions"),
     "GELU": ("d", "GeluOptions"),
+    "GREATER": ("dd", "*"),
     "LEAKY_RELU": ("d", "LeakyReluOptions"),
+    "LOG_SOFTMAX": ("d", "LogSoftmaxOptions"),
     "PADV2": ("did", "*"),
     "RESHAPE": ("di", "*"),
     "RESIZE_BILINEAR": ("di", "ResizeBilinearOptions"),
     "RESIZE_NEAREST_NEIGHBOR": ("di", "ResizeNearestNeighborOptions"),
+    "SELECT": ("cdd", "*"),
+    "SELECT_V2": ("cdd", "*"),
     "SOFTMAX": ("d", "SoftmaxOptions"),
     "SQUEEZE": ("d", "SqueezeOptions"),
+    "STRIDED_SLICE": ("diii", "StridedSliceOptions"),
+    "TILE": ("di", "*"),
 }
 """Inputs and options of each operation.
 
-Inputs: d data, w constant weights, b a constant bias, i constant sizes or axes, + one or more. Options: ``*``
-is any, where the kernel needs none.
+Inputs: d data, w constant weights, b a constant bias, i constant sizes or axes, c a computed condition, + one or
+more. Options: ``*`` is any, where the kernel needs none.
 """
 
-_FLOAT_ONLY: Final = frozenset({"SQRT", "NEG", "SQUARE", "POW", "BATCH_MATMUL"})
+_FLOAT_ONLY: Final = frozenset(
+    [
+        *("SQRT", "NEG", "SQUARE", "POW", "BATCH_MATMUL", "LOG", "LOG_SOFTMAX", "GREATER", "SELECT", "SELECT_V2"),
+    ]
+)
+_CHOOSING: Final = frozenset({"GREATER", "SELECT", "SELECT_V2"})
+_MOST_DIMENSIONS_OF_CHOICE: Final = 4  # the kernels have no more
 _IMAGES: Final = frozenset(
     {
         *("CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D"),
@@ -63,6 +75,7 @@ _CHOICES: Final[Mapping[str, range]] = {
     "weightsFormat": range(1),
 }
 _NUMBERS: Final = ("alpha", "beta")
+_MASKS_OF_NOTHING: Final = ("ellipsisMask", "newAxisMask", "shrinkAxisMask", "offset")
 _LARGEST_SIZE: Final = 2**16
 _LARGEST_SCRATCH: Final = 2**29  # bytes
 _SLOW: Final = 16  # what is computed one by one counts as so many products in a matrix
@@ -73,7 +86,7 @@ class Tensor:
     """A tensor of a network.
 
     Args:
-        kind: ``"FLOAT32"``, ``"INT32"`` or ``"INT8"``.
+        kind: ``"FLOAT32"``, ``"INT32"``, ``"INT8"`` or ``"BOOL"``.
         shape: Its size in each dimension.
         constant: Its values as bytes, or ``None`` if it is computed.
         scales: Of numbers in int8 or int32; empty for none.
@@ -112,23 +125,62 @@ def check_operator(name: str, inputs: Sequence[Tensor | None], output: Tensor, o
     _check_options(name, options)
     places = _places(name, signature, inputs)
     data = [tensor for place, tensor in places if place == "d"]
-    kinds = {tensor.kind for tensor in data}
-    if name in ("QUANTIZE", "DEQUANTIZE"):
-        allowed = ({"FLOAT32"}, "INT8"), ({"INT8"}, "INT8"), ({"INT8"}, "FLOAT32")
-        _require(name, (kinds, output.kind) in (allowed[:2] if name == "QUANTIZE" else allowed[2:]), "types")
-    else:
-        _require(name, kinds == {output.kind} and output.kind in ("FLOAT32", "INT8"), f"types {sorted(kinds)}")
-    _require(name, output.kind == "FLOAT32" or name not in _FLOAT_ONLY, "int8")
+    _check_types(name, {tensor.kind for tensor in data}, output.kind)
     for place, tensor in places:
         _check_place(name, place, tensor, data[0])
     for tensor in (*data, output):
         _check_data(name, tensor)
     _require(name, name not in _IMAGES or len(data[0].shape) == len(output.shape) == 4, "no images")  # noqa: PLR2004
+    _check_shapes(name, [tensor for _, tensor in places], output, options)
     if output.kind == "INT8":
         _check_scales(
             name, max((tensor.scales[0] for tensor in data if tensor.scales), default=0.0), output.scales[0]
         )
     return _products(name, [tensor for _, tensor in places], output, options)
+
+
+def _check_types(name: str, kinds: set[str], result: str) -> None:
+    if name in ("QUANTIZE", "DEQUANTIZE"):
+        allowed = ({"FLOAT32"}, "INT8"), ({"INT8"}, "INT8"), ({"INT8"}, "FLOAT32")
+        _require(name, (kinds, result) in (allowed[:2] if name == "QUANTIZE" else allowed[2:]), "types")
+    elif name == "GREATER":
+        _require(name, (kinds, result) == ({"FLOAT32"}, "BOOL"), "types")
+    else:
+        _require(name, kinds == {result} and result in ("FLOAT32", "INT8"), f"types {sorted(kinds)}")
+        _require(name, result == "FLOAT32" or name not in _FLOAT_ONLY, "int8")
+
+
+def _check_shapes(name: str, inputs: Sequence[Tensor], output: Tensor, options: Any) -> None:
+    """Refuse shapes of which the kernels do not see that they are wrong, or too late."""
+    shapes = [tensor.shape for tensor in inputs]
+    if name in _CHOOSING:
+        most = max(map(len, (*shapes, output.shape)))
+        _require(name, most <= _MOST_DIMENSIONS_OF_CHOICE, f"{most} dimensions")
+    if name == "SELECT":
+        _require(name, set(shapes) == {output.shape}, "shapes that differ")
+    if name == "LOG_SOFTMAX":
+        _require(name, shapes[0] and shapes[0] == output.shape, "shapes that differ")
+    if name == "TILE":
+        repeated = tuple(size * times for size, times in zip(shapes[0], inputs[1].integers(), strict=True))
+        _require(name, repeated == output.shape, f"a result of shape {output.shape}")
+    if name == "STRIDED_SLICE":
+        _check_slice(name, inputs, output, options)
+
+
+def _check_slice(name: str, inputs: Sequence[Tensor], output: Tensor, options: Any) -> None:
+    """Refuse all but a part in one piece that lies within the data."""
+    _require(name, not any(getattr(options, field) for field in _MASKS_OF_NOTHING), "masks")
+    _require(name, set(inputs[3].integers()) == {1}, "steps")
+    left = []
+    for place, (size, begin, end) in enumerate(
+        zip(inputs[0].shape, inputs[1].integers(), inputs[2].integers(), strict=True)
+    ):
+        masked = (options.beginMask >> place & 1, options.endMask >> place & 1)  # as the converter does it, zeros
+        _require(name, not (masked[0] and begin) and not (masked[1] and end), "masks")
+        last = size if masked[1] else end + size * (end < 0)
+        _require(name, 0 <= begin < last <= size, f"a part from {begin} to {end} of {size}")
+        left.append(last - begin)
+    _require(name, tuple(left) == output.shape, f"a result of shape {output.shape}")
 
 
 def _places(name: str, signature: str, inputs: Sequence[Tensor | None]) -> list[tuple[str, Tensor]]:
@@ -143,6 +195,9 @@ def _places(name: str, signature: str, inputs: Sequence[Tensor | None]) -> list[
 
 def _check_place(name: str, place: str, tensor: Tensor, data: Tensor) -> None:
     if place == "d":
+        return
+    if place == "c":
+        _require(name, tensor.kind == "BOOL" and tensor.constant is None and not tensor.scales, "no condition")
         return
     _require(name, tensor.constant is not None, "computed sizes or weights")
     if place == "i":
@@ -179,6 +234,9 @@ def _check_integers(name: str, tensor: Tensor, data: Tensor) -> None:
         fits = all(-rank <= axis < rank for axis in values) and len(values) == len({axis % rank for axis in values})
     elif name in ("PAD", "PADV2"):
         fits = tensor.shape == (rank, 2) and all(0 <= size <= _LARGEST_SIZE for size in values)
+    elif name in ("STRIDED_SLICE", "TILE"):
+        least = 1 if name == "TILE" else -_LARGEST_SIZE
+        fits = tensor.shape == (rank,) and all(least <= size <= _LARGEST_SIZE for size in values)
     elif name == "TRANSPOSE":
         fits = sorted(values) == list(range(rank))
     elif name == "RESHAPE":

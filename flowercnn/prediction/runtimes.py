@@ -39,6 +39,10 @@ _MOST_CONSTANTS: Final = 16 * 10**6
 _MOST_IN_LIGHT_COPY: Final = 32 * 10**6
 _TOLERANCE: Final = 1e-4
 _FEATURE_TOLERANCE: Final = 1e-3
+_NO_LIGHT_COPY: Final = (
+    "This network has no copy for LiteRT, neither here nor in its model file: %s. Predictions need TensorFlow, which "
+    "starts slower; docs/how-to/predict.md lists the layers."
+)
 
 
 class Computer(Protocol):
@@ -272,10 +276,13 @@ def light_copy(model: Any, layers: tuple[str, ...] = ()) -> bytes | None:
         expected, expected_features = KerasRuntime(model, layers).outputs(pixels)
         same = np.allclose(features, expected_features, rtol=_FEATURE_TOLERANCE, atol=_FEATURE_TOLERANCE)
         difference = np.abs(light - expected).max() if same else math.inf
-    except (MissingDependencyError, ModelFileError, RuntimeError, ValueError) as error:
+    except MissingDependencyError as error:
         _log.info("No LiteRT copy of the network: %s", error)
         return None
+    except (ModelFileError, RuntimeError, ValueError) as error:
+        _log.warning(_NO_LIGHT_COPY, str(error).removeprefix(": ").rstrip("."))
+        return None
     if not difference <= _TOLERANCE:
-        _log.info("No LiteRT copy of the network: its probabilities differ by %g.", difference)
+        _log.warning(_NO_LIGHT_COPY, f"its probabilities would differ by {difference:g}")
         return None
     return flatbuffer

@@ -14,12 +14,14 @@ import numpy.typing as npt
 from flowercnn.errors import FlowerCNNError
 from flowercnn.models.keras3 import import_keras, seeded_weights
 from flowercnn.models.registry import build_model
+from flowercnn.models.twin import copy_model
 from flowercnn.prediction.safety import check_network
 
 __all__ = ["check_model", "model_problems"]
 
 _PICTURES: Final = 6
 _CLOSE: Final = 1e-4
+_CLOSE_IN_HALF: Final = 5e-3  # of a sum in float16 or bfloat16
 _SAME: Final = 1e-6
 _DIMENSIONS: Final = 4
 _SATURATED: Final = 0.9999
@@ -41,7 +43,7 @@ def check_model(
     - Rescaling is inside: at pixels 0-255 it is not driven to one certain answer for whatever picture.
     - The answer for a picture depends neither on the pictures beside it nor on chance.
     - It can be trained a step: the loss is finite and every trainable weight has a gradient.
-    - It has stock layers only, and is the same after saving and loading.
+    - It has stock layers only, and is the same as a copy, and after saving and loading.
 
     Args:
         model: A function ``(image_size, num_classes, **options)``, a registered name, or a Keras model.
@@ -126,7 +128,7 @@ def _behaviour(model: Any) -> list[str]:
         return [f"It cannot compute pixels 0-255 (float32): {type(error).__name__}: {error}"]
     if not np.isfinite(rows).all():
         return ["At pixels 0-255 it returns NaN or infinite values. Begin with keras.layers.Rescaling(1 / 255)."]
-    problems = _probability_problems(rows)
+    problems = _probability_problems(rows, _CLOSE if model.outputs[0].dtype == "float32" else _CLOSE_IN_HALF)
     if not problems and _is_saturated(model, pixels, rows):
         problems.append(
             "At pixels 0-255 it is certain of one class, whatever the picture; at 0-1 it is not. It seems to expect "
@@ -136,6 +138,7 @@ def _behaviour(model: Any) -> list[str]:
         _chance_problem,
         _batch_problem,
         _step_problem,
+        _copy_problem,
         _saving_problem,
     )
     problems.extend(problem for check in checks if (problem := check(model, pixels)) is not None)
@@ -155,13 +158,13 @@ def _compute(model: Any, pixels: npt.NDArray[np.floating]) -> npt.NDArray[np.flo
     return np.asarray(model(pixels, training=False), dtype=np.float64)
 
 
-def _probability_problems(rows: npt.NDArray[np.float64]) -> list[str]:
-    if (rows < 0).any() or (rows > 1 + _CLOSE).any():
+def _probability_problems(rows: npt.NDArray[np.float64], close: float) -> list[str]:
+    if (rows < 0).any() or (rows > 1 + close).any():
         reached = f"{rows.min():.3g} to {rows.max():.3g}"
         return [f"Its outputs are no probabilities but {reached} (logits?). End with activation='softmax'."]
     sums = rows.sum(axis=1)
-    if np.abs(sums - 1).max() > _CLOSE:
-        reached = f"{sums.min():.3g} to {sums.max():.3g}"
+    if np.abs(sums - 1).max() > close:
+        reached = f"{sums.min():.6g} to {sums.max():.6g}"
         return [f"The probabilities of a picture add up to {reached}, not 1. End with activation='softmax'."]
     return []
 
@@ -215,6 +218,21 @@ def _step_problem(model: Any, pixels: npt.NDArray[np.float32]) -> str | None:
             f"A training step gives a loss of {float(loss):.3g} and gradients that are not finite: {', '.join(bad)}."
         )
     return None
+
+
+def _copy_problem(model: Any, pixels: npt.NDArray[np.float32]) -> str | None:
+    try:
+        copy = copy_model(model)
+    except FlowerCNNError as error:
+        return str(error)
+    except Exception:  # noqa: BLE001 - get_config is the author's
+        return None  # `_saving_problem` says so
+    if np.abs(_compute(model, pixels) - _compute(copy, pixels)).max() <= _SAME:
+        return None
+    return (
+        "A copy of it, as training and saving make one, gives other answers: a layer keeps more than its weights and "
+        "config."
+    )
 
 
 def _saving_problem(model: Any, pixels: npt.NDArray[np.float32]) -> str | None:

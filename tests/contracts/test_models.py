@@ -6,6 +6,7 @@ import pytest
 
 import flowercnn as fc
 from flowercnn.models.keras3 import import_keras
+from flowercnn.models.registry import check_probabilities
 from flowercnn.testing import check_model, model_problems
 
 
@@ -67,6 +68,29 @@ def test_dependence_on_the_batch_is_found() -> None:
     assert any("not saved" in problem for problem in problems)
 
 
+def test_a_network_in_float16_is_no_problem_of_sums() -> None:
+    keras = import_keras()
+    last = keras.layers.Dense(3, activation="softmax", dtype="float16")
+    pooled = keras.layers.GlobalAveragePooling2D()
+    model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255), pooled, last])
+    assert not any("add up to" in problem for problem in model_problems(model))
+
+
+def test_a_layer_that_a_copy_does_not_have_everything_of_is_found() -> None:
+    keras = import_keras()
+
+    @keras.saving.register_keras_serializable("tests")
+    class Forgetful(keras.layers.Layer):  # type: ignore[name-defined, misc]  # Keras is untyped
+        factor = 1.0
+
+        def call(self, inputs: Any) -> Any:
+            return inputs * self.factor
+
+    layer = Forgetful()
+    layer.factor = 3.0
+    assert any("A copy of it" in problem for problem in model_problems(network(layer)))
+
+
 def test_chance_is_found() -> None:
     keras = import_keras()
 
@@ -80,6 +104,21 @@ def test_chance_is_found() -> None:
 def test_layers_that_cannot_be_saved_are_found() -> None:
     keras = import_keras()
     assert "not saved" in only_problem(network(keras.layers.Lambda(lambda x: x * 2, output_shape=(16, 16, 3))))
+
+
+def test_names_that_tensorflow_or_model_files_refuse_are_found_wherever_they_are() -> None:
+    keras = import_keras()
+    convolution = keras.layers.Conv2D(4, 3, name="my conv")
+    inner = keras.Sequential([keras.Input((16, 16, 3)), convolution])
+    end = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, activation="softmax")]
+    for name, model in (
+        ("my conv", network(inner)),
+        ("my image", keras.Sequential([keras.Input((16, 16, 3), name="my image"), *end])),
+        ("back\\slash", network(keras.layers.Conv2D(4, 3, name="back\\slash"))),
+    ):
+        with pytest.raises(fc.ConfigurationError, match="a layer or an input named") as caught:
+            check_probabilities(model, "mine")
+        assert repr(name) in str(caught.value)
 
 
 def test_weights_without_influence_are_found() -> None:

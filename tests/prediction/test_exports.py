@@ -48,6 +48,7 @@ def test_float_exports_answer_the_same_and_carry_everything(
     assert beside["class_names"] == list(calibrated.class_names)
     assert beside["calibration"]["temperature"] == 1.25
     assert beside["export"]["agreement"] == 1.0
+    assert beside["preprocessing"] == {**calibrated.preprocessing.to_dict(), "filter": "hamming"}
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -204,6 +205,70 @@ def test_a_layer_a_format_does_not_know_is_said_to_be_one(predictor: fc.Predicto
     with pytest.raises(fc.ModelFileError, match="LiteRT cannot compute"):
         odd.export(tmp_path / "odd.tflite")
     assert not list(tmp_path.iterdir())
+
+
+def test_layers_that_the_converters_take_apart_are_exported(predictor: fc.Predictor, tmp_path: Path) -> None:
+    keras = import_keras()
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            *(keras.Input((32, 32, 3)), layers.Normalization(mean=[100.0, 110, 120], variance=[3000.0, 3100, 3200])),
+            *(layers.Conv2D(4, 3, strides=2, activation="selu"), layers.UpSampling2D((2, 1)), layers.Cropping2D(1)),
+            *(layers.CenterCrop(20, 10), layers.Conv2D(4, 3, activation="mish"), layers.ELU(0.5), layers.Dense(4)),
+            *(layers.ReLU(threshold=0.1), layers.Conv2D(4, 1, activation="log_softmax"), layers.Dense(4, "gelu")),
+            *(layers.Conv2D(4, 1, activation="celu"), layers.Conv2D(4, 1, activation="squareplus")),
+            *(layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")),
+        ]
+    )
+    taken = fc.Predictor(model, predictor.class_names, predictor.preprocessing, runtime="keras")
+    for name in ("model.tflite", "model.onnx"):
+        loaded = fc.Predictor.load(taken.export(tmp_path / name))
+        assert np.allclose(loaded.predict_proba(PIXELS), taken.predict_proba(PIXELS), atol=1e-5)
+
+
+def with_layer(predictor: fc.Predictor, layer: Any) -> fc.Predictor:
+    keras = import_keras()
+    head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, activation="softmax")]
+    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255), layer, *head])
+    return fc.Predictor(model, predictor.class_names, predictor.preprocessing, runtime="keras")
+
+
+def test_a_layer_that_cannot_be_exported_is_named(
+    predictor: fc.Predictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layers = import_keras().layers
+    groups = with_layer(predictor, layers.Conv2D(3, 3, groups=3, name="apart"))
+    with pytest.raises(fc.ModelFileError, match="ONNX cannot compute: a convolution in groups, at '.*apart"):
+        groups.export(tmp_path / "m.onnx")
+    overflowing = with_layer(predictor, layers.Conv2D(3, 3, activation="softplus", name="soft"))
+    with pytest.raises(fc.ModelFileError, match="soft with the activation softplus, of which it makes infinity"):
+        overflowing.export(tmp_path / "m.tflite")
+    unknown = with_layer(predictor, layers.Activation("soft_shrink", name="shrunk"))
+    with pytest.raises(
+        fc.ModelFileError, match=r"/m\.onnx: not written.* is not one this library reads \(at '.*shrunk"
+    ):
+        unknown.export(tmp_path / "m.onnx")
+    resized = with_layer(predictor, layers.Resizing(9, 9, interpolation="bicubic"))
+    with pytest.raises(fc.ModelFileError, match="ResizeBicubic") as caught:
+        resized.export(tmp_path / "m.tflite")
+    assert "site-packages" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("difference", "agreement", "way_out"),
+    [
+        (float("nan"), 1.0, "returns NaN"),
+        (0.2, 1.0, "Build the network in float32"),
+        (1e-6, 0.5, "lower min_agreement"),
+    ],
+)
+def test_the_way_out_fits_what_is_wrong(tmp_path: Path, difference: float, agreement: float, way_out: str) -> None:
+    report = ExportReport(tmp_path / "m.onnx", "onnx", 9, agreement, difference, 1, 1.0)
+    with pytest.raises(fc.ModelFileError, match=way_out) as caught:
+        exports._check(report, 1.0)
+    assert ("min_agreement" in str(caught.value)) == (agreement < 1)
 
 
 @pytest.mark.slow

@@ -169,9 +169,89 @@ def pooling_that_takes_hours(graph: Graph) -> None:
     graph.add("MAX_POOL_2D", [enlarged(graph, 800)], "FLOAT32", (1, 800, 800, 3), "Pool2DOptions", **settings)
 
 
+def floats(graph: Graph, *shape: int) -> int:
+    return graph.tensor("FLOAT32", shape, np.ones(shape, np.float32))
+
+
+def bright(graph: Graph) -> int:
+    return graph.add("GREATER", [graph.pixels, floats(graph)], "BOOL", SHAPE)
+
+
+def part(graph: Graph, begin: Sequence[int], end: Sequence[int], steps: int = 1, **settings: Any) -> int:
+    inputs = [graph.pixels, *(graph.integers(values) for values in (begin, end, [steps] * 4))]
+    masks = {"beginMask": 0, "endMask": 0, "offset": False, **settings}
+    return graph.add("STRIDED_SLICE", inputs, "FLOAT32", (1, 4, 4, 3), "StridedSliceOptions", **masks)
+
+
+def repeated_a_billion_times(graph: Graph) -> None:
+    graph.add("TILE", [graph.pixels, graph.integers([2**16, 2**15, 1, 1])], "FLOAT32", SHAPE)
+
+
+def repeated_too_few_dimensions(graph: Graph) -> None:
+    graph.add("TILE", [graph.pixels, graph.integers([1, 1])], "FLOAT32", SHAPE)
+
+
+def part_outside(graph: Graph) -> None:
+    part(graph, [0, 14, 0, 0], [1, 18, 4, 3])
+
+
+def part_before_the_beginning(graph: Graph) -> None:
+    part(graph, [0, -20, 0, 0], [1, -16, 4, 3])
+
+
+def part_with_masks_over_numbers(graph: Graph) -> None:
+    part(graph, [0, 12, 4, 0], [0, 16, 8, 0], beginMask=0b1111, endMask=0b1001)
+
+
+def part_backwards(graph: Graph) -> None:
+    part(graph, [0, 8, 8, 0], [1, 4, 4, 3], steps=-1)
+
+
+def part_with_fewer_dimensions(graph: Graph) -> None:
+    part(graph, [0, 0, 0, 0], [1, 4, 4, 3], shrinkAxisMask=1)
+
+
+def condition_that_is_a_constant(graph: Graph) -> None:
+    condition = graph.tensor("BOOL", SHAPE, np.full(SHAPE, 7, np.uint8))
+    graph.add("SELECT", [condition, graph.pixels, graph.pixels], "FLOAT32", SHAPE)
+
+
+def condition_that_is_a_number(graph: Graph) -> None:
+    graph.add("SELECT_V2", [graph.pixels] * 3, "FLOAT32", SHAPE)
+
+
+def condition_that_is_calculated_with(graph: Graph) -> None:
+    graph.add("ADD", [bright(graph)] * 2, "BOOL", SHAPE, "AddOptions")
+
+
+def choice_of_other_shapes(graph: Graph) -> None:
+    graph.add("SELECT", [bright(graph), graph.pixels, floats(graph, 3)], "FLOAT32", SHAPE)
+
+
+def choice_of_five_dimensions(graph: Graph) -> None:
+    graph.add("GREATER", [floats(graph, 1, 1, 1, 1, 3), graph.pixels], "BOOL", (1, *SHAPE))
+
+
+def logarithm_of_a_number(graph: Graph) -> None:
+    graph.add("LOG_SOFTMAX", [floats(graph)], "FLOAT32", (), "LogSoftmaxOptions")
+
+
 @pytest.mark.parametrize(
     ("evil", "reason"),
     [
+        (repeated_a_billion_times, "TILE with a result of shape"),
+        (repeated_too_few_dimensions, "TILE with sizes or axes"),
+        (part_outside, "STRIDED_SLICE with a part from 14 to 18 of 16"),
+        (part_before_the_beginning, "STRIDED_SLICE with a part from -20"),
+        (part_with_masks_over_numbers, "STRIDED_SLICE with masks"),
+        (part_backwards, "STRIDED_SLICE with steps"),
+        (part_with_fewer_dimensions, "STRIDED_SLICE with masks"),
+        (condition_that_is_a_constant, "SELECT with no condition"),
+        (condition_that_is_a_number, "SELECT_V2 with no condition"),
+        (condition_that_is_calculated_with, "ADD with types"),
+        (choice_of_other_shapes, "SELECT with shapes that differ"),
+        (choice_of_five_dimensions, "GREATER with 5 dimensions"),
+        (logarithm_of_a_number, "LOG_SOFTMAX with shapes"),
         (softmax_of_another_type, "SOFTMAX with types"),
         (order_that_is_missing, "TRANSPOSE with a gap"),
         (shape_that_is_missing, "RESHAPE with a gap"),
@@ -192,6 +272,20 @@ def test_networks_made_to_hurt_are_refused(evil: Callable[[Graph], None], reason
     evil(graph)
     with pytest.raises(ModelFileError, match=f"refused.*{reason}"):
         rebuilt(graph.packed(), "evil", SHAPE, CLASSES)
+
+
+def test_what_is_not_read_is_named_with_its_place() -> None:
+    graph = Graph()
+    graph.graph.tensors[graph.add("SIN", [graph.pixels], "FLOAT32", SHAPE)].name = "odd/Sin"
+    with pytest.raises(ModelFileError, match=r"SIN is not one this library reads \(at 'odd/Sin'\)"):
+        rebuilt(graph.packed(), "other", SHAPE, CLASSES)
+
+
+def test_parts_and_choices_in_bounds_compute() -> None:
+    graph = Graph()
+    part(graph, [0, 12, 4, 0], [0, 16, -8, 0], beginMask=0b1001, endMask=0b1001)
+    graph.add("SELECT_V2", [bright(graph), graph.pixels, floats(graph)], "FLOAT32", SHAPE)
+    assert np.allclose(LiteRTRuntime(rebuilt(graph.packed(), "good", SHAPE, CLASSES))(np.ones(SHAPE, np.uint8)), 1)
 
 
 def test_the_network_they_are_made_of_computes() -> None:

@@ -99,6 +99,23 @@ ALL_ALIVE = [
         ([*COUNT, node("Reshape", "pixels", "s30")], {}, "put together of too many"),
         (ALL_ALIVE, {"scales": np.array([1, 300, 300, 1], "f4")}, "would need"),
         ([node("Pow", "pixels", "a")], {"a": np.float32(99)}, "noise"),
+        ([node("Tile", "pixels", "a")], {"a": [1, 2000, 1, 1]}, "Tile by"),
+        ([node("Tile", "pixels", "a")], {"a": [1, 1000, 1000, 1]}, "would need"),
+        ([node("Shape", "pixels", to="s"), node("Tile", "pixels", "s")], {}, "input 1 of Tile is not a constant"),
+        ([node("Unsqueeze", "pixels", "a")], {"a": [-99]}, "Unsqueeze by"),
+        ([node("Greater", "a", "b")], {"a": [1], "b": [2]}, "Greater of integers"),
+        (
+            [node("Greater", "pixels", "a", to="g"), node("Add", "pixels", "g")],
+            {"a": np.float32(1)},
+            "Add of yes and no",
+        ),
+        ([node("Not", "pixels")], {}, "Not of yes and no"),
+        (
+            [node("Greater", "pixels", "a", to="g"), onnx.helper.make_node("Cast", ["g"], ["x"], to=6)],
+            {"a": np.float32(1)},
+            "Cast of yes and no",
+        ),
+        ([node("ReduceProd", "pixels")], {}, r"'ReduceProd' is not one this library reads \(at ''\)"),
         ([TURNED, node("AveragePool", "turned", kernel_shape=[9999, 9999], pads=[9998] * 4)], {}, "would need"),
     ],
 )

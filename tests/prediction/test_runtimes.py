@@ -152,15 +152,24 @@ def test_tta_is_the_mean_of_the_picture_and_its_mirror(predictor: fc.Predictor, 
     assert np.allclose(streamed, mean, atol=1e-6)
 
 
-def test_a_network_whose_light_copy_would_be_refused_is_saved_without_one(tmp_path: Path) -> None:
+def test_a_network_whose_light_copy_would_be_refused_is_saved_without_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     keras = pytest.importorskip("keras")
     pixels = keras.Input((16, 16, 3))
-    grown = keras.layers.UpSampling2D(2)(keras.layers.Conv2D(4, 3)(pixels))  # LiteRT repeats it with TILE
+    grown = keras.layers.Conv2DTranspose(4, 3, name="grown")(pixels)
     pooled = keras.layers.GlobalAveragePooling2D()(grown)
     model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(pooled))
     saved = fc.Predictor(model, ["a", "b", "c"], fc.Preprocessing((16, 16)))
+    path = saved.save(tmp_path / "model.keras")
+    (record,) = caplog.records
+    assert (record.levelname, "TransposeConv" in record.message, "TensorFlow" in record.message) == (
+        "WARNING",
+        True,
+        True,
+    )
     assert saved.runtime == "keras"
-    assert fc.Predictor.load(saved.save(tmp_path / "model.keras")).runtime == "keras"
+    assert fc.Predictor.load(path).runtime == "keras"
 
 
 def test_a_large_network_is_computed_from_its_variables_to_the_same_answers(

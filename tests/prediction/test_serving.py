@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import tempfile
 from pathlib import Path
@@ -47,6 +48,22 @@ def test_the_service_answers_as_the_predictor(client: Any, predictor: fc.Predict
 @pytest.mark.parametrize(("body", "status"), [(b"", 422), (b"/etc/passwd", 422), (b"http://127.0.0.1/x", 422)])
 def test_the_service_refuses_what_is_no_picture(client: Any, body: bytes, status: int) -> None:
     assert client.post("/predict", content=body).status_code == status
+
+
+def test_an_upload_that_is_broken_off_is_no_error_of_the_service(client: Any) -> None:
+    sent: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = [{"type": "http.request", "body": b"half", "more_body": True}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/predict", "raw_path": b"/predict"}
+    scope |= {"query_string": b"", "headers": [], "scheme": "http", "server": ("x", 80), "client": ("y", 1)}
+    asyncio.run(client.app(scope, receive, send))
+    assert sent[0]["status"] == 400
 
 
 def test_the_service_says_why_a_picture_has_no_label(
