@@ -132,6 +132,26 @@ def test_bad_pictures_may_not_leave_one_class_only() -> None:
         fc.Trainer("article", image_size=SIZE, bad_images="skip").fit(dataset, progress=False)
 
 
+@pytest.mark.parametrize("model", ["article", "fast"])
+def test_a_network_that_the_last_step_destroys_is_not_returned(coloured: fc.Dataset, model: str) -> None:
+    trainer = fc.Trainer(model, image_size=SIZE, epochs=1, batch_size=64, learning_rate=1e30)
+    with pytest.raises(fc.TrainingError, match="not finite. Use a lower learning_rate"):
+        trainer.fit(coloured, progress=False)
+    with pytest.raises(fc.TrainingError, match="not finite. Use a lower learning_rate"):
+        trainer.fit(*coloured.split(0.3, 0)[:2], progress=False)
+
+
+def test_callbacks_may_be_one_and_what_is_none_is_refused_before_anything_is_read(coloured: fc.Dataset) -> None:
+    seen: list[int] = []
+    callback = import_keras().callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: seen.append(epoch))
+    fc.Trainer("article", image_size=SIZE, epochs=1).fit(coloured, callbacks=callback, progress=False)
+    assert seen == [0]
+    unread = fc.Dataset.from_source([fc.Sample("a", "a", b"no picture"), fc.Sample("b", "b", b"no picture")])
+    for wrong in ("stop", [callback, 3], 3):
+        with pytest.raises(fc.ConfigurationError, match="callbacks must be a list"):
+            fc.Trainer("article").fit(unread, callbacks=wrong, progress=False)  # type: ignore[arg-type]  # the point
+
+
 def test_a_training_that_diverges_says_so(coloured: fc.Dataset) -> None:
     recipe = Recipe(image_size=SIZE, batch_size=8, optimizer="sgd", learning_rate=1e30, epochs=3)
     with pytest.raises(fc.TrainingError, match="diverged.*lower learning_rate"):
