@@ -306,7 +306,11 @@ def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling | tuple[Any, Any]) 
 
 def _copy_weights(view: Any, copies: dict[str, Any]) -> None:
     """Copy weights layer by layer; factors per channel go into the layer before."""
-    inner = [part for layer in view.layers for part in getattr(layer, "layers", [layer])]
+    inner = [
+        part
+        for layer in view.layers
+        for part in ([layer] if layer.name in copies else getattr(layer, "layers", []))  # a model was copied whole
+    ]
     for layer in inner:
         if layer.weights and layer.name in copies:
             set_weights(copies[layer.name], layer.get_weights())

@@ -61,7 +61,8 @@ def listed_callbacks(callbacks: Any) -> list[Any]:
     found = list(given)
     foreign = [callback for callback in found if not isinstance(callback, kind)]
     if foreign:
+        received = few([repr(callback) for callback in foreign])
         raise ConfigurationError(
-            f"callbacks must be a list of keras.callbacks.Callback objects. Received: {few([repr(callback) for callback in foreign])}"
+            f"callbacks must be a list of keras.callbacks.Callback objects. Received: {received}"
         )
     return found

@@ -17,7 +17,7 @@ from flowercnn.errors import TrainingError
 from flowercnn.models.keras3 import seeded_weights
 from flowercnn.models.parts import couples_pictures, pictures_at_once
 from flowercnn.models.recipe import Recipe
-from flowercnn.models.twin import make_twin
+from flowercnn.models.twin import check_size, make_twin
 from flowercnn.preprocessing.batches import Part, TrainingBatches
 from flowercnn.preprocessing.pixels import Pixels
 from flowercnn.progress import progress_bar
@@ -68,6 +68,8 @@ class Loop:
         self._train, self._val = train, val
         with seeded_weights(seed):  # for the random numbers of dropout layers
             self._twin = make_twin(model, precision=precision, any_size=bool(recipe.progressive))
+        for since, _ in recipe.progressive:
+            check_size(self._twin, recipe.training_size(math.ceil(since * recipe.epochs)))
         self._optimizer = optimizer or make_optimizer(recipe)
         counts = np.bincount(train[1], minlength=model.output_shape[1])
         self._step = TrainStep(self._twin, self._optimizer, recipe, recipe.class_weights(counts))

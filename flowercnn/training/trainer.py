@@ -268,9 +268,10 @@ class Trainer:
             ConfigurationError: If the rates do not rise or the steps are too few.
             TrainingError: If the loss falls at none of the rates.
         """
-        if not 0 < lowest < highest < math.inf or steps < _FEWEST_RATES:
+        whole = hasattr(steps, "__index__") and not isinstance(steps, bool)
+        if not 0 < lowest < highest < math.inf or not whole or steps < _FEWEST_RATES:
             raise ConfigurationError(
-                f"Rates must rise from over 0, in at least {_FEWEST_RATES} steps. "
+                f"Rates must rise from over 0, in a whole number of at least {_FEWEST_RATES} steps. "
                 f"Received: lowest={lowest!r}, highest={highest!r}, steps={steps!r}"
             )
         _check_data(train, None)

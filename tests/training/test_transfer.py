@@ -321,6 +321,7 @@ def test_tuning_that_diverges_or_is_stopped_says_so(coloured: fc.Dataset) -> Non
     assert len(found.tune(inputs, coloured.labels, recipe, seed=0, deadline=0.0)[0]) == 0
     with pytest.raises(fc.TrainingError, match="lower learning_rate"):
         found.tune(inputs, coloured.labels, dataclasses.replace(recipe, learning_rate=1e38), seed=0)
+    _, found, inputs = make_ending(coloured)
     with pytest.raises(fc.TrainingError, match="network answers after fine-tuning is not finite"):  # one step each
         found.tune(inputs, coloured.labels, dataclasses.replace(recipe, learning_rate=1e38, epochs=1), seed=0)
 
@@ -422,6 +423,34 @@ def test_layers_far_from_the_head_learn_slower_and_normalisation_is_frozen() -> 
     )
     assert moved["probabilities/kernel"] == pytest.approx(2.6 * moved["conv_pw_3/kernel"], rel=1e-2)
     assert moved["conv_pw_1_bn/gamma"] == 0
+
+
+def nested_net() -> Any:
+    """A network with a functional model in it, which has batch normalisation and weights of its own."""
+    keras = import_keras()
+    layers = keras.layers
+    pixels = keras.Input((32, 32, 3))
+    inner = keras.Model(pixels, layers.BatchNormalization()(layers.Conv2D(4, 3, 2)(pixels)), name="inner")
+    return keras.Model(pixels, layers.Conv2D(4, 3, 2, activation="relu")(inner(pixels)))
+
+
+def test_a_model_within_a_backbone_keeps_its_weights_and_its_normalisation(coloured: fc.Dataset) -> None:
+    net = nested_net()
+    for part in net.get_layer("inner").layers:
+        part.set_weights([weight + 0.5 for weight in part.get_weights()])
+    recipe = dataclasses.replace(recipe_of("backbone:own"), image_size=(32, 32), fine_tune="all", epochs=1)
+    options = {"backbone": net}
+    model = fc.build_model("backbone:own", image_size=(32, 32), num_classes=3, **options)
+    copied = model.get_layer("inner").get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(copied, net.get_layer("inner").get_weights(), strict=True))
+    run = fc.Trainer("backbone:own", model_options=options, recipe=recipe).fit(coloured, progress=False)
+    assert len(run.history) == 2
+    (kernel, *_), before = run.predictor.model.get_layer("inner").get_weights(), net.get_layer("inner").get_weights()
+    assert not np.array_equal(kernel, before[0])
+    freeze(model, None)
+    normalisation = model.get_layer("inner").layers[-1]
+    assert not normalisation.trainable
+    assert model.get_layer("inner").layers[1].trainable
 
 
 def test_callbacks_are_told_and_epochs_without_effect_are_said(coloured: fc.Dataset) -> None:
