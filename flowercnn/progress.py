@@ -16,8 +16,9 @@ def progress_bar(*, total: int | None, description: str, unit: str, enabled: boo
     from tqdm.auto import tqdm
 
     # A log file wants a line now and then, not ten redraws a second.
-    interval = 0.2 if sys.stderr is not None and sys.stderr.isatty() else 10.0
-    return tqdm(total=total, desc=description, unit=unit, disable=not enabled, mininterval=interval, leave=False)
+    shown = enabled and sys.stderr is not None  # a program without a console has none
+    interval = 0.2 if shown and sys.stderr.isatty() else 10.0
+    return tqdm(total=total, desc=description, unit=unit, disable=not shown, mininterval=interval, leave=False)
 
 
 def tracked(items: Iterable[T], *, total: int | None, description: str, unit: str, enabled: bool) -> Iterator[T]:

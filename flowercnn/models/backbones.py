@@ -28,6 +28,7 @@ OWN: Final = "own"
 
 _REPLACED: Final = ("LayerScale", "CustomScaleLayer", "Sequential")
 _OURS: Final = ("pixels", "scale", "to_bgr", "pool", "unit", "spread", "bend", "features", "dropout", "probabilities")
+_BETWEEN: Final = ("Reshape", "Flatten", "GlobalAveragePooling2D", "Dropout")  # a classifier and its softmax
 _BEND: Final = 2.0  # a feature of mean strength becomes 2/3, the strongest at most 1
 _DEVIATION: Final = np.array([0.229, 0.224, 0.225])  # of ImageNet's RGB, 0-1
 _MEAN: Final = np.array([0.485, 0.456, 0.406])
@@ -96,36 +97,34 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
     keras = import_keras()
     layers = keras.layers
     check_weights_option(weights)
-    spec = BACKBONES.get(name)
-    hub = name.startswith(HUB)
     if scaling not in (None, *get_args(Scaling)):
         raise ConfigurationError(
             f"scaling must be one of {', '.join(get_args(Scaling))}. Received: scaling={scaling!r}"
         )
-    wanted: Scaling | tuple[Any, Any] = scaling or (spec.scaling if spec is not None else "none")
-    if hub and backbone is None:
-        preset = name.removeprefix(HUB)
-        net = load_hub_backbone(preset, pretrained=weights is not None)
-        output = _without_classifier(net)
-        wanted = scaling or load_hub_scaling(preset)
-    elif backbone is not None:
-        net, output = backbone, _without_classifier(backbone)
-    elif spec is None:
-        raise ConfigurationError("backbone:own needs a Keras model: model_options={'backbone': model}.")
-    else:
-        check_side(PREFIX + name, image_size, spec.smallest)
-        net, output = _network(spec, image_size, weights, mirror=mirror, progress=progress)
+    net, output, usual = _network(
+        name, image_size, weights, backbone=backbone, scaling=scaling, mirror=mirror, progress=progress
+    )
     if until is not None:
         output = _output_of(net, until)
+    elif output is None:
+        output = _without_classifier(net)
     pixels = keras.Input((*image_size, 3), name="pixels")
-    x = _in_stock_layers(keras.Model(net.inputs, output, name=net.name), pixels, wanted)
+    try:
+        x = _in_stock_layers(keras.Model(net.inputs, output, name=net.name), pixels, usual)
+    except ValueError as error:
+        if backbone is None:
+            raise
+        raise ConfigurationError(
+            f"backbone cannot take pictures of image_size={image_size} with 3 channels; it was made for "
+            f"{tuple(net.inputs[0].shape[1:])}. Give that as image_size. ({error})"
+        ) from error
     if len(x.shape) == _IMAGE_DIMENSIONS:
         x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = _evened(x)
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
     probabilities = layers.Dense(num_classes, activation="softmax", name="probabilities")(x)
-    return keras.Model(pixels, probabilities, name=net.name if hub else name)
+    return keras.Model(pixels, probabilities, name=net.name if name.startswith(HUB) else name)
 
 
 def _evened(x: Any) -> Any:
@@ -168,6 +167,31 @@ def scale_pixels(pixels: Any, scaling: Scaling | tuple[Any, Any]) -> Any:
 
 
 def _network(
+    name: str,
+    image_size: tuple[int, int],
+    weights: str | os.PathLike[str] | None,
+    *,
+    backbone: Any,
+    scaling: Scaling | None,
+    mirror: str | None,
+    progress: bool,
+) -> tuple[Any, Any, Any]:
+    """Return the network, its output (``None``: before its classifier) and what it wants pixels to be."""
+    spec = BACKBONES.get(name)
+    if backbone is not None:
+        _check_network(backbone)
+        return backbone, None, scaling or (spec.scaling if spec is not None else "none")
+    if name.startswith(HUB):
+        preset = name.removeprefix(HUB)
+        net = load_hub_backbone(preset, pretrained=weights is not None)
+        return net, None, scaling or load_hub_scaling(preset)
+    if spec is None:
+        raise ConfigurationError("backbone:own needs a Keras model: model_options={'backbone': model}.")
+    check_side(PREFIX + name, image_size, spec.smallest)
+    return *_of_keras(spec, image_size, weights, mirror=mirror, progress=progress), scaling or spec.scaling
+
+
+def _of_keras(
     spec: BackboneSpec,
     image_size: tuple[int, int],
     weights: str | os.PathLike[str] | None,
@@ -200,18 +224,44 @@ def _mend_efficientnet(net: Any) -> None:
                 set_weights(layer, [mean, variance * _DEVIATION.astype(np.float32), *count])
 
 
-def _without_classifier(net: Any) -> Any:
-    """The output of a user's network, that of the layer before a softmax layer at its end."""
+def _check_network(net: Any) -> None:
     if not isinstance(net, import_keras().Model) or not getattr(net, "inputs", None) or len(net.inputs) != 1:
         raise ConfigurationError(f"backbone must be a built Keras model with one picture input. Received: {net!r}")
-    last = net.layers[-1]
-    is_classifier = type(last).__name__ == "Dense" and last.get_config()["activation"] == "softmax"
-    output = last.input if is_classifier else net.outputs[0]
+
+
+def _without_classifier(net: Any) -> Any:
+    """The output of a user's network, that of the layer before a softmax classifier at its end."""
+    output = net.outputs[0]
+    last, inputs = _made_by(output)
+    if _is_softmax(last):
+        if not hasattr(last, "kernel"):  # a softmax of its own: the classifier goes into it
+            last, inputs = _made_by(inputs[0])
+        if type(last).__name__ not in ("Dense", "Conv2D"):
+            raise ConfigurationError(
+                f"backbone ends in probabilities, which no dense layer or convolution makes but {last.name!r}. Say "
+                "which layer's output is used: until='its name', or give the network without its classifier."
+            )
+        output = inputs[0]
     if len(output.shape) not in (2, _IMAGE_DIMENSIONS):
         raise ConfigurationError(
             f"backbone must return (n, features) or (n, height, width, features). Received: {tuple(output.shape)}"
         )
     return output
+
+
+def _made_by(tensor: Any) -> tuple[Any, list[Any]]:
+    """Return the operation whose output a tensor is, but for changes of its shape, and the inputs of that."""
+    operation, node, _ = tensor._keras_history  # noqa: SLF001 - no public way
+    inputs = list(operation._inbound_nodes[node].input_tensors)  # noqa: SLF001
+    return _made_by(inputs[0]) if type(operation).__name__ in _BETWEEN else (operation, inputs)
+
+
+def _is_softmax(operation: Any) -> bool:
+    """Return whether an operation returns probabilities: a layer, or a model within the model that ends in one."""
+    if hasattr(operation, "layers"):
+        return _is_softmax(_made_by(operation.outputs[0])[0])
+    activation = getattr(operation, "activation", None)
+    return type(operation).__name__ == "Softmax" or activation is import_keras().activations.softmax
 
 
 def _output_of(net: Any, until: str) -> Any:
@@ -256,7 +306,11 @@ def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling | tuple[Any, Any]) 
 
 def _copy_weights(view: Any, copies: dict[str, Any]) -> None:
     """Copy weights layer by layer; factors per channel go into the layer before."""
-    inner = [part for layer in view.layers for part in getattr(layer, "layers", [layer])]
+    inner = [
+        part
+        for layer in view.layers
+        for part in ([layer] if layer.name in copies else getattr(layer, "layers", []))  # a model was copied whole
+    ]
     for layer in inner:
         if layer.weights and layer.name in copies:
             set_weights(copies[layer.name], layer.get_weights())

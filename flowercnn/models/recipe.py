@@ -62,7 +62,7 @@ class Recipe:
             twice as many as the smallest; ``"none"`` never does.
         fine_tune: Of backbones, what is trained after the last layer: ``"none"``, the ``"top"`` (all layers at the
             last resolution) or ``"all"``, farther layers at a lower rate. ``"auto"``: the last convolution, if it is
-            pointwise and there are 30 pictures per class and memory enough; else nothing.
+            pointwise and there are 30 pictures per class on average and memory enough; else nothing.
         adapt: Whether ``epochs`` and ``batch_size`` are meant for a thousand pictures and change with their number;
             see `adapted`.
 

@@ -37,6 +37,7 @@ __all__ = [
 Builder = Callable[..., Any]
 """A function ``(image_size, num_classes, **options)`` that returns a Keras model."""
 
+_ANY_SIDE: Final = 64  # of pictures for a network that takes any
 _OFF_BY_ROUNDING: Final = 0.02  # of a sum of probabilities, in bfloat16
 
 
@@ -144,6 +145,8 @@ def register_model(name: str, builder: Builder, *, recipe: Recipe | None = None,
     """
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ConfigurationError(f"name must be letters, digits, '-', '_' and '.'. Received: name={name!r}")
+    if name == "auto":
+        raise ConfigurationError("name must not be 'auto': train(model='auto') chooses among the others.")
     if not callable(builder):
         raise ConfigurationError(
             f"builder must be a function (image_size, num_classes, **options). Received: builder={builder!r}"
@@ -215,7 +218,8 @@ def check_probabilities(model: Any, name: str) -> None:
                 f"{name} has a layer or an input named {layer_name!r}. TensorFlow and model files allow A-Z, a-z, "
                 "0-9 and _ . > - only."
             )
-    noise = np.random.default_rng(0).uniform(0, 255, (2, *model.input_shape[1:])).astype(np.float32)
+    shape = [side or _ANY_SIDE for side in model.input_shape[1:]]
+    noise = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype(np.float32)
     rows = np.asarray(model(noise, training=False)).astype(np.float32)
     if not (rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=_OFF_BY_ROUNDING)):
         raise ConfigurationError(
@@ -256,7 +260,14 @@ def _check_num_classes(num_classes: int) -> int:
 
 
 def _check_options(name: str, builder: Builder, options: dict[str, Any]) -> None:
-    parameters = inspect.signature(builder).parameters
+    signature = inspect.signature(builder)
+    parameters = signature.parameters
+    try:
+        signature.bind_partial((1, 1), 2)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{name}: its builder must take (image_size, num_classes, **options). Received: {signature} ({error})"
+        ) from error
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     known = set(parameters) - {"image_size", "num_classes"}

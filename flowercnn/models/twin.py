@@ -24,6 +24,7 @@ from flowercnn.models.keras3 import import_keras, set_weights
 __all__ = [
     "Precision",
     "check_precision",
+    "check_size",
     "choose_precision",
     "copy_model",
     "has_bfloat16",
@@ -195,6 +196,27 @@ def make_twin(model: Any, *, precision: Literal["float32", "bfloat16"], any_size
         ) from error
 
 
+def check_size(model: Any, image_size: tuple[int, int]) -> None:
+    """Refuse a size of pictures of which a network that takes any leaves nothing.
+
+    Raises:
+        ConfigurationError: If it gives no probabilities for a picture of this (height, width).
+    """
+    import tensorflow as tf
+
+    said = ""
+    try:
+        answers = np.asarray(model(np.zeros((1, *image_size, 3), np.float32), training=False))
+        said = "" if np.isfinite(answers).all() else "its answers are not finite"
+    except (ValueError, tf.errors.OpError) as error:
+        said = str(error).partition("\n")[0]
+    if said:
+        raise ConfigurationError(
+            f"{model.name} cannot take pictures of {image_size}, the size to which progressive brings them ({said}). "
+            "Give a larger image_size, or larger scales: Recipe(progressive=...)."
+        )
+
+
 @cache
 def _fused_batch_normalization() -> Any:
     """The class is made when first needed: its base comes with TensorFlow."""
@@ -220,6 +242,9 @@ def _fused_batch_normalization() -> Any:
                 data_format="NHWC",
                 is_training=True,
             )
+            # The operation returns the unbiased variance; Keras keeps the mean of squares.
+            count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
+            variance *= (count - 1) / count
             self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
             self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
             return outputs

@@ -18,6 +18,7 @@ from flowercnn.prediction.predictor import Predictor
 from flowercnn.preprocessing.views import Views
 from flowercnn.training.budget import parse_time
 from flowercnn.training.checkpoint import read_checkpoint
+from flowercnn.training.checks import check_classes_left
 from flowercnn.training.ending import Ending, last_convolution
 from flowercnn.training.history import History
 from flowercnn.training.hooks import make_hooks
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["build_for", "fit_backbone", "views_of"]
 
 _PATIENCE: Final = 3
-_ENOUGH_PER_CLASS: Final = 30  # with fewer pictures tuning does harm
+_ENOUGH_PER_CLASS: Final = 30  # on average; with fewer pictures tuning does harm
+_OF_EPOCHS: Final = ("epochs", "batch_size", "learning_rate", "early_stopping")
 _log = logging.getLogger(__name__)
 
 
@@ -82,11 +84,12 @@ def fit_backbone(
     inputs, watched_inputs = _compute(trainer, model, ending, train, val, checkpoint_dir, progress)
     features = inputs if ending is None else ending.features(inputs)
     watched = watched_inputs if ending is None or watched_inputs is None else ending.features(watched_inputs)
+    labels = train.labels[features.kept]
+    check_classes_left(labels, features.skipped)
     computed = time.perf_counter()
     recipe, deadline = trainer.resolved_recipe(), _deadline(trainer, started)
     head = fit_on_features(features, train, recipe, seed=trainer.seed)
     set_head(model, head)
-    labels = train.labels[features.kept]
     val_labels = None if watched is None or val is None else val.labels[watched.kept]
     record = head_record(head, features, labels, watched, val_labels, computed)
     notes: list[str] = []
@@ -102,15 +105,17 @@ def fit_backbone(
             callbacks=callbacks,
             progress=progress,
         )
+        recipe = ending.recipe
+        if not tuned and not interrupted and time.perf_counter() >= deadline:
+            notes.append("time_budget was over before fine-tuning began: only the last layer was trained.")
     elif recipe.fine_tune in ("top", "all"):
-        tuned, interrupted = _fine_tune(trainer, model, train, val, checkpoint_dir, callbacks, deadline, progress)
+        recipe, tuned, interrupted = _fine_tune(
+            trainer, model, train, val, checkpoint_dir, callbacks, deadline, progress
+        )
     else:
         tuned, interrupted = History(), False
         _call_back(callbacks, model, record)
-        if trainer.epochs is not None:
-            notes.append(
-                "epochs had no effect: only the last layer was trained. Recipe(fine_tune='top') trains more."
-            )
+        notes.extend(_without_effect(trainer))
     reached = _val_loss_kept(tuned, best=recipe.fine_tune != "auto" or trainer.early_stopping is not None)
     if reached >= record.get("val_loss", math.inf):
         notes.append(
@@ -195,7 +200,7 @@ def _fine_tune(
     callbacks: Iterable[Any],
     deadline: float,
     progress: bool,  # noqa: FBT001 - one of several values passed through
-) -> tuple[History, bool]:
+) -> tuple[Recipe, History, bool]:
     """Train the last stage, or everything, from where the last layer is now."""
     recipe, preprocessing = trainer.resolved_recipe(), trainer.resolved_preprocessing()
     data, _ = trainer.load(train, preprocessing, progress=progress)
@@ -211,15 +216,28 @@ def _fine_tune(
         optimizer=make_optimizer_by_depth(recipe, model),
     )
     fingerprint = "" if checkpoint_dir is None else trainer.fingerprint(preprocessing, train, val)
-    return loop.run(
+    checkpoint = None if checkpoint_dir is None else read_checkpoint(checkpoint_dir, fingerprint)
+    if checkpoint is not None:
+        deadline -= sum(epoch["seconds"] for epoch in checkpoint.history.epochs)
+    history, interrupted = loop.run(
         callbacks=list(callbacks),
         progress=progress,
         patience=(trainer.early_stopping or _PATIENCE) if val_data is not None else None,
         deadline=None if deadline == math.inf else deadline,
         checkpoint_dir=checkpoint_dir,
-        checkpoint=None if checkpoint_dir is None else read_checkpoint(checkpoint_dir, fingerprint),
+        checkpoint=checkpoint,
         fingerprint=fingerprint,
     )
+    return loop.recipe, history, interrupted
+
+
+def _without_effect(trainer: Trainer) -> list[str]:
+    """Return a sentence about what a trainer was told that plays no part where the last layer alone is trained."""
+    told = [name for name in _OF_EPOCHS if getattr(trainer, name) is not None]
+    if not told:
+        return []
+    note = f"{' and '.join(told)} had no effect: only the last layer was trained, which is solved at once."
+    return [f"{note} Recipe(fine_tune='top') trains more."]
 
 
 def _call_back(callbacks: Iterable[Any], model: Any, record: dict[str, float]) -> None:

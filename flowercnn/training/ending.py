@@ -7,6 +7,7 @@ other views in another order; the mean of their weights is kept, which errs less
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
@@ -18,11 +19,13 @@ import numpy.typing as npt
 
 from flowercnn.errors import TrainingError
 from flowercnn.models.features import head_of
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.keras3 import import_keras, seeded_weights
 from flowercnn.models.recipe import Recipe
 from flowercnn.models.twin import make_twin
 from flowercnn.progress import progress_bar
-from flowercnn.seeding import generator
+from flowercnn.seeding import generator, stable_hash
+from flowercnn.training.budget import fit_epochs, measured
+from flowercnn.training.checks import check_finite
 from flowercnn.training.history import History
 from flowercnn.training.hooks import make_hooks
 from flowercnn.training.transfer import Features, figures, freeze
@@ -73,6 +76,9 @@ class Ending:
         self._network = keras.Model(convolution.input, model.outputs[0])
         self._to_features = keras.Model(convolution.input, head_of(model).input)
         self.inputs = keras.layers.Flatten()(convolution.input)
+        self._compiling = 0.0
+        self.recipe = Recipe()
+        """That of the last `tune`, with as many epochs as fitted into its time."""
 
     def parts_that_fit(self, pictures: int) -> int:
         """Return of how many parts of each picture, besides itself and its mirror image, the inputs can be kept."""
@@ -109,18 +115,23 @@ class Ending:
             seed: Of order and views.
             watched: Inputs and labels of pictures that are watched.
             patience: Stop after so many epochs without a lower ``val_loss``; the best one's weights are kept.
-            deadline: Begin no epoch after this time of ``time.perf_counter``.
-            callbacks: Keras callbacks. They see the whole classifier.
+            deadline: Take fewer epochs than the recipe's, so that they end before this time of
+                ``time.perf_counter``; none begins after it.
+            callbacks: Keras callbacks. They see the whole classifier; a learning rate they set holds where the
+                recipe's schedule is constant.
             progress: Whether to show a progress bar.
 
         Raises:
-            TrainingError: If the loss is no longer finite.
+            TrainingError: If the loss, the weights or the network's answers are no longer finite.
         """
         model = self._model
         freeze(model, 0)  # normalisation stays as it was learned from many pictures
         self._convolution.trainable = True
-        copies = [self._copy(recipe) for _ in range(_COPIES)]
-        hooks = make_hooks(callbacks, model, epochs=recipe.epochs, steps=_steps(labels, recipe))
+        self.recipe, self._compiling = recipe, 0.0
+        copies = [self._copy(recipe, seed, number) for number in range(_COPIES)]
+        # Its learning rate is what callbacks read and set; the copies follow it.
+        optimizer = import_keras().optimizers.Adam(recipe.learning_rate)
+        hooks = make_hooks(callbacks, model, epochs=recipe.epochs, steps=_steps(labels, recipe), optimizer=optimizer)
         best = None if patience is None or watched is None else BestEpoch(patience)
         history, interrupted = History(), False
         model.stop_training = False
@@ -129,29 +140,37 @@ class Ending:
             total=_COPIES * recipe.epochs * len(labels), description="Fine-tuning", unit="img", enabled=progress
         ) as bar:
             try:
-                while len(history) < recipe.epochs and not model.stop_training and time.perf_counter() < deadline:
+                while (
+                    len(history) < self.recipe.epochs and not model.stop_training and time.perf_counter() < deadline
+                ):
                     epoch, started = len(history), time.perf_counter()
                     hooks.on_epoch_begin(epoch)
-                    logs = self._epoch(epoch, copies, inputs.rows, labels, recipe, seed, bar)
+                    logs = self._epoch(epoch, copies, inputs.rows, labels, seed, bar)
                     if watched is not None:
-                        measured = figures(self._compute(self._network, watched[0].rows[:, 0]), watched[1])
-                        logs |= {f"val_{name}": value for name, value in measured.items()}
+                        seen = figures(self._compute(self._network, watched[0].rows[:, 0]), watched[1])
+                        logs |= {f"val_{name}": value for name, value in seen.items()}
+                        check_finite([logs["val_loss"]], f"val_loss in epoch {epoch + 1} is", recipe.learning_rate)
                     hooks.on_epoch_end(epoch, dict(logs))
                     if best is not None and best.see(logs, model.get_weights()):
                         model.stop_training = True
                     history = History((*history.epochs, {**logs, "seconds": time.perf_counter() - started}))
+                    self.recipe = self._fitted(recipe, history, deadline - time.perf_counter())
+                    bar.total = _COPIES * self.recipe.epochs * len(labels)
             except KeyboardInterrupt:
                 _log.warning("Stopped by Ctrl-C in epoch %d; what was learned is kept.", len(history) + 1)
                 interrupted = True
         if best is not None and best.weights:
             model.set_weights(best.weights)
         hooks.on_train_end()
+        answers = [*self._network.get_weights(), self._compute(self._network, inputs.rows[:1, 0])]
+        check_finite(answers, "what the network answers after fine-tuning is", recipe.learning_rate)
         return history, interrupted
 
-    def _copy(self, recipe: Recipe) -> Any:
+    def _copy(self, recipe: Recipe, seed: int, number: int) -> Any:
         """Return the ending with weights of its own, the same ones, ready to learn."""
         keras = import_keras()
-        copy = make_twin(self._network, precision=self._precision)
+        with seeded_weights(stable_hash(seed, "ending", number) >> 1):  # for the random numbers of dropout layers
+            copy = make_twin(self._network, precision=self._precision)
         copy.compile(
             optimizer=keras.optimizers.Adam(recipe.learning_rate, beta_2=0.99),
             loss=keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
@@ -165,7 +184,6 @@ class Ending:
         copies: list[Any],
         rows: npt.NDArray[np.floating],
         labels: Labels,
-        recipe: Recipe,
         seed: int,
         bar: Any,
     ) -> dict[str, float]:
@@ -174,7 +192,7 @@ class Ending:
         try:
             for number, copy in enumerate(copies):
                 random = generator(seed, "ending", number, epoch)
-                seen.append(self._learn(copy, epoch, rows, labels, recipe, random, bar))
+                seen.append(self._learn(copy, epoch, rows, labels, random, bar))
         finally:  # Ctrl-C, too, keeps what was learned
             weights = zip(*(copy.get_weights() for copy in copies), strict=True)
             self._network.set_weights([np.mean(each, axis=0) for each in weights])
@@ -186,19 +204,23 @@ class Ending:
         epoch: int,
         rows: npt.NDArray[np.floating],
         labels: Labels,
-        recipe: Recipe,
         random: np.random.Generator,
         bar: Any,
     ) -> dict[str, float]:
         """Take all steps of an epoch; return the mean loss and accuracy over its pictures, and the last rate."""
+        recipe = self.recipe
         steps = _steps(labels, recipe)
         num_classes = self._model.output_shape[1]
         weights = recipe.class_weights(np.bincount(labels, minlength=num_classes))
         of_class = None if weights is None else dict(enumerate(weights.tolist()))
         loss = accuracy = 0.0
+        times = [time.perf_counter()]
         for number, chosen in enumerate(np.array_split(random.permutation(len(labels)), steps)):
             views = random.integers(0, rows.shape[1], len(chosen))
-            copy.optimizer.learning_rate = recipe.learning_rate_at(epoch * steps + number, recipe.epochs * steps)
+            if recipe.schedule != "constant":
+                rate = recipe.learning_rate_at(epoch * steps + number, recipe.epochs * steps)
+                self._model.optimizer.learning_rate = rate
+            copy.optimizer.learning_rate = float(np.asarray(self._model.optimizer.learning_rate))
             copy.reset_metrics()  # they would go on over batches
             logs = copy.train_on_batch(
                 self._shaped(rows[chosen, views]),
@@ -209,12 +231,25 @@ class Ending:
             loss += float(logs["loss"]) * len(chosen) / len(labels)
             accuracy += float(logs["accuracy"]) * len(chosen) / len(labels)
             bar.update(len(chosen))
+            times.append(time.perf_counter())
+        if not epoch and steps > 1:
+            first, *others = np.diff(times)
+            self._compiling += float(max(first - np.median(others), 0.0))
         if not math.isfinite(loss):
             raise TrainingError(
                 f"Fine-tuning diverged: the loss in epoch {epoch + 1} is {loss}. Use a lower learning_rate "
                 f"(it was {recipe.learning_rate:g})."
             )
         return {"loss": loss, "accuracy": accuracy, "learning_rate": float(np.asarray(copy.optimizer.learning_rate))}
+
+    def _fitted(self, recipe: Recipe, history: History, seconds: float) -> Recipe:
+        """Return the recipe with no more epochs than its own and than the time that is left allows."""
+        if seconds == math.inf:
+            return recipe
+        first = {**history.epochs[0], "seconds": history.epochs[0]["seconds"] - self._compiling}
+        pace = measured(recipe, history if len(history) > 1 else History((first, first)))
+        epochs = min(recipe.epochs, fit_epochs(recipe, seconds, pace, done=len(history)).epochs)
+        return dataclasses.replace(recipe, epochs=epochs)
 
     def _compute(self, network: Any, rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         parts = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,13 @@ from flowercnn.errors import TrainingError
 from flowercnn.models.keras3 import seeded_weights
 from flowercnn.models.parts import couples_pictures, pictures_at_once
 from flowercnn.models.recipe import Recipe
-from flowercnn.models.twin import make_twin
-from flowercnn.preprocessing.batches import TrainingBatches
+from flowercnn.models.twin import check_size, make_twin
+from flowercnn.preprocessing.batches import Part, TrainingBatches
 from flowercnn.preprocessing.pixels import Pixels
 from flowercnn.progress import progress_bar
 from flowercnn.training.budget import fit_epochs, measured
 from flowercnn.training.checkpoint import Checkpoint, write_checkpoint
+from flowercnn.training.checks import check_finite
 from flowercnn.training.history import History
 from flowercnn.training.hooks import make_hooks
 from flowercnn.training.step import TrainStep, make_optimizer
@@ -32,6 +33,7 @@ __all__ = ["Data", "Loop"]
 
 Data = tuple[Pixels, npt.NDArray[np.int64]]
 
+_TIMED: Final = 4  # steps after the first, which compiles
 _log = logging.getLogger(__name__)
 
 
@@ -63,9 +65,11 @@ class Loop:
 
         self.model = model
         self.recipe = recipe
-        self._val = val
+        self._train, self._val = train, val
         with seeded_weights(seed):  # for the random numbers of dropout layers
             self._twin = make_twin(model, precision=precision, any_size=bool(recipe.progressive))
+        for since, _ in recipe.progressive:
+            check_size(self._twin, recipe.training_size(math.ceil(since * recipe.epochs)))
         self._optimizer = optimizer or make_optimizer(recipe)
         counts = np.bincount(train[1], minlength=model.output_shape[1])
         self._step = TrainStep(self._twin, self._optimizer, recipe, recipe.class_weights(counts))
@@ -84,6 +88,7 @@ class Loop:
             mixing=recipe.mixing,
         )
         self._stopping: BestEpoch | None = None
+        self._deadline: float | None = None
 
     def run(
         self,
@@ -111,21 +116,22 @@ class Loop:
             TrainingError: If the loss is no longer finite, or a checkpoint cannot be written.
         """
         self._stopping = None if patience is None else BestEpoch(patience)
+        self._deadline = deadline
         history = History() if checkpoint is None else self._resume(checkpoint)
+        self._refit(history)
         epochs, steps = self.recipe.epochs, len(self._batches)
         hooks = make_hooks(callbacks, self.model, epochs=epochs, steps=steps, optimizer=self._optimizer)
         self.model.stop_training = self._stopping is not None and self._stopping.has_waited
         hooks.on_train_begin()
         interrupted = False
-        total = (self.recipe.epochs - len(history)) * len(self._batches.labels)
+        begun, pictures = len(history), len(self._batches.labels)
+        total = (self.recipe.epochs - begun) * pictures
         with progress_bar(total=total, description="Training", unit="img", enabled=progress) as bar:
             try:
                 while len(history) < self.recipe.epochs and not self.model.stop_training:
                     history = self._epoch(history, hooks, bar)
-                    if deadline is not None and len(history) > 1:  # the first epoch compiles
-                        left, pace = deadline - time.perf_counter(), measured(self.recipe, history)
-                        self.recipe = fit_epochs(self.recipe, left, pace, done=len(history))
-                        bar.total = self.recipe.epochs * len(self._batches.labels)
+                    self._refit(history)
+                    bar.total = (self.recipe.epochs - begun) * pictures
                     if checkpoint_dir is not None:
                         write_checkpoint(checkpoint_dir, fingerprint, self._state(history))
             except KeyboardInterrupt:
@@ -134,7 +140,36 @@ class Loop:
         best = self._stopping.weights if self._stopping is not None else ()
         self.model.set_weights(best or self._step.weights())
         hooks.on_train_end()
+        self._check_answers()
         return history, interrupted
+
+    def _refit(self, history: History) -> None:
+        """Fit the epochs that are left to the deadline."""
+        if self._deadline is not None and len(history) > 1:  # the first epoch compiles
+            left, pace = self._deadline - time.perf_counter(), measured(self.recipe, history)
+            self.recipe = fit_epochs(self.recipe, left, pace, done=len(history))
+
+    def _refit_early(self, ended: Sequence[float], image_size: tuple[int, int]) -> None:
+        """Fit the epochs to the deadline in the first epoch, as soon as some steps are timed.
+
+        What was planned came from a trial; where the plan is one epoch, no other would be there to tell better.
+
+        Args:
+            ended: When each of its steps was over.
+            image_size: At which it is trained.
+        """
+        steps = len(self._batches)
+        if self._deadline is None or len(ended) != min(_TIMED, steps - 1) + 1 or len(ended) == 1:
+            return
+        each = float(np.median(np.diff(ended)))  # the first step compiles
+        left = self._deadline - ended[-1] - each * (steps - len(ended))
+        self.recipe = fit_epochs(self.recipe, left, each * steps / math.prod(image_size), done=1)
+
+    def _check_answers(self) -> None:
+        """Make sure that the network answers in numbers: the last step may have destroyed it."""
+        pixels = self._train[0].take(np.arange(1)).astype(np.float32)
+        answers = [*self.model.get_weights(), self.model(pixels, training=False)]
+        check_finite(answers, "what the network answers is", self.recipe.learning_rate)
 
     def seconds_per_epoch(self, *, steps: int = 4) -> float:
         """Return how long the first epoch would take, told from some steps; they change the weights.
@@ -144,8 +179,7 @@ class Loop:
         """
         size_of_pictures = self.recipe.training_size(0)
         times = []
-        stream = self._batches.epoch(0, output_size=size_of_pictures)
-        for batch, size in zip(stream, self._batches.sizes(), strict=True):
+        for batch, size in self._endless(size_of_pictures):
             started = time.perf_counter()
             self._step(batch, size, size_of_pictures)
             times.append((time.perf_counter() - started) / size)
@@ -155,26 +189,29 @@ class Loop:
 
     def losses_at(self, rates: Sequence[float]) -> Iterator[float]:
         """Take a step at each learning rate and yield the loss of its batch, until it is no longer finite."""
-        batches = (
-            (batch, size)
-            for epoch in count()
-            for batch, size in zip(self._batches.epoch(epoch), self._batches.sizes(), strict=True)
-        )
-        for rate, (batch, size) in zip(rates, batches, strict=False):
+        for rate, (batch, size) in zip(rates, self._endless(), strict=False):
             self._optimizer.learning_rate = rate
             loss, _ = self._step(batch, size, self.recipe.image_size)
             if not math.isfinite(loss):
                 return
             yield loss / size
 
+    def _endless(self, output_size: tuple[int, int] | None = None) -> Iterator[tuple[Iterator[Part], int]]:
+        """Yield batches and their sizes, epoch after epoch."""
+        for epoch in count():
+            yield from zip(self._batches.epoch(epoch, output_size=output_size), self._batches.sizes(), strict=True)
+
     def _epoch(self, history: History, hooks: Any, bar: Any) -> History:
         epoch = len(history)
         started = time.perf_counter()
         hooks.on_epoch_begin(epoch)
         logs = self._learn(epoch, hooks, bar)
-        self.model.set_weights(self._step.weights())
+        weights = self._step.weights()
+        check_finite(weights, f"the weights after epoch {epoch + 1} are", self.recipe.learning_rate)
+        self.model.set_weights(weights)
         if self._val is not None:
             logs |= self._validate(*self._val)
+            check_finite([logs["val_loss"]], f"val_loss after epoch {epoch + 1} is", self.recipe.learning_rate)
         hooks.on_epoch_end(epoch, logs)
         if self._stopping is not None and self._stopping.see(logs, self._step.weights()):
             _log.info("val_loss has not fallen for long: stopped after epoch %d.", epoch + 1)
@@ -190,12 +227,13 @@ class Loop:
         recipe, batches = self.recipe, self._batches
         image_size = recipe.training_size(epoch)
         mix = recipe.mixing is not None and epoch < recipe.mixing.until * recipe.epochs
+        ended: list[float] = []
         losses, hits = 0.0, 0
         stream = batches.epoch(epoch, output_size=image_size, mix=mix)
         for number, (batch, size) in enumerate(zip(stream, batches.sizes(), strict=True)):
             hooks.on_train_batch_begin(number)
             if recipe.schedule != "constant":
-                step, steps = epoch * len(batches) + number, recipe.epochs * len(batches)
+                step, steps = epoch * len(batches) + number, self.recipe.epochs * len(batches)
                 self._optimizer.learning_rate = recipe.learning_rate_at(step, steps)
             loss, correct = self._step(batch, size, image_size)
             if not math.isfinite(loss):
@@ -206,6 +244,9 @@ class Loop:
             losses, hits = losses + loss, hits + correct
             hooks.on_train_batch_end(number, {"loss": loss / size, "accuracy": correct / size})
             bar.update(size)
+            if not epoch:
+                ended.append(time.perf_counter())
+                self._refit_early(ended, image_size)
         return {"loss": losses / len(batches.labels), "accuracy": hits / len(batches.labels)}
 
     def _validate(self, pixels: Pixels, labels: npt.NDArray[np.int64]) -> dict[str, float]:

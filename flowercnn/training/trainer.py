@@ -29,6 +29,7 @@ from flowercnn.progress import tracked
 from flowercnn.seeding import check_seed
 from flowercnn.training.budget import fit_epochs, parse_time
 from flowercnn.training.checkpoint import read_checkpoint
+from flowercnn.training.checks import check_classes_left, listed_callbacks
 from flowercnn.training.finder import LearningRates, read_suggestion
 from flowercnn.training.loop import Data, Loop
 from flowercnn.training.run import TrainingRun
@@ -54,14 +55,15 @@ class Trainer:
         batch_size: Pictures per step; likewise.
         image_size: (height, width) in pixels.
         learning_rate: The highest learning rate.
-        seed: Of first weights, order and augmentation. Same seed, data and machine: same weights.
+        seed: Of first weights, order and augmentation. Same seed, data, machine and number of threads: same weights.
         recipe: Another recipe than the model's own.
         preprocessing: Other preprocessing than the recipe's; for the cache, too.
         model_options: Options of the model's builder.
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``: how activations are held in training.
         time_budget: Seconds, or a text such as ``"10min"``: take as many epochs as fit, at least one, told from
-            the time of some steps and then of each epoch. Runs are then not repeatable, as other work on the machine
-            changes the number of epochs.
+            the time of some steps and then of each epoch; of a backbone's last convolution, at most those of the
+            recipe. A training that goes on from a checkpoint has what is left of it. Runs are then not repeatable,
+            as other work on the machine changes the number of epochs.
         early_stopping: Stop when ``val_loss`` has not fallen for so many epochs, and keep the best epoch's weights.
             That selects on ``val``; its figures are then flattering.
         bad_images: ``"error"`` or ``"skip"``: what to do about pictures that cannot be decoded.
@@ -168,10 +170,10 @@ class Trainer:
             val: Watched after each epoch, never learned from; ``None`` or empty for none.
             checkpoint_dir: A folder where the state is kept after each epoch. If it holds the checkpoint of the
                 same training, that one is continued, to the same result as if it had never stopped.
-            callbacks: ``keras.callbacks.Callback`` objects. They see the model with the weights of the epoch's end;
-                weights they set are kept if set at the end of training, as ``EarlyStopping`` does. Learning rates
-                they set are overwritten unless the recipe's schedule is constant. What ``ModelCheckpoint`` writes has
-                the optimizer in it: load it with ``compile=False``.
+            callbacks: ``keras.callbacks.Callback`` objects, or one alone. They see the model with the weights of the
+                epoch's end; weights they set are kept if set at the end of training, as ``EarlyStopping`` does.
+                Learning rates they set are overwritten unless the recipe's schedule is constant. What
+                ``ModelCheckpoint`` writes has the optimizer in it: load it with ``compile=False``.
             progress: Whether to show progress bars.
 
         Returns:
@@ -181,26 +183,27 @@ class Trainer:
             DataError: If there is less than two classes to tell apart.
             SplitError: If a key is in both ``train`` and ``val``, or their classes differ.
             ImageError: If pictures cannot be decoded (all are named).
-            TrainingError: If the loss is no longer finite, or a checkpoint cannot be used.
+            TrainingError: If the loss, the weights or the network's answers are no longer finite, or a checkpoint
+                cannot be used.
         """
         started = time.perf_counter()
+        listed = listed_callbacks(callbacks)
         _check_data(train, val)
         if self.early_stopping is not None and not val:
-            raise DataError("early_stopping needs val: give fit a second data set.")
+            raise DataError(
+                "early_stopping needs val, pictures to stop by: give fit a second data set. Cross-validation has "
+                "none: leave early_stopping out."
+            )
         if is_backbone(self.model):
             from flowercnn.training.backbone import fit_backbone
 
             folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-            return fit_backbone(self, train, val, checkpoint_dir=folder, callbacks=callbacks, progress=progress)
+            return fit_backbone(self, train, val, checkpoint_dir=folder, callbacks=listed, progress=progress)
         model = self.untrained(train.num_classes)  # what is wrong with it is said before anything is decoded
         preprocessing = self.resolved_preprocessing()
         train_data, skipped = self.load(train, preprocessing, progress=progress)
         val_data, val_skipped = (None, ()) if not val else self.load(val, preprocessing, progress=progress)
-        if len(np.unique(train_data[1])) < 2:  # noqa: PLR2004 - as above, of those left
-            raise DataError(
-                "Without the pictures that cannot be decoded, fewer than two classes are left. Replace those: "
-                f"{few(skipped)}"
-            )
+        check_classes_left(train_data[1], skipped)
         decoded = time.perf_counter()
         folder = None if checkpoint_dir is None else Path(checkpoint_dir)
         watched = None if self.early_stopping is None else val  # it decides which epoch's weights are kept
@@ -213,11 +216,13 @@ class Trainer:
         if checkpoint is not None:
             recipe = recipe.replace(epochs=checkpoint.epochs)
         deadline = None if self.time_budget is None else started + parse_time(self.time_budget)
+        if deadline is not None and checkpoint is not None:  # the budget is for all epochs
+            deadline -= sum(epoch["seconds"] for epoch in checkpoint.history.epochs)
         if deadline is not None and checkpoint is None:
             recipe = self._fitted_recipe(recipe, deadline, train.num_classes, train_data, val_data)
         loop = self._make_loop(model, recipe, train_data, val_data)
         history, interrupted = loop.run(
-            callbacks=list(callbacks),
+            callbacks=listed,
             progress=progress,
             patience=self.early_stopping,
             deadline=deadline,
@@ -264,9 +269,10 @@ class Trainer:
             ConfigurationError: If the rates do not rise or the steps are too few.
             TrainingError: If the loss falls at none of the rates.
         """
-        if not 0 < lowest < highest < math.inf or steps < _FEWEST_RATES:
+        whole = hasattr(steps, "__index__") and not isinstance(steps, bool)
+        if not 0 < lowest < highest < math.inf or not whole or steps < _FEWEST_RATES:
             raise ConfigurationError(
-                f"Rates must rise from over 0, in at least {_FEWEST_RATES} steps. "
+                f"Rates must rise from over 0, in a whole number of at least {_FEWEST_RATES} steps. "
                 f"Received: lowest={lowest!r}, highest={highest!r}, steps={steps!r}"
             )
         _check_data(train, None)

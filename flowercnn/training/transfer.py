@@ -193,22 +193,28 @@ def freeze(model: Any, depth: int | None) -> None:
     """
     for name, stage in stages(model).items():
         layer = model.get_layer(name)
-        fixed = type(layer).__name__ in ("BatchNormalization", "Normalization") or name in ("scale", "to_bgr")
-        layer.trainable = not fixed and (depth is None or stage <= depth)
+        layer.trainable = name not in ("scale", "to_bgr") and (depth is None or stage <= depth)
+        for part in layer._flatten_layers():  # noqa: SLF001 - no public way into models within models
+            if type(part).__name__ in ("BatchNormalization", "Normalization"):
+                part.trainable = False
 
 
 def make_optimizer_by_depth(recipe: Recipe, model: Any) -> Any:
-    """Return Adam with a lower learning rate for each stage farther from the head."""
+    """Return Adam for what `freeze` left trainable, with a lower rate for each stage farther from the head."""
     optimizers = import_keras().optimizers
-    rates = {name: _SLOWER**stage for name, stage in stages(model).items()}
+    depth = stages(model)
+    # By variable, not by name: those of a model within the model do not have its name.
+    by_variable = {id(each): _SLOWER ** depth[layer.name] for layer in model.layers for each in layer.weights}
+    rates = [by_variable[id(each)] for each in model.trainable_variables]
 
     class AdamByDepth(optimizers.AdamW):  # type: ignore[name-defined, misc]  # Keras is untyped
         def build(self, variables: Any) -> None:
             super().build(variables)
-            self._rates = [rates[variable.path.partition("/")[0]] for variable in variables]
+            if len(rates) != len(variables):
+                raise ValueError(f"Made for {len(rates)} variables. Received: {len(variables)}")
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            rate = self._rates[self._get_variable_index(variable)]
+            rate = rates[self._get_variable_index(variable)]
             super().update_step(gradient, variable, learning_rate * rate)
 
     optimizer = AdamByDepth(recipe.learning_rate, weight_decay=recipe.weight_decay)

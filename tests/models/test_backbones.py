@@ -351,6 +351,45 @@ def test_a_network_of_ones_own_is_scaled_as_asked_and_loses_its_classifier(scali
     assert model.output_shape == (None, 2)
 
 
+@pytest.mark.parametrize("end", ["layer", "activation", "operation", "convolution", "convolution with softmax"])
+def test_a_classifier_goes_whatever_its_softmax_is(end: str) -> None:
+    keras = import_keras()
+    layers = keras.layers
+    pixels = keras.Input((32, 32, 3))
+    seen = layers.GlobalAveragePooling2D(keepdims=end.startswith("conv"))(layers.Conv2D(4, 3)(pixels))
+    outputs = {
+        "layer": lambda: layers.Softmax()(layers.Dense(9)(seen)),
+        "activation": lambda: layers.Activation("softmax")(layers.Dense(9)(seen)),
+        "operation": lambda: keras.ops.softmax(layers.Dense(9)(seen)),
+        "convolution": lambda: layers.Activation("softmax")(layers.Reshape((9,))(layers.Conv2D(9, 1)(seen))),
+        "convolution with softmax": lambda: layers.Flatten()(layers.Conv2D(9, 1, activation="softmax")(seen)),
+    }[end]()
+    model = build_backbone("own", (32, 32), 2, backbone=keras.Model(pixels, outputs))
+    assert head_of(model).input.shape == (None, 4)
+
+
+def test_a_network_that_still_ends_in_probabilities_is_refused() -> None:
+    keras = import_keras()
+    layers = keras.layers
+    pixels = keras.Input((32, 32, 3))
+    inner = keras.Sequential(
+        [pixels, layers.Conv2D(4, 3), layers.GlobalAveragePooling2D(), layers.Dense(9, "softmax")]
+    )
+    net = keras.Model(pixels, inner(layers.Rescaling(1 / 255, name="first")(pixels)))
+    with pytest.raises(fc.ConfigurationError, match="ends in probabilities.*until="):
+        build_backbone("own", (32, 32), 2, backbone=net)
+    assert head_of(build_backbone("own", (32, 32), 2, backbone=net, until="first")).input.shape == (None, 3)
+
+
+@pytest.mark.parametrize(("made_for", "kind"), [((24, 24, 3), "Flatten"), ((32, 32, 1), "GlobalMaxPooling2D")])
+def test_a_network_for_other_pictures_is_refused_with_its_own_size(made_for: Any, kind: str) -> None:
+    layers = import_keras().layers
+    end = [layers.Conv2D(2, 3), getattr(layers, kind)(), layers.Dense(4, activation="relu")]
+    net = import_keras().Sequential([import_keras().Input(made_for), *end])
+    with pytest.raises(fc.ConfigurationError, match=rf"image_size=\(32, 32\).*made for \({made_for[0]}, "):
+        build_backbone("own", (32, 32), 2, backbone=net)
+
+
 def test_wrong_options_are_named() -> None:
     def build(name: str = "backbone:mobilenet", **options: Any) -> Any:
         return fc.build_model(name, image_size=(32, 32), num_classes=2, **options)

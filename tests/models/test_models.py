@@ -162,6 +162,11 @@ def test_malformed_registrations_are_refused() -> None:
         register_model("a b", tiny)
     with pytest.raises(ConfigurationError, match="builder must be"):
         register_model("a", 3)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(ConfigurationError, match="'auto'"):
+        register_model("auto", tiny)
+    register_model("narrow", lambda image_size: tiny(image_size, 2))
+    with pytest.raises(ConfigurationError, match=r"builder must take \(image_size, num_classes"):
+        build_model("narrow", image_size=(8, 8), num_classes=2)
     register_model("wrong", lambda image_size, num_classes: tiny(image_size, num_classes + 1))
     with pytest.raises(ConfigurationError, match=r"from \(None, 8, 8, 3\) to \(None, 2\).*to \(None, 3\)"):
         build_model("wrong", image_size=(8, 8), num_classes=2)
@@ -230,6 +235,12 @@ def test_the_twin_normalises_batches_as_keras_does() -> None:
         [np.asarray(layer.moving_mean) for layer in m.layers if hasattr(layer, "moving_mean")] for m in (model, twin)
     ]
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(*means, strict=True))
+    layers = import_keras().layers
+    alone = import_keras().Sequential([import_keras().Input((2, 2, 3)), layers.BatchNormalization(momentum=0.0)])
+    few = make_twin(alone, precision="float32")
+    for model_ in (alone, few):
+        model_(pixels[:2, :2, :2], training=True)
+    assert np.allclose(alone.get_weights()[3], few.get_weights()[3], rtol=1e-4)
 
 
 def test_the_twin_in_bfloat16_is_close_and_keeps_pixels_and_probabilities_whole() -> None:
@@ -250,6 +261,18 @@ def test_a_copy_leaves_the_traces_of_training_behind() -> None:
     assert not copy.compiled
     assert getattr(copy, "optimizer", None) is None
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), copy.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, "float32"), (4, "mixed_bfloat16"), (3, "float16")])
+def test_probabilities_are_looked_at_for_any_channels_size_and_precision(channels: int, dtype: str) -> None:
+    layers = import_keras().layers
+    end = [layers.GlobalAveragePooling2D(dtype=dtype), layers.Dense(2, activation="softmax", dtype=dtype)]
+    scaled = layers.Rescaling(1 / 255, dtype=dtype)
+    model = import_keras().Sequential([import_keras().Input((None, None, channels)), scaled, *end])
+    registry.check_probabilities(model, "it")
+    model.layers[-1].set_weights([np.full((channels, 2), np.nan), np.zeros(2)])
+    with pytest.raises(ConfigurationError, match="must return probabilities"):
+        registry.check_probabilities(model, "it")
 
 
 def test_precision_is_chosen_by_the_machine_or_the_user() -> None:

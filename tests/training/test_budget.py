@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import flowercnn as fc
 from flowercnn.models.recipe import Recipe
 from flowercnn.training.budget import fit_epochs, measured, parse_time
 from flowercnn.training.history import History
+from flowercnn.training.loop import Loop
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,38 @@ def test_a_training_on_a_budget_plans_its_epochs_and_ends_with_a_low_rate(colour
     assert run.recipe.epochs == len(run.history)
     rates = run.history.to_dict()["learning_rate"]
     assert len(rates) == 1 or rates[-1] < 0.5 * max(rates)
+
+
+def test_a_plan_of_one_epoch_is_made_anew_within_it(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loop, "seconds_per_epoch", lambda *_: 1e9)
+    run = fc.Trainer("article", image_size=(32, 32), batch_size=4, time_budget="8s").fit(coloured, progress=False)
+    assert run.recipe.epochs == len(run.history) > 1
+
+
+def test_an_epoch_of_one_step_is_not_timed_by_what_it_takes_to_compile(coloured: fc.Dataset) -> None:
+    trainer = fc.Trainer("article", image_size=(32, 32), batch_size=64)
+    data, _ = trainer.load(coloured, trainer.resolved_preprocessing(), progress=False)
+    loop = trainer._make_loop(trainer.untrained(3), trainer.resolved_recipe(), data, None)
+    started = time.perf_counter()
+    assert loop.seconds_per_epoch() < 0.5 * (time.perf_counter() - started)
+
+
+def test_a_training_that_goes_on_has_what_is_left_of_its_budget(
+    coloured: fc.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[float] = []
+    run = Loop.run
+
+    def watched(self: Loop, **options: Any) -> Any:
+        left.append(options["deadline"] - time.perf_counter())
+        return run(self, **options)
+
+    monkeypatch.setattr(Loop, "run", watched)
+    monkeypatch.setattr(Loop, "seconds_per_epoch", lambda *_: 1e9)
+    trainer = fc.Trainer("article", image_size=(32, 32), batch_size=64, time_budget="60s")
+    spent = sum(trainer.fit(coloured, checkpoint_dir=tmp_path, progress=False).history.to_dict()["seconds"])
+    trainer.fit(coloured, checkpoint_dir=tmp_path, progress=False)
+    assert left[1] < 60 - spent
 
 
 def test_a_budget_that_is_over_still_trains_an_epoch(coloured: fc.Dataset) -> None:

@@ -31,7 +31,9 @@ def test_a_loss_that_never_falls_suggests_nothing() -> None:
         read_suggestion(np.geomspace(1e-4, 1, 30).tolist(), np.linspace(1, 9, 30).tolist())
 
 
-@pytest.mark.parametrize("settings", [{"lowest": 0}, {"lowest": 2}, {"steps": 5}, {"highest": float("inf")}])
+@pytest.mark.parametrize(
+    "settings", [{"lowest": 0}, {"lowest": 2}, {"steps": 5}, {"steps": 30.0}, {"highest": float("inf")}]
+)
 def test_rates_to_try_must_rise(coloured: fc.Dataset, settings: dict[str, Any]) -> None:
     with pytest.raises(fc.ConfigurationError, match="Rates must rise"):
         fc.Trainer().find_learning_rate(coloured, **settings)

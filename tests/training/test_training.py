@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from fitting import SIZE, fit, same, weights, without_seconds
 import flowercnn as fc
 from flowercnn.models.keras3 import import_keras, seeded_weights
 from flowercnn.models.recipe import Recipe
+from flowercnn.models.registry import recipe_of
 from flowercnn.preprocessing.augment import Augmentation
+from flowercnn.progress import tracked
 from flowercnn.training import loop
 from flowercnn.training.history import History
 from flowercnn.training.watch import BestEpoch, advice
@@ -132,6 +136,31 @@ def test_bad_pictures_may_not_leave_one_class_only() -> None:
         fc.Trainer("article", image_size=SIZE, bad_images="skip").fit(dataset, progress=False)
 
 
+@pytest.mark.parametrize("model", ["article", "fast"])
+def test_a_network_that_the_last_step_destroys_is_not_returned(coloured: fc.Dataset, model: str) -> None:
+    trainer = fc.Trainer(model, image_size=SIZE, epochs=1, batch_size=64, learning_rate=1e30)
+    with pytest.raises(fc.TrainingError, match="not finite. Use a lower learning_rate"):
+        trainer.fit(coloured, progress=False)
+    with pytest.raises(fc.TrainingError, match="not finite. Use a lower learning_rate"):
+        trainer.fit(*coloured.split(0.3, 0)[:2], progress=False)
+
+
+def test_callbacks_may_be_one_and_what_is_none_is_refused_before_anything_is_read(coloured: fc.Dataset) -> None:
+    seen: list[int] = []
+    callback = import_keras().callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: seen.append(epoch))
+    fc.Trainer("article", image_size=SIZE, epochs=1).fit(coloured, callbacks=callback, progress=False)
+    assert seen == [0]
+    unread = fc.Dataset.from_source([fc.Sample("a", "a", b"no picture"), fc.Sample("b", "b", b"no picture")])
+    for wrong in ("stop", [callback, 3], 3):
+        with pytest.raises(fc.ConfigurationError, match="callbacks must be a list"):
+            fc.Trainer("article").fit(unread, callbacks=wrong, progress=False)  # type: ignore[arg-type]  # the point
+
+
+def test_without_a_console_there_is_no_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert list(tracked([1, 2], total=2, description="Numbers", unit="n", enabled=True)) == [1, 2]
+
+
 def test_a_training_that_diverges_says_so(coloured: fc.Dataset) -> None:
     recipe = Recipe(image_size=SIZE, batch_size=8, optimizer="sgd", learning_rate=1e30, epochs=3)
     with pytest.raises(fc.TrainingError, match="diverged.*lower learning_rate"):
@@ -210,6 +239,12 @@ def test_a_network_of_one_size_cannot_be_trained_at_others(coloured: fc.Dataset)
     recipe = Recipe(progressive=((0, 0.5),))
     with pytest.raises(fc.ConfigurationError, match="one size only"):
         fit(coloured, model="article", settings={"recipe": recipe})
+
+
+def test_progressive_sizes_too_small_for_a_network_are_refused(coloured: fc.Dataset) -> None:
+    recipe = dataclasses.replace(recipe_of("fast"), progressive=((0, 0.1), (0.5, 1.0)))
+    with pytest.raises(fc.ConfigurationError, match=r"fast cannot take pictures of \(6, 6\).*larger scales"):
+        fc.Trainer("fast", recipe=recipe, image_size=(64, 64), epochs=2).fit(coloured, progress=False)
 
 
 def test_early_stopping_keeps_the_best_epoch(coloured: fc.Dataset) -> None:

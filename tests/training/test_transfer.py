@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,60 @@ def test_tuning_that_diverges_or_is_stopped_says_so(coloured: fc.Dataset) -> Non
     assert len(found.tune(inputs, coloured.labels, recipe, seed=0, deadline=0.0)[0]) == 0
     with pytest.raises(fc.TrainingError, match="lower learning_rate"):
         found.tune(inputs, coloured.labels, dataclasses.replace(recipe, learning_rate=1e38), seed=0)
+    _, found, inputs = make_ending(coloured)
+    with pytest.raises(fc.TrainingError, match="network answers after fine-tuning is not finite"):  # one step each
+        found.tune(inputs, coloured.labels, dataclasses.replace(recipe, learning_rate=1e38, epochs=1), seed=0)
+
+
+def test_tuning_with_dropout_depends_on_the_seed_alone(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone, "_ENOUGH_PER_CLASS", 1)
+
+    def tuned(seed: int) -> Any:
+        options = {**OPTIONS, "dropout": 0.5}
+        settings: dict[str, Any] = {"seed": seed, "epochs": 1, "precision": "float32", "image_size": (32, 32)}
+        run = fc.Trainer("backbone:mobilenet", model_options=options, **settings).fit(coloured, progress=False)
+        return run.predictor.model.get_weights()[-2]
+
+    first = tuned(0)
+    assert np.array_equal(first, tuned(0))
+    assert not np.array_equal(first, tuned(1))
+
+
+def test_callbacks_set_the_rate_of_tuning_where_its_schedule_is_constant(coloured: fc.Dataset) -> None:
+    _, found, inputs = make_ending(coloured)
+    halve = import_keras().callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2 if epoch else rate)
+    constant = dataclasses.replace(recipe_of("backbone:mobilenet"), epochs=2, schedule="constant", learning_rate=1e-3)
+    history, _ = found.tune(inputs, coloured.labels, constant, seed=0, callbacks=[halve])
+    assert history.to_dict()["learning_rate"] == pytest.approx([1e-3, 5e-4])
+    cosine = dataclasses.replace(constant, schedule="cosine")
+    history, _ = found.tune(inputs, coloured.labels, cosine, seed=0, callbacks=[halve])
+    assert history.to_dict()["learning_rate"] == pytest.approx(
+        [cosine.learning_rate_at(step, 2) for step in range(2)]
+    )
+
+
+def test_tuning_on_a_budget_takes_the_epochs_that_fit_and_ends_with_a_low_rate(
+    coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, found, inputs = make_ending(coloured)
+    recipe = dataclasses.replace(recipe_of("backbone:mobilenet"), epochs=10_000, batch_size=8)
+    history, _ = found.tune(inputs, coloured.labels, recipe, seed=0, deadline=time.perf_counter() + 12)
+    assert 1 < len(history) == found.recipe.epochs < 10_000
+    assert history.epochs[-1]["learning_rate"] < 0.5 * recipe.learning_rate
+    found.tune(
+        inputs, coloured.labels, dataclasses.replace(recipe, epochs=3), seed=0, deadline=time.perf_counter() + 60
+    )
+    assert found.recipe.epochs == 3
+    monkeypatch.setattr(backbone, "_ENOUGH_PER_CLASS", 1)
+    run = trainer(time_budget=0.001).fit(coloured, progress=False)
+    assert any("time_budget was over before fine-tuning" in note for note in run.notes)
+
+
+def test_bad_pictures_may_not_leave_a_backbone_one_class(coloured: fc.Dataset) -> None:
+    broken = [dataclasses.replace(sample, image=b"no picture") for sample in coloured.samples[10:]]
+    dataset = fc.Dataset((*coloured.samples[:10], *broken), coloured.encoder)
+    with pytest.raises(fc.DataError, match="fewer than two classes are left"):
+        trainer(bad_images="skip").fit(dataset, progress=False)
 
 
 def test_the_ending_kept_is_the_mean_of_two_that_learned_apart(
@@ -370,6 +425,34 @@ def test_layers_far_from_the_head_learn_slower_and_normalisation_is_frozen() -> 
     assert moved["conv_pw_1_bn/gamma"] == 0
 
 
+def nested_net() -> Any:
+    """A network with a functional model in it, which has batch normalisation and weights of its own."""
+    keras = import_keras()
+    layers = keras.layers
+    pixels = keras.Input((32, 32, 3))
+    inner = keras.Model(pixels, layers.BatchNormalization()(layers.Conv2D(4, 3, 2)(pixels)), name="inner")
+    return keras.Model(pixels, layers.Conv2D(4, 3, 2, activation="relu")(inner(pixels)))
+
+
+def test_a_model_within_a_backbone_keeps_its_weights_and_its_normalisation(coloured: fc.Dataset) -> None:
+    net = nested_net()
+    for part in net.get_layer("inner").layers:
+        part.set_weights([weight + 0.5 for weight in part.get_weights()])
+    recipe = dataclasses.replace(recipe_of("backbone:own"), image_size=(32, 32), fine_tune="all", epochs=1)
+    options = {"backbone": net}
+    model = fc.build_model("backbone:own", image_size=(32, 32), num_classes=3, **options)
+    copied = model.get_layer("inner").get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(copied, net.get_layer("inner").get_weights(), strict=True))
+    run = fc.Trainer("backbone:own", model_options=options, recipe=recipe).fit(coloured, progress=False)
+    assert len(run.history) == 2
+    (kernel, *_), before = run.predictor.model.get_layer("inner").get_weights(), net.get_layer("inner").get_weights()
+    assert not np.array_equal(kernel, before[0])
+    freeze(model, None)
+    normalisation = model.get_layer("inner").layers[-1]
+    assert not normalisation.trainable
+    assert model.get_layer("inner").layers[1].trainable
+
+
 def test_callbacks_are_told_and_epochs_without_effect_are_said(coloured: fc.Dataset) -> None:
     keras = import_keras()
     seen: list[Any] = []
@@ -377,6 +460,8 @@ def test_callbacks_are_told_and_epochs_without_effect_are_said(coloured: fc.Data
     run = trainer(epochs=3).fit(coloured, callbacks=[callback], progress=False)
     assert seen == [(0, ["accuracy", "loss"])]
     assert any("epochs had no effect" in note for note in run.notes)
+    told = trainer(batch_size=8, learning_rate=0.1).fit(coloured, progress=False)
+    assert told.notes[0].startswith("batch_size and learning_rate had no effect: ")
 
 
 def test_weights_at_hand_are_those_in_the_cache_and_those_named(
