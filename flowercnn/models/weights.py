@@ -17,9 +17,9 @@ from typing import Any, Final
 import numpy as np
 
 from flowercnn.errors import ConfigurationError, ModelFileError, SourceError
+from flowercnn.home import user_home
 from flowercnn.models.backbone_table import BackboneSpec
 from flowercnn.sources.download import ResumingDownloader
-from flowercnn.sources.home import user_home
 from flowercnn.sources.url import shown
 
 __all__ = ["fetch_weights", "keras_cache", "read_weights"]

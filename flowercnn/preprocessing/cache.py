@@ -14,7 +14,7 @@ from PIL import Image
 
 from flowercnn.atomic import replace_file
 from flowercnn.errors import ImageError, SourceError
-from flowercnn.sources.home import expanded, user_cache
+from flowercnn.home import expanded, user_cache
 
 __all__ = ["PixelCache", "clear_cache", "content_digest", "default_cache_dir"]
 

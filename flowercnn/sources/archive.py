@@ -21,7 +21,7 @@ from typing import IO, BinaryIO, Final, Literal, Protocol, cast
 
 from flowercnn.atomic import replace_file
 from flowercnn.errors import ImageError, SourceError, few
-from flowercnn.sources.home import user_cache
+from flowercnn.home import user_cache
 from flowercnn.sources.tree import DEEPEST, ListedTree, is_picture
 from flowercnn.sources.url import shown
 

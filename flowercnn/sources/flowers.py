@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from flowercnn.errors import ConfigurationError, SourceError, closest, few
+from flowercnn.home import expanded, user_cache
 from flowercnn.sources.base import Sample, SplitName
 from flowercnn.sources.download import Download, unpack_photographs
 from flowercnn.sources.folder import find_pictures
-from flowercnn.sources.home import expanded, user_cache
 
 __all__ = ["Flower17", "Flower102"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from flowercnn.errors import SourceError
-from flowercnn.sources.home import expanded, user_cache
+from flowercnn.home import expanded, user_cache
 
 __all__ = ["DiskCache", "NewFile", "clear_cache", "default_cache_dir"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from flowercnn.errors import ConfigurationError
-from flowercnn.sources.home import expanded
+from flowercnn.home import expanded
 
 __all__ = ["KEY_VARIABLES", "Credentials", "Masked", "Secret", "find_credentials", "key_problem"]
 

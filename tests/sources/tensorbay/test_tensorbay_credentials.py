@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from flowercnn.errors import ConfigurationError, SourceError
+from flowercnn.home import expanded, user_cache
 from flowercnn.models.weights import keras_cache
 from flowercnn.sources.flowers import Flower17
-from flowercnn.sources.home import expanded, user_cache
 from flowercnn.sources.tensorbay import TensorBay
 from flowercnn.sources.tensorbay.api import roots_of
 from flowercnn.sources.tensorbay.credentials import Masked, Secret, find_credentials
