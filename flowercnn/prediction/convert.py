@@ -23,8 +23,11 @@ from flowercnn.prediction.features import with_features
 
 __all__ = ["constant_function", "quiet", "to_litert", "to_onnx", "variable_function"]
 
+_log = logging.getLogger(__name__)
 _OPSET: Final = 17
 _LONGEST_SHAPE: Final = 64
+_MANY_WEIGHTS: Final = 10 * 10**6
+_BYTES_PER_WEIGHT: Final = 350  # that tf2onnx takes, measured; copies of its own that nothing here can spare
 _OVERFLOWING: Final = frozenset({"softplus", "log_sigmoid"})
 
 
@@ -148,6 +151,12 @@ def to_onnx(model: Any) -> Any:
         ) from error
     import tensorflow as tf
 
+    weights = model.count_params()
+    if weights > _MANY_WEIGHTS:
+        _log.warning(
+            "Converting %.0f million weights to ONNX takes up to %.0f GB of memory.",
+            *(weights / 10**6, weights * _BYTES_PER_WEIGHT / 10**9),
+        )
     signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="pixels")]
     function = tf.function(constant_function(model, batch=None, dtype="float32"), input_signature=signature)
     with quiet(logging.ERROR):  # of what is replaced or refused below

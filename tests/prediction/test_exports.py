@@ -11,7 +11,7 @@ from PIL import Image
 
 import flowercnn as fc
 from flowercnn.models.keras3 import import_keras
-from flowercnn.prediction import exports, savedmodel
+from flowercnn.prediction import convert, exports, savedmodel
 from flowercnn.prediction.calibration import Calibration
 from flowercnn.prediction.exports import ExportReport
 from flowercnn.preprocessing.geometry import ResizeMode
@@ -178,6 +178,16 @@ def test_formats_nobody_knows_are_refused(
 ) -> None:
     with pytest.raises(fc.ConfigurationError, match=reason):
         predictor.export(tmp_path / path, name)
+
+
+def test_the_memory_that_onnx_takes_for_many_weights_is_said_before(
+    predictor: fc.Predictor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert.to_onnx(predictor.model)
+    assert not caplog.records
+    monkeypatch.setattr(convert, "_MANY_WEIGHTS", 0)
+    convert.to_onnx(predictor.model)
+    assert "million weights to ONNX takes up to" in caplog.text
 
 
 def test_an_export_holds_no_keras_model(predictor: fc.Predictor, tmp_path: Path) -> None:
