@@ -2,4 +2,5 @@
 
 from flowercnn.cli import main
 
-main(prog_name="flowercnn")
+if __name__ == "__main__":
+    main(prog_name="flowercnn")

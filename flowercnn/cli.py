@@ -179,6 +179,7 @@ def evaluate(
     """Measure a MODEL file on SOURCE, pictures it has not learned from."""
     from flowercnn.dataset import Dataset
     from flowercnn.evaluation.evaluation import evaluate as run_evaluation
+    from flowercnn.evaluation.figures import interval_text
     from flowercnn.prediction.predictor import Predictor
     from flowercnn.sources.plugins import as_source
 
@@ -187,8 +188,8 @@ def evaluate(
     evaluation = run_evaluation(Predictor.load(model), dataset, bad_images=bad_images, progress=progress)
     click.echo(evaluation.summary())
     for name, metric in evaluation.metrics.items():
-        low, high = metric.interval
-        click.echo(f"  {name:24} {metric.value:.3f} (95 % interval {low:.3f} to {high:.3f}, {metric.method})")
+        interval = interval_text(metric.interval, ".3f")
+        click.echo(f"  {name:24} {metric.value:.3f} (95 % interval {interval}, {metric.method})")
     for each in evaluation.per_class:
         click.echo(
             f"  {each.class_name:24} precision {each.precision:6.1%}  recall {each.recall:6.1%}  {each.support}"

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flowercnn.atomic import replace_file
 from flowercnn.dataset import Dataset
 from flowercnn.evaluation.evaluation import evaluate
-from flowercnn.evaluation.plots import prediction_grid
+from flowercnn.evaluation.plots import prediction_grid, save_figure
 from flowercnn.prediction.calibrate import calibrate
 from flowercnn.prediction.predictor import Predictor
 from flowercnn.sources.base import Sample
@@ -70,4 +69,4 @@ def save_prediction_grid(path: Path, predictor: Predictor, samples: list[Sample]
         [prediction.label or "unknown" for prediction in predictions],
         [prediction.confidence for prediction in predictions],
     )
-    return replace_file(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    return save_figure(figure, path)

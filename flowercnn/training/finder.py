@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.atomic import replace_file
 from flowercnn.errors import TrainingError
+from flowercnn.evaluation.plots import save_figure
 
 __all__ = ["LearningRates", "read_suggestion"]
 
@@ -50,7 +50,7 @@ class LearningRates:
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
         """Save the curve to a picture file (``.png``, ``.svg`` or ``.pdf``) and return its path."""
-        return replace_file(path, lambda temporary: self.figure().savefig(temporary, dpi=120))
+        return save_figure(self.figure(), path)
 
 
 def read_suggestion(rates: Sequence[float], losses: Sequence[float]) -> LearningRates:
