@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Final
 
 from flowercnn.errors import ConfigurationError
 
-__all__ = ["activation_bytes", "call_count", "check_side", "couples_pictures", "pictures_at_once"]
+__all__ = ["LAYER_NAME", "activation_bytes", "call_count", "check_side", "couples_pictures", "pictures_at_once"]
 
+LAYER_NAME: Final = re.compile(r"[A-Za-z0-9_.>-]*")  # as TensorFlow has it, without those that separate folders
 _BYTES_AT_ONCE: Final = 128 * 2**20
 
 

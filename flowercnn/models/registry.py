@@ -18,8 +18,8 @@ from flowercnn.models.backbones import PREFIX, backbone_builders, build_backbone
 from flowercnn.models.fast import build_accurate, build_fast
 from flowercnn.models.hub import HUB
 from flowercnn.models.keras3 import seeded_weights
+from flowercnn.models.parts import LAYER_NAME
 from flowercnn.models.recipe import Recipe
-from flowercnn.prediction.safety import LAYER_NAME
 from flowercnn.preprocessing.augment import Augmentation
 from flowercnn.preprocessing.mixing import Mixing
 from flowercnn.preprocessing.preprocessing import Preprocessing

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from typing import Any, Final
 
 import numpy as np
 
 from flowercnn.errors import ModelFileError
+from flowercnn.models.parts import LAYER_NAME
 from flowercnn.prediction.hdf5 import check_structure
 
-__all__ = ["LAYER_NAME", "check_network", "check_weights"]
+__all__ = ["check_network", "check_weights"]
 
 _LAYERS: Final = frozenset(
     [
@@ -57,7 +57,6 @@ _ACTIVATIONS: Final = frozenset(
 _DTYPES: Final = frozenset(
     [*("float16", "float32", "bfloat16", "mixed_float16", "mixed_bfloat16"), *("uint8", "int32", "int64", "bool")]
 )
-LAYER_NAME: Final = re.compile(r"[A-Za-z0-9_.>-]*")  # as TensorFlow has it, without those that separate folders
 _LARGEST_INT: Final = 2**32  # seeds; sizes are bounded below
 _LARGEST_ADDRESS: Final = 2**64
 _LARGEST_SIZE: Final = 2**16
