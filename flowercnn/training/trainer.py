@@ -328,6 +328,8 @@ class Trainer:
         check_probabilities(self.model, "model")
         try:
             return copy_model(self.model)
+        except ConfigurationError:  # a ValueError too
+            raise
         except (NotImplementedError, TypeError, ValueError) as error:  # what Keras raises for layers of one's own
             raise ConfigurationError(
                 f"model has a layer that cannot be copied; each needs get_config and from_config. {error}"
