@@ -24,6 +24,16 @@ def test_one_call_goes_from_a_folder_to_a_saved_tested_model(photo_folder: Path,
     assert loaded.info["fingerprints"] == {name: part.fingerprint() for name, part in run.splits._asdict().items()}
 
 
+def test_a_test_on_the_pictures_learned_from_is_warned_of(
+    photo_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = fc.train(photo_folder, **FAST)
+    assert run.splits is not None
+    assert "has learned from these pictures" not in caplog.text
+    fc.evaluate(run.predictor, run.splits.train, progress=False)
+    assert "has learned from these pictures" in caplog.text
+
+
 def test_the_same_seed_gives_the_same_evaluation(photo_folder: Path) -> None:
     a, b = (fc.train(photo_folder, seed=3, **FAST).evaluation for _ in range(2))
     assert a is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -23,13 +24,13 @@ from flowercnn.evaluation.figures import ClassMetrics, Confusion, Metric, Mistak
 from flowercnn.evaluation.metrics import (
     ReliabilityBin,
     balanced_accuracy,
-    basic_interval,
     brier_scores,
     calibration_error,
     confusion_matrix,
     in_top_k,
     log_losses,
     mean_of_known,
+    mirrored_interval,
     percentile_interval,
     precision_recall_f1,
     rank_classes,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "evaluate", "pooled"]
 
+_log = logging.getLogger(__name__)
+_WIDEST = {"log_loss": (0.0, math.inf), "brier": (0.0, 2.0)}
 _TOP = 5
 
 
@@ -158,8 +161,8 @@ class Evaluation:
 
         ``accuracy``, ``top_5_accuracy`` (with more than five classes), ``balanced_accuracy``, ``log_loss`` (0 is
         best), ``brier`` (0 is best), ``calibration_error`` (0 is best), and ``roc_auc`` and ``average_precision``,
-        the means over the classes of one against the rest. An interval is (nan, nan) where it is not known, as that
-        of the balanced accuracy if all pictures are right, and those of all figures but shares if there is only one.
+        the means over the classes of one against the rest. Where the bootstrap tells nothing, as of the balanced
+        accuracy if all pictures are right, or of one picture, an interval is as wide as can be.
         """
         found = {"accuracy": Metric(self.accuracy, self.accuracy_interval, "wilson")}
         if len(self.class_names) > _TOP:
@@ -167,9 +170,10 @@ class Evaluation:
         for name, drawn in self._bootstrap.figures().items():
             value = getattr(self, name)
             if name == "calibration_error":
-                found[name] = Metric(value, basic_interval(drawn, value), "basic bootstrap")
+                interval = mirrored_interval(drawn, value)
             else:
-                found[name] = Metric(value, percentile_interval(drawn), "bootstrap")
+                interval = percentile_interval(drawn, widest=_WIDEST.get(name, (0.0, 1.0)))
+            found[name] = Metric(value, interval, "bootstrap")
         return found
 
     @property
@@ -370,7 +374,8 @@ def evaluate(
 ) -> Evaluation:
     """Predict every picture of a data set and compare with the truth.
 
-    Classes are matched by name, so the data set may have them in another order or only some of them.
+    Classes are matched by name, so the data set may have them in another order or only some of them. A warning is
+    logged if the data set is the one that `train` has trained the classifier on.
 
     Args:
         predictor: The classifier.
@@ -385,6 +390,7 @@ def evaluate(
         ImageError: If pictures cannot be decoded (all are named), or all were to be skipped.
     """
     _check_arguments(predictor, dataset, bad_images)
+    _warn_if_learned(predictor.info, dataset)
     encoder = LabelEncoder(predictor.class_names)
     truth = encoder.encode([sample.label or "" for sample in dataset.samples])
     stream = predictor.predict_iter(dataset)
@@ -428,6 +434,15 @@ def _check_arguments(predictor: object, dataset: object, bad_images: object) -> 
         )
     if not len(dataset):
         raise DataError("There is nothing to evaluate on: the data set is empty.")
+
+
+def _warn_if_learned(info: Mapping[str, Any], dataset: Dataset) -> None:
+    known = info.get("fingerprints")
+    if isinstance(known, Mapping) and known.get("train") == dataset.fingerprint():
+        _log.warning(
+            "The classifier has learned from these pictures: the figures say nothing about others. Evaluate on "
+            "pictures it has not seen, such as run.splits.test."
+        )
 
 
 def pooled(evaluations: Sequence[Evaluation]) -> Evaluation:

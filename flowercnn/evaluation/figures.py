@@ -15,22 +15,21 @@ class Metric:
 
     Args:
         value: The figure; NaN where it is not defined.
-        interval: Where it lies, at 95 %; (nan, nan) where that is not known, as when all pictures drawn again give
-            the same.
-        method: How the interval was found: ``"wilson"`` (of a share), ``"bootstrap"`` (percentiles over pictures
-            drawn again with replacement) or ``"basic bootstrap"`` (those percentiles mirrored at the figure, from 0
-            to 1 and never without the figure; of the calibration error, which chance makes larger).
+        interval: Where it lies, at 95 %; as wide as can be where nothing is known, as of the balanced accuracy if all
+            pictures are right; (nan, nan) where the figure is not defined.
+        method: How the interval was found: ``"wilson"`` (of a share) or ``"bootstrap"`` (percentiles over pictures
+            drawn again with replacement; of the calibration error, which chance makes larger, mirrored at it).
     """
 
     value: float
     interval: tuple[float, float]
-    method: Literal["wilson", "bootstrap", "basic bootstrap"]
+    method: Literal["wilson", "bootstrap"]
 
 
 def interval_text(interval: tuple[float, float], form: str) -> str:
-    """Return an interval as text, its ends in a format such as ``".1%"``; or that it is not known."""
+    """Return an interval as text, its ends in a format such as ``".1%"``; or that there is none."""
     low, high = interval
-    return "not known" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
+    return "no interval" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class ClassMetrics:
         recall_interval: Wilson interval of the recall at 95 %.
         support: How many pictures it has.
         precision_interval: Wilson interval of the precision at 95 %.
-        f1_interval: Bootstrap interval of F1 at 95 %; (nan, nan) where that is not known.
+        f1_interval: Bootstrap interval of F1 at 95 %; 0 to 1 where nothing is known.
         roc_auc: Area under the ROC curve of this class against the rest, 0-1; NaN if one of them has no picture.
         average_precision: Area under the precision-recall curve, likewise.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,6 @@ from flowercnn.errors import ConfigurationError
 __all__ = [
     "ReliabilityBin",
     "balanced_accuracy",
-    "basic_interval",
     "bootstrap_weights",
     "brier_scores",
     "calibration_error",
@@ -23,6 +22,7 @@ __all__ = [
     "in_top_k",
     "log_losses",
     "mean_of_known",
+    "mirrored_interval",
     "percentile_interval",
     "precision_recall_f1",
     "rank_classes",
@@ -32,6 +32,7 @@ __all__ = [
     "wilson_interval",
 ]
 
+_ROUNDING: Final = 1e-12
 Labels = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float64]
@@ -245,20 +246,18 @@ def bootstrap_weights(count: int, draws: int, seed: int = 0) -> Floats:
     )
 
 
-def percentile_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float]:
+def percentile_interval(
+    values: Floats, confidence: float = 0.95, *, widest: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float]:
     """Return what the middle share ``confidence`` of bootstrap values spans.
 
-    (nan, nan) if there are none, or they do not differ, as when all pictures are right or there is only one: then
-    they say nothing about other pictures.
+    Where they do not differ, as when all pictures are right or there is only one, they say nothing about other
+    pictures: then it is ``widest``. (nan, nan) if no value is finite.
     """
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return math.nan, math.nan
-    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return _unless_empty(float(low), float(high))
+    return _unless_empty(*_percentiles(values, confidence), widest)
 
 
-def basic_interval(values: Floats, value: float, confidence: float = 0.95) -> tuple[float, float]:
+def mirrored_interval(values: Floats, value: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return the basic bootstrap interval (Davison & Hinkley 1997) of a figure from 0 to 1.
 
     Bootstrap values of a figure that chance makes larger, such as the calibration error, are larger by that once
@@ -271,14 +270,21 @@ def basic_interval(values: Floats, value: float, confidence: float = 0.95) -> tu
         confidence: How often such an interval should hold, 0-1.
 
     Returns:
-        Lower and upper end, each 0-1, or (nan, nan) as `percentile_interval`.
+        Lower and upper end, each 0-1; where nothing is known as `percentile_interval`.
     """
-    low, high = percentile_interval(values, confidence)
-    if math.isnan(low):
-        return low, high
-    return _unless_empty(min(value, max(0.0, 2 * value - high)), max(value, min(1.0, 2 * value - low)))
+    low, high = _percentiles(values, confidence)
+    if math.isclose(low, high, abs_tol=_ROUNDING):
+        return 0.0, 1.0
+    return _unless_empty(min(value, max(0.0, 2 * value - high)), max(value, min(1.0, 2 * value - low)), (0.0, 1.0))
 
 
-def _unless_empty(low: float, high: float) -> tuple[float, float]:
-    """Return the interval, or (nan, nan) if it has no width but that of rounding."""
-    return (math.nan, math.nan) if math.isclose(low, high, abs_tol=1e-12) else (low, high)
+def _percentiles(values: Floats, confidence: float) -> tuple[float, float]:
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return math.nan, math.nan
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _unless_empty(low: float, high: float, widest: tuple[float, float]) -> tuple[float, float]:
+    return widest if math.isclose(low, high, abs_tol=_ROUNDING) else (low, high)

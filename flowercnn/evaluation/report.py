@@ -139,8 +139,8 @@ def _result(evaluation: Evaluation) -> str:
         f"interval, Wilson).{left_out}</p>"
         f'<dl class="tiles">{tiles}</dl>'
         '<p class="note">Below each figure is its 95&nbsp;% interval: Wilson for shares of pictures, else bootstrap '
-        "percentiles over the test pictures (of the calibration error the basic bootstrap). It is not known where "
-        "all that is drawn gives the same, as when every picture is right.</p>"
+        "percentiles over the test pictures. Where these tell nothing, as when every picture is right, it is as wide "
+        "as can be.</p>"
     )
 
 

@@ -91,8 +91,7 @@ def test_every_figure_has_an_interval_around_it_and_says_which() -> None:
         *("roc_auc", "average_precision"),
     }
     for name, metric in evaluation.metrics.items():
-        others = "basic bootstrap" if name == "calibration_error" else "bootstrap"
-        assert metric.method == ("wilson" if name in ("accuracy", "top_5_accuracy") else others)
+        assert metric.method == ("wilson" if name in ("accuracy", "top_5_accuracy") else "bootstrap")
         low, high = metric.interval
         assert low < high
         assert low <= metric.value <= high
@@ -140,9 +139,10 @@ def test_calibration_does_not_depend_on_the_order_of_the_pictures(
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=50), st.floats(0, 1))
-def test_a_basic_interval_holds_its_figure_or_is_not_known(drawn: list[float], value: float) -> None:
-    low, high = ours.basic_interval(np.array(drawn), value)
-    assert (math.isnan(low) and math.isnan(high)) or 0 <= low <= value <= high <= 1
+def test_a_mirrored_interval_holds_its_figure(drawn: list[float], value: float) -> None:
+    low, high = ours.mirrored_interval(np.array(drawn), value)
+    assert 0 <= low <= value <= high <= 1
+    assert low < high
 
 
 def test_the_interval_of_the_calibration_error_covers_more_often_than_percentiles() -> None:
@@ -163,25 +163,27 @@ def overconfident(seed: int, count: int) -> fc.Evaluation:
 
 
 @pytest.mark.parametrize("count", [1, 30])
-def test_an_interval_that_bootstrap_cannot_tell_is_not_known(count: int, tmp_path: Path) -> None:
+def test_an_interval_that_bootstrap_cannot_tell_is_as_wide_as_can_be(count: int, tmp_path: Path) -> None:
     truth = np.arange(count) % 3
     y_prob = np.full((count, 3), 0.1, np.float32) + np.float32(0.7) * np.eye(3, dtype=np.float32)[truth]
     evaluation = fc.Evaluation(("a", "b", "c"), tuple(map(str, range(count))), truth, y_prob)
-    for name, metric in evaluation.metrics.items():
-        assert math.isnan(metric.interval[0]) == math.isnan(metric.interval[1]) == (metric.method != "wilson"), name
-    assert all(math.isnan(end) for each in evaluation.per_class for end in each.f1_interval)
+    widest = {name: metric.interval for name, metric in evaluation.metrics.items() if metric.method == "bootstrap"}
+    assert widest.pop("log_loss") == (0, math.inf)
+    assert widest.pop("brier") == (0, 2)
+    assert {interval for interval in widest.values() if not math.isnan(interval[0])} == {(0, 1)}
+    assert all(each.f1_interval == (0, 1) for each in evaluation.per_class)
     page = evaluation.save_report(tmp_path / "r.html")
-    assert "not known, bootstrap" in page.read_text(encoding="utf-8")
-    assert "95&nbsp;% interval not known, basic bootstrap" in page.read_text(encoding="utf-8")
+    assert "0.000 to inf, bootstrap" in page.read_text(encoding="utf-8")
     assert "nan" not in re.sub(r"<(script|style).*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     figures = json.loads(page.with_suffix(".json").read_text())["metrics"]
-    assert figures["balanced_accuracy"]["interval"] == [None, None]
+    assert figures["balanced_accuracy"]["interval"] == [0, 1]
+    assert figures["log_loss"]["interval"] == [0, None]
 
 
 def test_a_figure_that_is_not_defined_is_shown_as_none(tmp_path: Path) -> None:
     y_prob = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
     page = fc.Evaluation(("a", "b"), ("1", "2"), np.array([0, 0]), y_prob).save_report(tmp_path / "r.html")
-    assert "<dt>ROC-AUC, one against the rest</dt><dd>none<small>not known" in page.read_text(encoding="utf-8")
+    assert "<dt>ROC-AUC, one against the rest</dt><dd>none<small>no interval" in page.read_text(encoding="utf-8")
 
 
 @given(st.integers(0, 40), st.integers(0, 40))
