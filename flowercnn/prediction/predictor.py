@@ -80,7 +80,8 @@ class Predictor:
         names = LabelEncoder(tuple(class_names)).class_names
         check_printable(names)
         check_shapes(model, "model", preprocessing.image_size, len(names))
-        check_probabilities(model, "model")
+        if all(np.isfinite(weight).all() for weight in model.get_weights()):  # else it is refused when it is saved
+            check_probabilities(model, "model")
         if runtime not in ("auto", "keras", "litert"):
             raise ConfigurationError(f"runtime must be 'auto', 'keras' or 'litert'. Received: runtime={runtime!r}")
         if runtime == "litert":
