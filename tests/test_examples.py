@@ -22,6 +22,7 @@ from flowercnn.testing.tensorbay_server import (
 )
 
 ROOT = Path(__file__).parents[1]
+SLOW = ("backbones.md", "train.md")  # more than half a minute each
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if "_build" not in path.parts]
 MODULES = sorted(module.name for module in pkgutil.walk_packages(fc.__path__, "flowercnn."))
 
@@ -69,7 +70,14 @@ def workplace(
 
 
 @pytest.mark.usefixtures("workplace")
-@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in SLOW else [])
+        for page in PAGES
+        if examples(page)
+    ],
+)
 def test_the_examples_of_a_page_run_in_order(page: Path) -> None:
     names: dict[str, object] = {"__name__": "__main__"}
     for example in examples(page):

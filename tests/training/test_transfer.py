@@ -479,6 +479,7 @@ def test_weights_at_hand_are_those_in_the_cache_and_those_named(
         weights_at_hand("mine.h5")
 
 
+@pytest.mark.slow
 def test_auto_compares_by_cross_validation_and_says_why(
     coloured: fc.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -569,6 +570,7 @@ def test_auto_learns_a_class_with_one_picture_and_tests_the_others(
     assert "fast could not be cross-validated" in reason
 
 
+@pytest.mark.slow
 def test_auto_without_weights_trains_from_scratch_and_says_so(
     coloured: fc.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
