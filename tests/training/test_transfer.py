@@ -504,34 +504,16 @@ def test_auto_compares_by_cross_validation_and_says_why(
 
 
 @pytest.mark.parametrize(
-    ("backbone", "scratch", "chosen"),
-    [(0.9, 0.8, "backbone:mobilenet"), (0.8, 0.9, "fast"), (0.9, 0.9, "backbone:mobilenet")],
-)
-def test_auto_takes_the_best_and_of_equals_the_backbone(
-    coloured: fc.Dataset,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    backbone: float,
-    scratch: float,
-    chosen: str,
-) -> None:
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(auto, "_score_backbone", lambda *_, **__: backbone)
-    monkeypatch.setattr(auto, "_score_scratch", lambda *_, **__: scratch)
-    settings = {"model_options": {"weights": {"mobilenet": "some.weights.h5"}}}
-    trainer, reason = choose_trainer(coloured, settings=settings)
-    assert trainer.model == chosen
-    assert reason.startswith(f"auto chose {chosen}: ")
-
-
-@pytest.mark.parametrize(
     ("backbone", "scratch", "chosen", "said"),
     [
+        (0.9, 0.8, "backbone:mobilenet", "backbone:mobilenet 90.0%, fast 80.0%"),
+        (0.8, 0.9, "fast", "fast 90.0%, backbone:mobilenet 80.0%"),
+        (0.9, 0.9, "backbone:mobilenet", "backbone:mobilenet 90.0%, fast 90.0%"),
         (np.nan, np.nan, "backbone:mobilenet", "mobilenet, fast could not be cross-validated"),
         (np.nan, 0.0, "fast", "backbone:mobilenet could not be cross-validated"),
     ],
 )
-def test_auto_says_what_could_not_be_cross_validated(
+def test_auto_takes_the_best_of_equals_the_backbone_and_says_what_it_compared(
     coloured: fc.Dataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -546,6 +528,7 @@ def test_auto_says_what_could_not_be_cross_validated(
     settings = {"model_options": {"weights": {"mobilenet": "some.weights.h5"}}}
     trainer, reason = choose_trainer(coloured, settings=settings)
     assert trainer.model == chosen
+    assert reason.startswith(f"auto chose {chosen}: ")
     assert said in reason
     assert "nan" not in reason
 
