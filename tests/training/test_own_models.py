@@ -105,15 +105,15 @@ def adapted(*, nested: bool) -> Any:
     layers = keras.layers
     normalization = layers.Normalization()
     normalization.adapt(np.random.default_rng(0).uniform(60, 180, (8, *SIZE, 3)))
-    if nested:
-        normalization = keras.Sequential([keras.Input((*SIZE, 3)), normalization, layers.Conv2D(4, 1)])
-    end = [
-        layers.Conv2D(4, 3),
-        layers.BatchNormalization(),
-        layers.GlobalAveragePooling2D(),
-        layers.Dense(3, "softmax"),
-    ]
-    with seeded_weights(0):
+    with seeded_weights(0):  # a layer takes the seed of its weights when it is made, not when it is built
+        if nested:
+            normalization = keras.Sequential([keras.Input((*SIZE, 3)), normalization, layers.Conv2D(4, 1)])
+        end = [
+            layers.Conv2D(4, 3),
+            layers.BatchNormalization(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, "softmax"),
+        ]
         return keras.Sequential([keras.Input((*SIZE, 3)), normalization, *end])
 
 
