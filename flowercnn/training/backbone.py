@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,8 +15,7 @@ from flowercnn.models.registry import build_model
 from flowercnn.models.twin import choose_precision
 from flowercnn.prediction.predictor import Predictor
 from flowercnn.preprocessing.views import Views
-from flowercnn.training.budget import parse_time
-from flowercnn.training.checkpoint import read_checkpoint
+from flowercnn.training.budget import deadline_of
 from flowercnn.training.checks import check_classes_left
 from flowercnn.training.ending import Ending, last_convolution
 from flowercnn.training.history import History
@@ -65,7 +63,7 @@ def fit_backbone(
     val: Dataset | None,
     *,
     checkpoint_dir: Path | None,
-    callbacks: Iterable[Any],
+    callbacks: Sequence[Any],
     progress: bool,
 ) -> TrainingRun:
     """Train the last layer on features computed once; then fine-tune, if the recipe says so or it pays.
@@ -87,7 +85,7 @@ def fit_backbone(
     labels = train.labels[features.kept]
     check_classes_left(labels, features.skipped)
     computed = time.perf_counter()
-    recipe, deadline = trainer.resolved_recipe(), _deadline(trainer, started)
+    recipe, deadline = trainer.resolved_recipe(), deadline_of(trainer.time_budget, started)
     head = fit_on_features(features, train, recipe, seed=trainer.seed)
     set_head(model, head)
     val_labels = None if watched is None or val is None else val.labels[watched.kept]
@@ -106,7 +104,7 @@ def fit_backbone(
             progress=progress,
         )
         recipe = ending.recipe
-        if not tuned and not interrupted and time.perf_counter() >= deadline:
+        if not tuned and not interrupted and deadline is not None and time.perf_counter() >= deadline:
             notes.append("time_budget was over before fine-tuning began: only the last layer was trained.")
     elif recipe.fine_tune in ("top", "all"):
         recipe, tuned, interrupted = _fine_tune(
@@ -116,20 +114,17 @@ def fit_backbone(
         tuned, interrupted = History(), False
         _call_back(callbacks, model, record)
         notes.extend(_without_effect(trainer))
-    reached = _val_loss_kept(tuned, best=recipe.fine_tune != "auto" or trainer.early_stopping is not None)
-    if reached >= record.get("val_loss", math.inf):
-        notes.append(
-            f"Fine-tuning did not help: val_loss {reached:.3f}, against {record['val_loss']:.3f} with "
-            "the last layer alone. That one is kept."
-        )
+    worse = _why_worse(tuned, record, best=recipe.fine_tune != "auto" or trainer.early_stopping is not None)
+    if worse is not None:
+        notes.append(worse)
         model = build_for(trainer, train.num_classes, progress=progress)
         set_head(model, head)
     for note in notes:
         _log.warning(note)
     history = History((record, *tuned.epochs))
     finished = time.perf_counter()
-    name, preprocessing = str(trainer.model).lower(), trainer.resolved_preprocessing()
-    info = {"model": name, "seed": trainer.seed, "epochs": len(history), "train_samples": len(labels)}
+    info = {"model": trainer.model_name, "seed": trainer.seed, "epochs": len(history), "train_samples": len(labels)}
+    preprocessing = trainer.resolved_preprocessing()
     return TrainingRun(
         predictor=Predictor(fold_normalization(model), train.class_names, preprocessing, info=info),
         history=history,
@@ -143,12 +138,24 @@ def fit_backbone(
     )
 
 
-def _val_loss_kept(tuned: History, *, best: bool) -> float:
-    """Return the ``val_loss`` of the weights that fine-tuning left; minus infinity if nothing was watched."""
+def _why_worse(tuned: History, record: Mapping[str, float], *, best: bool) -> str | None:
+    """Return a sentence if fine-tuning left weights with a higher ``val_loss`` than those of the last layer alone.
+
+    Args:
+        tuned: Its epochs.
+        record: Of the last layer alone.
+        best: Whether the weights are those of the best epoch, or of the last.
+    """
     losses = [epoch["val_loss"] for epoch in tuned.epochs if "val_loss" in epoch]
     if not losses:
-        return -math.inf
-    return min(losses) if best else losses[-1]
+        return None
+    reached, before = min(losses) if best else losses[-1], record["val_loss"]
+    if reached < before:
+        return None
+    return (
+        f"Fine-tuning did not help: val_loss {reached:.3f}, against {before:.3f} with the last layer alone. "
+        "That one is kept."
+    )
 
 
 def _compute(
@@ -187,18 +194,14 @@ def _ending(trainer: Trainer, model: Any, train: Dataset) -> Ending | None:
     return ending
 
 
-def _deadline(trainer: Trainer, started: float) -> float:
-    return math.inf if trainer.time_budget is None else started + parse_time(trainer.time_budget)
-
-
 def _fine_tune(
     trainer: Trainer,
     model: Any,
     train: Dataset,
     val: Dataset | None,
     checkpoint_dir: Path | None,
-    callbacks: Iterable[Any],
-    deadline: float,
+    callbacks: Sequence[Any],
+    deadline: float | None,
     progress: bool,  # noqa: FBT001 - one of several values passed through
 ) -> tuple[Recipe, History, bool]:
     """Train the last stage, or everything, from where the last layer is now."""
@@ -215,18 +218,17 @@ def _fine_tune(
         precision=choose_precision(trainer.precision),
         optimizer=make_optimizer_by_depth(recipe, model),
     )
-    fingerprint = "" if checkpoint_dir is None else trainer.fingerprint(preprocessing, train, val)
-    checkpoint = None if checkpoint_dir is None else read_checkpoint(checkpoint_dir, fingerprint)
-    if checkpoint is not None:
-        deadline -= sum(epoch["seconds"] for epoch in checkpoint.history.epochs)
+    checkpoints = trainer.checkpoints(checkpoint_dir, train, val)
+    checkpoint = None if checkpoints is None else checkpoints.read()
+    if checkpoint is not None and deadline is not None:
+        deadline -= checkpoint.seconds
     history, interrupted = loop.run(
-        callbacks=list(callbacks),
+        callbacks=callbacks,
         progress=progress,
         patience=(trainer.early_stopping or _PATIENCE) if val_data is not None else None,
-        deadline=None if deadline == math.inf else deadline,
-        checkpoint_dir=checkpoint_dir,
+        deadline=deadline,
+        checkpoints=checkpoints,
         checkpoint=checkpoint,
-        fingerprint=fingerprint,
     )
     return loop.recipe, history, interrupted
 
@@ -240,7 +242,7 @@ def _without_effect(trainer: Trainer) -> list[str]:
     return [f"{note} Recipe(fine_tune='top') trains more."]
 
 
-def _call_back(callbacks: Iterable[Any], model: Any, record: dict[str, float]) -> None:
+def _call_back(callbacks: Sequence[Any], model: Any, record: dict[str, float]) -> None:
     """Tell callbacks of the one epoch there was."""
     hooks = make_hooks(callbacks, model, epochs=1, steps=1)
     hooks.on_train_begin()

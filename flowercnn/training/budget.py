@@ -12,9 +12,10 @@ import numpy as np
 
 from flowercnn.errors import ConfigurationError
 from flowercnn.models.recipe import Recipe
+from flowercnn.training.checkpoint import Checkpoint
 from flowercnn.training.history import History
 
-__all__ = ["fit_epochs", "measured", "parse_time"]
+__all__ = ["deadline_of", "fit_epochs", "measured", "parse_time"]
 
 _UNITS: Final = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
 _RESERVE: Final = 0.95  # of the budget: epochs are not all equally long
@@ -46,6 +47,19 @@ def parse_time(budget: str | float) -> float:
             f"time_budget must be seconds over 0 or a text such as '90s', '10min' or '1h'. Received: {budget!r}"
         )
     return seconds
+
+
+def deadline_of(budget: str | float | None, started: float, checkpoint: Checkpoint | None = None) -> float | None:
+    """Return when a training must be over, or ``None`` without a budget, which is for all its epochs.
+
+    Args:
+        budget: What `parse_time` reads.
+        started: Its beginning, of ``time.perf_counter``.
+        checkpoint: Of the epochs that took their time before, or ``None``.
+    """
+    if budget is None:
+        return None
+    return started + parse_time(budget) - (0 if checkpoint is None else checkpoint.seconds)
 
 
 def fit_epochs(recipe: Recipe, seconds: float, seconds_per_area: float, *, done: int = 0) -> Recipe:

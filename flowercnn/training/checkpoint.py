@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from flowercnn.atomic import replace_file
 from flowercnn.errors import TrainingError
 from flowercnn.training.history import History
 
-__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "Checkpoints"]
 
 _NAME = "checkpoint.npz"
 
@@ -31,58 +32,76 @@ class Checkpoint(NamedTuple):
     history: History
     epochs: int
 
+    @property
+    def seconds(self) -> float:
+        """How long the epochs so far took."""
+        return sum(epoch["seconds"] for epoch in self.history.epochs)
 
-def write_checkpoint(folder: Path, fingerprint: str, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint, whole or not at all; the one before is replaced only by a complete one.
 
-    Raises:
-        TrainingError: If it cannot be written, or another training has written there since this one began.
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """Where the checkpoints of one training are kept, each in place of the one before.
+
+    Args:
+        folder: Where they are; it may not be there yet.
+        fingerprint: A name for everything that decides about the weights: no other training goes on from them.
     """
-    path = folder / _NAME
-    if _fingerprint_of(path) not in (None, fingerprint):
-        raise _of_another(path)
-    history = list(map(dict, checkpoint.history.epochs))
-    counts = {name: len(values) for name, values in checkpoint.arrays.items() if len(values)}
-    about = json.dumps(
-        {"fingerprint": fingerprint, "history": history, "epochs": checkpoint.epochs, "arrays": counts}
-    )
-    arrays = {
-        f"{name}:{number:04d}": value
-        for name, values in checkpoint.arrays.items()
-        for number, value in enumerate(values)
-    }
-    try:
-        replace_file(path, lambda temporary: np.savez(temporary, about=np.array(about), **arrays))
-    except OSError as error:
-        raise TrainingError(f"{folder}: the checkpoint cannot be written ({error.strerror or error}).") from error
 
+    folder: Path
+    fingerprint: str
 
-def read_checkpoint(folder: Path, fingerprint: str) -> Checkpoint | None:
-    """Return the checkpoint in a folder, or ``None`` if there is none.
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint, whole or not at all; the one before is replaced only by a complete one.
 
-    Raises:
-        TrainingError: If it cannot be read or belongs to another training.
-    """
-    path = folder / _NAME
-    if not path.exists():
-        return None
-    arrays: dict[str, list[Any]] = {}
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:  # else numpy may leave it open
-            about = json.loads(str(stored["about"]))
-            for name in sorted(set(stored.files) - {"about"}):
-                arrays.setdefault(name.partition(":")[0], []).append(stored[name])
-        history, epochs = History(tuple(about["history"])), int(about["epochs"])
-        belongs = about["fingerprint"] == fingerprint
-        counts = {name: len(values) for name, values in arrays.items()}
-        is_whole = about.get("arrays", counts) == counts  # earlier versions did not count
-    except Exception as error:  # numpy and zipfile raise anything on damaged files
-        raise _damaged(path) from error
-    if not is_whole:
-        raise _damaged(path)
-    if not belongs:
-        raise _of_another(path)
-    return Checkpoint(arrays, history, epochs)
+        Raises:
+            TrainingError: If it cannot be written, or another training has written there since this one began.
+        """
+        path = self.folder / _NAME
+        if _fingerprint_of(path) not in (None, self.fingerprint):
+            raise _of_another(path)
+        history = list(map(dict, checkpoint.history.epochs))
+        counts = {name: len(values) for name, values in checkpoint.arrays.items() if len(values)}
+        about = json.dumps(
+            {"fingerprint": self.fingerprint, "history": history, "epochs": checkpoint.epochs, "arrays": counts}
+        )
+        arrays = {
+            f"{name}:{number:04d}": value
+            for name, values in checkpoint.arrays.items()
+            for number, value in enumerate(values)
+        }
+        try:
+            replace_file(path, lambda temporary: np.savez(temporary, about=np.array(about), **arrays))
+        except OSError as error:
+            raise TrainingError(
+                f"{self.folder}: the checkpoint cannot be written ({error.strerror or error})."
+            ) from error
+
+    def read(self) -> Checkpoint | None:
+        """Return the checkpoint in a folder, or ``None`` if there is none.
+
+        Raises:
+            TrainingError: If it cannot be read or belongs to another training.
+        """
+        path = self.folder / _NAME
+        if not path.exists():
+            return None
+        arrays: dict[str, list[Any]] = {}
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:  # else numpy may leave it open
+                about = json.loads(str(stored["about"]))
+                for name in sorted(set(stored.files) - {"about"}):
+                    arrays.setdefault(name.partition(":")[0], []).append(stored[name])
+            history, epochs = History(tuple(about["history"])), int(about["epochs"])
+            belongs = about["fingerprint"] == self.fingerprint
+            counts = {name: len(values) for name, values in arrays.items()}
+            is_whole = about.get("arrays", counts) == counts  # earlier versions did not count
+        except Exception as error:  # numpy and zipfile raise anything on damaged files
+            raise _damaged(path) from error
+        if not is_whole:
+            raise _damaged(path)
+        if not belongs:
+            raise _of_another(path)
+        return Checkpoint(arrays, history, epochs)
 
 
 def _fingerprint_of(path: Path) -> str | None:

@@ -100,7 +100,7 @@ class Ending:
         seed: int,
         watched: tuple[Features, Labels] | None = None,
         patience: int | None = None,
-        deadline: float = math.inf,
+        deadline: float | None = None,
         callbacks: Iterable[Any] = (),
         progress: bool = False,
     ) -> tuple[History, bool]:
@@ -124,7 +124,7 @@ class Ending:
         Raises:
             TrainingError: If the loss, the weights or the network's answers are no longer finite.
         """
-        model = self._model
+        model, end = self._model, math.inf if deadline is None else deadline
         freeze(model, 0)  # normalisation stays as it was learned from many pictures
         self._convolution.trainable = True
         self.recipe, self._compiling = recipe, 0.0
@@ -140,9 +140,7 @@ class Ending:
             total=_COPIES * recipe.epochs * len(labels), description="Fine-tuning", unit="img", enabled=progress
         ) as bar:
             try:
-                while (
-                    len(history) < self.recipe.epochs and not model.stop_training and time.perf_counter() < deadline
-                ):
+                while len(history) < self.recipe.epochs and not model.stop_training and time.perf_counter() < end:
                     epoch, started = len(history), time.perf_counter()
                     hooks.on_epoch_begin(epoch)
                     logs = self._epoch(epoch, copies, inputs.rows, labels, seed, bar)
@@ -154,7 +152,7 @@ class Ending:
                     if best is not None and best.see(logs, model.get_weights()):
                         model.stop_training = True
                     history = History((*history.epochs, {**logs, "seconds": time.perf_counter() - started}))
-                    self.recipe = self._fitted(recipe, history, deadline - time.perf_counter())
+                    self.recipe = self._fitted(recipe, history, end - time.perf_counter())
                     bar.total = _COPIES * self.recipe.epochs * len(labels)
             except KeyboardInterrupt:
                 _log.warning("Stopped by Ctrl-C in epoch %d; what was learned is kept.", len(history) + 1)

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from itertools import count
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -22,7 +21,7 @@ from flowercnn.preprocessing.batches import Part, TrainingBatches
 from flowercnn.preprocessing.pixels import Pixels
 from flowercnn.progress import progress_bar
 from flowercnn.training.budget import fit_epochs, measured
-from flowercnn.training.checkpoint import Checkpoint, write_checkpoint
+from flowercnn.training.checkpoint import Checkpoint, Checkpoints
 from flowercnn.training.checks import check_finite
 from flowercnn.training.history import History
 from flowercnn.training.hooks import make_hooks
@@ -97,9 +96,8 @@ class Loop:
         progress: bool = False,
         patience: int | None = None,
         deadline: float | None = None,
-        checkpoint_dir: Path | None = None,
+        checkpoints: Checkpoints | None = None,
         checkpoint: Checkpoint | None = None,
-        fingerprint: str = "",
     ) -> tuple[History, bool]:
         """Train all epochs that are left; return the history and whether Ctrl-C ended it early.
 
@@ -108,9 +106,8 @@ class Loop:
             progress: Whether to show a bar.
             patience: Stop after so many epochs without a lower ``val_loss`` and keep the best epoch's weights.
             deadline: Fit the epochs that are left to this time of ``time.perf_counter``.
-            checkpoint_dir: Where the state is kept, or ``None``.
+            checkpoints: Where the state is kept after each epoch, or ``None``.
             checkpoint: Where to go on, or ``None`` for the beginning.
-            fingerprint: A name for everything that decides about the weights.
 
         Raises:
             TrainingError: If the loss is no longer finite, or a checkpoint cannot be written.
@@ -132,8 +129,8 @@ class Loop:
                     history = self._epoch(history, hooks, bar)
                     self._refit(history)
                     bar.total = (self.recipe.epochs - begun) * pictures
-                    if checkpoint_dir is not None:
-                        write_checkpoint(checkpoint_dir, fingerprint, self._state(history))
+                    if checkpoints is not None:
+                        checkpoints.write(self._state(history))
             except KeyboardInterrupt:
                 _log.warning("Stopped by Ctrl-C in epoch %d; what was learned is kept.", len(history) + 1)
                 interrupted = True

@@ -157,7 +157,7 @@ def _check_study(kept: Any, path: object, trainer: Trainer, train: Dataset, sett
     """Refuse a file with the study of another search."""
     if path is None:
         return
-    about = [trainer.fingerprint(trainer.resolved_preprocessing(), train), *settings]
+    about = [trainer.fingerprint(train), *settings]
     if kept.user_attrs.setdefault(_ABOUT, about) != about:
         raise ConfigurationError(
             f"study={str(path)!r} holds another search (other pictures, trainer, folds or space). "

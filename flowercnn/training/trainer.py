@@ -6,7 +6,6 @@ import hashlib
 import logging
 import math
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,24 +15,20 @@ import numpy as np
 
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, DataError, SplitError, few
-from flowercnn.interrupts import interrupts_deferred
 from flowercnn.labels import check_printable
 from flowercnn.models.backbones import is_backbone
-from flowercnn.models.fold import fold_normalization
 from flowercnn.models.recipe import Recipe
 from flowercnn.models.registry import build_model, check_probabilities, check_shapes, recipe_of
 from flowercnn.models.twin import Precision, check_precision, choose_precision, copy_model, model_fingerprint
-from flowercnn.prediction.predictor import Predictor
 from flowercnn.preprocessing.preprocessing import BadImages, Preprocessing
 from flowercnn.progress import tracked
 from flowercnn.seeding import check_seed
-from flowercnn.training.budget import fit_epochs, parse_time
-from flowercnn.training.checkpoint import read_checkpoint
-from flowercnn.training.checks import check_classes_left, listed_callbacks
+from flowercnn.training.budget import parse_time
+from flowercnn.training.checkpoint import Checkpoints
+from flowercnn.training.checks import listed_callbacks
 from flowercnn.training.finder import LearningRates, read_suggestion
 from flowercnn.training.loop import Data, Loop
 from flowercnn.training.run import TrainingRun
-from flowercnn.training.watch import advice, balance_note
 
 __all__ = ["Trainer"]
 
@@ -186,7 +181,6 @@ class Trainer:
             TrainingError: If the loss, the weights or the network's answers are no longer finite, or a checkpoint
                 cannot be used.
         """
-        started = time.perf_counter()
         listed = listed_callbacks(callbacks)
         _check_data(train, val)
         if self.early_stopping is not None and not val:
@@ -194,62 +188,12 @@ class Trainer:
                 "early_stopping needs val, pictures to stop by: give fit a second data set. Cross-validation has "
                 "none: leave early_stopping out."
             )
-        if is_backbone(self.model):
-            from flowercnn.training.backbone import fit_backbone
-
-            folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-            return fit_backbone(self, train, val, checkpoint_dir=folder, callbacks=listed, progress=progress)
-        model = self.untrained(train.num_classes)  # what is wrong with it is said before anything is decoded
-        preprocessing = self.resolved_preprocessing()
-        train_data, skipped = self.load(train, preprocessing, progress=progress)
-        val_data, val_skipped = (None, ()) if not val else self.load(val, preprocessing, progress=progress)
-        check_classes_left(train_data[1], skipped)
-        decoded = time.perf_counter()
         folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-        watched = None if self.early_stopping is None else val  # it decides which epoch's weights are kept
-        fingerprint = "" if folder is None else self.fingerprint(preprocessing, train, watched)
-        checkpoint = None if folder is None else read_checkpoint(folder, fingerprint)
-        # What this trainer was told about epochs and batches stays as it was told.
-        recipe = (
-            self.resolved_recipe().adapted(len(train_data[1])).replace(epochs=self.epochs, batch_size=self.batch_size)
-        )
-        if checkpoint is not None:
-            recipe = recipe.replace(epochs=checkpoint.epochs)
-        deadline = None if self.time_budget is None else started + parse_time(self.time_budget)
-        if deadline is not None and checkpoint is not None:  # the budget is for all epochs
-            deadline -= sum(epoch["seconds"] for epoch in checkpoint.history.epochs)
-        if deadline is not None and checkpoint is None:
-            recipe = self._fitted_recipe(recipe, deadline, train.num_classes, train_data, val_data)
-        loop = self._make_loop(model, recipe, train_data, val_data)
-        history, interrupted = loop.run(
-            callbacks=listed,
-            progress=progress,
-            patience=self.early_stopping,
-            deadline=deadline,
-            checkpoint_dir=folder,
-            checkpoint=checkpoint,
-            fingerprint=fingerprint,
-        )
-        with interrupts_deferred() as deferred:  # what was learned is not lost to a late Ctrl-C
-            network = fold_normalization(loop.model)
-        finished = time.perf_counter()
-        counts = np.bincount(train_data[1], minlength=train.num_classes)
-        notes = (*balance_note(recipe.class_weights(counts), train.class_names), *advice(history, train.num_classes))
-        for note in notes:
-            _log.warning(note)
-        learned = len(train_data[1])
-        info = {"model": self._model_name(), "seed": self.seed, "epochs": len(history), "train_samples": learned}
-        return TrainingRun(
-            predictor=Predictor(network, train.class_names, preprocessing, info=info),
-            history=history,
-            recipe=loop.recipe,
-            seed=self.seed,
-            precision=choose_precision(self.precision),
-            seconds={"decode": decoded - started, "train": finished - decoded, "total": finished - started},
-            interrupted=interrupted or bool(deferred),
-            skipped=(*skipped, *val_skipped),
-            notes=notes,
-        )
+        if is_backbone(self.model):
+            from flowercnn.training.backbone import fit_backbone as fit
+        else:
+            from flowercnn.training.scratch import fit_from_scratch as fit
+        return fit(self, train, val, checkpoint_dir=folder, callbacks=listed, progress=progress)
 
     def find_learning_rate(
         self, train: Dataset, *, lowest: float = 1e-5, highest: float = 1.0, steps: int = 100, progress: bool = True
@@ -279,7 +223,7 @@ class Trainer:
         model = self.untrained(train.num_classes)
         data, _ = self.load(train, self.resolved_preprocessing(), progress=progress)
         recipe = self.resolved_recipe().adapted(len(data[1])).replace(batch_size=self.batch_size)
-        loop = self._make_loop(model, recipe, data, None)
+        loop = self.make_loop(model, recipe, data, None)
         rates = np.geomspace(lowest, highest, steps).tolist()
         losses: list[float] = []
         for loss in tracked(loop.losses_at(rates), total=steps, description="Rates", unit="step", enabled=progress):
@@ -288,20 +232,8 @@ class Trainer:
                 break
         return read_suggestion(rates[: len(losses)], losses)
 
-    def _fitted_recipe(
-        self, recipe: Recipe, deadline: float, num_classes: int, train: Data, val: Data | None
-    ) -> Recipe:
-        """Return the recipe with as many epochs as the time allows, told from some steps of a trial."""
-        started = time.perf_counter()
-        trial = self._make_loop(self.untrained(num_classes), recipe, train, val)
-        seconds_per_area = trial.seconds_per_epoch() / math.prod(recipe.training_size(0))
-        now = time.perf_counter()
-        # The trial's own time is taken twice: the training itself has to compile, too.
-        fitted = fit_epochs(recipe, deadline - now - (now - started), seconds_per_area)
-        _log.info("About %d epochs fit into the time budget of %s.", fitted.epochs, self.time_budget)
-        return fitted
-
-    def _make_loop(self, model: Any, recipe: Recipe, train: Data, val: Data | None) -> Loop:
+    def make_loop(self, model: Any, recipe: Recipe, train: Data, val: Data | None) -> Loop:
+        """Return the training of a network by a recipe, with this trainer's seed and precision."""
         return Loop(model, recipe, train, val, seed=self.seed, precision=choose_precision(self.precision))
 
     def load(self, dataset: Dataset, preprocessing: Preprocessing, *, progress: bool) -> tuple[Data, tuple[str, ...]]:
@@ -335,14 +267,20 @@ class Trainer:
                 f"model has a layer that cannot be copied; each needs get_config and from_config. {error}"
             ) from error
 
-    def _model_name(self) -> str:
-        return self.model if isinstance(self.model, str) else str(self.model.name)
+    @property
+    def model_name(self) -> str:
+        """What the network is called in the model file."""
+        name = self.model if isinstance(self.model, str) else str(self.model.name)
+        return name.lower() if is_backbone(self.model) else name
 
-    def fingerprint(self, preprocessing: Preprocessing, train: Dataset, val: Dataset | None = None) -> str:
+    def checkpoints(self, folder: Path | None, train: Dataset, val: Dataset | None) -> Checkpoints | None:
+        """Return where the checkpoints of this training are kept; of `fingerprint` are the arguments."""
+        return None if folder is None else Checkpoints(folder, self.fingerprint(train, val))
+
+    def fingerprint(self, train: Dataset, val: Dataset | None = None) -> str:
         """Return a name for everything that decides about the weights.
 
         Args:
-            preprocessing: What `resolved_preprocessing` returns.
             train: The data learned from.
             val: What decides which epoch's weights are kept, or ``None``.
         """
@@ -351,7 +289,7 @@ class Trainer:
             self.resolved_recipe(),
             None if self.time_budget is None else parse_time(self.time_budget),
             self.early_stopping,
-            preprocessing.to_dict(),
+            self.resolved_preprocessing().to_dict(),
             choose_precision(self.precision),
             self.seed,
             train.content_fingerprint(),

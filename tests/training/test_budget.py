@@ -65,7 +65,7 @@ def test_a_plan_of_one_epoch_is_made_anew_within_it(coloured: fc.Dataset, monkey
 def test_an_epoch_of_one_step_is_not_timed_by_what_it_takes_to_compile(coloured: fc.Dataset) -> None:
     trainer = fc.Trainer("article", image_size=(32, 32), batch_size=64)
     data, _ = trainer.load(coloured, trainer.resolved_preprocessing(), progress=False)
-    loop = trainer._make_loop(trainer.untrained(3), trainer.resolved_recipe(), data, None)
+    loop = trainer.make_loop(trainer.untrained(3), trainer.resolved_recipe(), data, None)
     started = time.perf_counter()
     assert loop.seconds_per_epoch() < 0.5 * (time.perf_counter() - started)
 

@@ -20,7 +20,7 @@ from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import Augmentation
 from flowercnn.preprocessing.mixing import Mixing
 from flowercnn.training import trainer
-from flowercnn.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from flowercnn.training.checkpoint import Checkpoint, Checkpoints
 from flowercnn.training.history import History
 
 
@@ -158,21 +158,21 @@ def a_checkpoint() -> Checkpoint:
 
 
 def test_a_checkpoint_another_training_has_written_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path, "one", a_checkpoint())
+    Checkpoints(tmp_path, "one").write(a_checkpoint())
     with pytest.raises(fc.TrainingError, match="belongs to another training"):
-        write_checkpoint(tmp_path, "another", a_checkpoint())
-    write_checkpoint(tmp_path, "one", a_checkpoint())
-    assert read_checkpoint(tmp_path, "one") is not None
+        Checkpoints(tmp_path, "another").write(a_checkpoint())
+    Checkpoints(tmp_path, "one").write(a_checkpoint())
+    assert Checkpoints(tmp_path, "one").read() is not None
 
 
 def test_a_changed_bit_anywhere_in_a_checkpoint_is_an_error_of_ours_or_does_no_harm(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path, "one", a_checkpoint())
+    Checkpoints(tmp_path, "one").write(a_checkpoint())
     path = tmp_path / "checkpoint.npz"
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
         try:
-            read = read_checkpoint(tmp_path, "one")
+            read = Checkpoints(tmp_path, "one").read()
         except fc.TrainingError:
             continue
         assert read is not None
@@ -183,6 +183,6 @@ def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     about = json.dumps({"fingerprint": "one", "history": [{"loss": 1.0}], "epochs": 5})
     arrays: dict[str, Any] = {"about": np.array(about), "model:0000": np.zeros(3)}
     np.savez(tmp_path / "checkpoint.npz", **arrays)
-    read = read_checkpoint(tmp_path, "one")
+    read = Checkpoints(tmp_path, "one").read()
     assert read is not None
     assert len(read.arrays["model"]) == 1
