@@ -19,7 +19,7 @@ from flowercnn.models.keras3 import import_keras
 from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import Augmentation
 from flowercnn.preprocessing.mixing import Mixing
-from flowercnn.training import trainer
+from flowercnn.training import scratch
 from flowercnn.training.checkpoint import Checkpoint, Checkpoints
 from flowercnn.training.history import History
 
@@ -118,7 +118,7 @@ def test_a_late_ctrl_c_does_not_lose_what_was_learned(coloured: fc.Dataset, monk
         os.kill(os.getpid(), signal.SIGINT)
         return fold_normalization(model)
 
-    monkeypatch.setattr(trainer, "fold_normalization", fold)
+    monkeypatch.setattr(scratch, "fold_normalization", fold)
     run = fit(coloured, epochs=1)
     assert run.interrupted
     assert len(run.history) == 1
