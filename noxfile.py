@@ -100,7 +100,7 @@ def minimums(session: nox.Session) -> None:
     session.install(*lowest, "-r", "pyproject.toml")
     session.install("--no-deps", str(wheel))
     old = ("-W", "ignore::DeprecationWarning")  # what old packages call in new ones is not ours to change
-    # TensorBay's oldest version is the locked one, which the other tests have; examples call nothing that has no test.
+    # TensorBay's oldest version is the locked one, which the other tests have; what examples call has its own tests.
     left_out = ("--ignore=tests/sources/tensorbay", "--ignore=tests/test_examples.py")
     chosen = ("-m", "not slow and not backbones", *left_out)
     session.run("pytest", *IN_TWO, *chosen, *old, *session.posargs, env={"PYTHONSAFEPATH": "1"})
