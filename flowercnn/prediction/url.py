@@ -9,15 +9,17 @@ import threading
 import urllib.error
 import urllib.request
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from flowercnn.errors import ImageError
+from flowercnn.sources.url import shown
 
 __all__ = ["fetch", "is_url"]
 
 _SECONDS: Final = 10
 _SECONDS_IN_ALL: Final = 60
 _MOST_BYTES: Final = 64 * 2**20
+_STAYS: Final = "%/?:@!$&'()*+,;=~"  # of a path or query, besides letters and digits
 
 
 def is_url(text: str) -> bool:
@@ -28,25 +30,33 @@ def is_url(text: str) -> bool:
 def fetch(url: str) -> bytes:
     """Return what an ``http`` or ``https`` URL holds: at most 64 MiB, within a minute.
 
-    Redirections are followed to the same two schemes only.
+    Redirections are followed to the same two schemes only. Spaces, and letters that are not ASCII, are sent as
+    browsers send them.
 
     Raises:
         ImageError: If it cannot be had. The message does not repeat user names, passwords or queries.
     """
     try:
-        with _Watch(_SECONDS_IN_ALL) as watch, _opener(watch).open(url, timeout=_SECONDS) as answer:
+        with _Watch(_SECONDS_IN_ALL) as watch, _opener(watch).open(_in_ascii(url), timeout=_SECONDS) as answer:
             content = _read(answer)
     except urllib.error.HTTPError as error:
         error.close()
-        raise ImageError(f"{_shown(url)}: the server answered {error.code} {error.reason}.") from None
+        raise ImageError(f"{shown(url)}: the server answered {error.code} {error.reason}.") from None
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "reason", None) or type(error).__name__
-        raise ImageError(f"{_shown(url)}: cannot be fetched ({reason}).") from None
+        raise ImageError(f"{shown(url)}: cannot be fetched ({reason}).") from None
     except http.client.HTTPException as error:
-        raise ImageError(f"{_shown(url)}: cannot be fetched ({type(error).__name__}).") from None
+        raise ImageError(f"{shown(url)}: cannot be fetched ({type(error).__name__}).") from None
     if len(content) > _MOST_BYTES:
-        raise ImageError(f"{_shown(url)}: more than {_MOST_BYTES:,} bytes.")
+        raise ImageError(f"{shown(url)}: more than {_MOST_BYTES:,} bytes.")
     return content
+
+
+def _in_ascii(url: str) -> str:
+    """Return a URL as it is sent: as it is typed, it may have spaces and any letters."""
+    parts = urlsplit(url)
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    return urlunsplit((parts.scheme, host, quote(parts.path, _STAYS), quote(parts.query, _STAYS), ""))
 
 
 def _opener(watch: _Watch) -> urllib.request.OpenerDirector:
@@ -134,11 +144,3 @@ class _WatchedHTTP(_Watched, urllib.request.HTTPHandler):
 
 class _WatchedHTTPS(_Watched, urllib.request.HTTPSHandler):
     pass
-
-
-def _shown(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "the URL"
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"

@@ -29,7 +29,7 @@ class Pictures(BaseHTTPRequestHandler):
             self.send_header("Location", {"/moved": "/flower.png", "/moved-out": "file:///etc/passwd"}[self.path])
             self.end_headers()
             return
-        found = self.path.startswith("/flower.png")
+        found = self.path.startswith(("/flower.png", "/sch%C3%B6ne%20blume.png"))
         self.send_response(200 if found else 404)
         self.end_headers()
         self.wfile.write(self.picture if found else b"gone")
@@ -49,7 +49,7 @@ def server(photo_folder: Path) -> Iterator[str]:
 
 def test_pictures_come_from_the_web(predictor: fc.Predictor, server: str, photo_folder: Path) -> None:
     expected = predictor.predict_one(photo_folder / "red" / "0.png")
-    for name in ("flower.png", "flower.png?size=1", "moved"):
+    for name in ("flower.png", "flower.png?size=1", "moved", "schöne blume.png", "sch%C3%B6ne%20blume.png?q=a b#x"):
         prediction = predictor.predict_one(f"{server}/{name}")
         assert prediction.probabilities is not None
         assert (prediction.probabilities == expected.probabilities).all()
