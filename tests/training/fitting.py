@@ -11,12 +11,17 @@ from flowercnn.models.keras3 import import_keras
 from flowercnn.training.history import History
 
 SIZE = (32, 32)
+BACKBONE_OPTIONS: dict[str, Any] = {"weights": None, "until": "conv_pw_3_relu"}  # random layers tell colours apart
 
 
 def fit(dataset: fc.Dataset, *, epochs: int = 2, model: Any = "fast", **options: Any) -> fc.TrainingRun:
     settings = {"image_size": SIZE, "batch_size": 8} | options.pop("settings", {})
     train, val, _ = dataset.split(val=0.2, test=0)
     return fc.Trainer(model, epochs=epochs, **settings).fit(train, val, progress=False, **options)
+
+
+def backbone_trainer(**settings: Any) -> fc.Trainer:
+    return fc.Trainer("backbone:mobilenet", image_size=SIZE, model_options=BACKBONE_OPTIONS, **settings)
 
 
 def weights(run: fc.TrainingRun) -> list[Any]:
