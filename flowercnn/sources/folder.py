@@ -125,10 +125,18 @@ class ImageFolder:
         if unreadable:
             self._warn_of_unreadable(passed_over, unreadable)
         if not found:
-            raise SourceError(
-                f"{self._shown()}: no pictures found. There must be one sub-folder per class with pictures in it "
-                f"({_KINDS}). Passed over: {_listed(passed_over)}."
-            )
+            raise self._no_pictures(tree)
+
+    def _no_pictures(self, tree: Tree) -> SourceError:
+        """Say what is there instead; what pictures there are must be outside of class folders."""
+        passed_over: Counter[str] = Counter()
+        loose = sorted(name for name, _ in _pictures(tree, tree.root, "", passed_over))
+        count = "1 picture is" if len(loose) == 1 else f"{len(loose)} pictures are"
+        outside = f"{count} in no such folder ({few(loose, 3)}): put each into the folder of its class. "
+        return SourceError(
+            f"{self._shown()}: no pictures found in sub-folders. There must be one sub-folder per class with "
+            f"pictures in it ({_KINDS}). {outside if loose else ''}Passed over: {_listed(passed_over)}."
+        )
 
     def _warn_of_unreadable(self, passed_over: Mapping[str, int], folders: list[str]) -> None:
         counts = {suffix: count for suffix, count in passed_over.items() if suffix in UNREADABLE_SUFFIXES}

@@ -219,6 +219,20 @@ def test_a_folder_without_pictures_says_what_was_passed_over(plant: Plant) -> No
         listed(plant("rose/1.txt", "rose/2.txt", "daisy/README"))
 
 
+def test_a_folder_with_pictures_directly_in_it_says_so(plant: Plant) -> None:
+    root = plant("1.png", "2.png", "notes.txt", "LICENSE", "empty/more.txt")
+    with pytest.raises(
+        SourceError,
+        match=r"2 pictures are in no such folder \(1\.png, 2\.png\): put each .*: 2 \.txt, 1 without suffix\.",
+    ):
+        listed(root)
+
+
+def test_a_part_with_pictures_directly_in_it_says_so(plant: Plant) -> None:
+    with pytest.raises(SourceError, match=r"1 picture is in no such folder \(train/1\.png\)"):
+        listed(plant("train/1.png"))
+
+
 @pytest.mark.parametrize("root", ["", None, 3])
 def test_a_root_that_is_no_path_is_refused(root: object) -> None:
     with pytest.raises(ConfigurationError, match=r"root must be .*Received: root="):
