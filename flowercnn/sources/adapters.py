@@ -222,10 +222,14 @@ class _TensorFlow:
         self._value_range = value_range
         self._samples: list[Sample] | None = None
         self._lock = threading.Lock()
-        self.class_names = names
+        self._names = names
 
     def __repr__(self) -> str:
         return f"from_tensorflow({self._dataset!r})"
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return self._names
 
     def __iter__(self) -> Iterator[Sample]:
         with self._lock:
@@ -241,7 +245,8 @@ class _TensorFlow:
                 highest = max(highest, float(pictures.max(initial=0)))
             for picture, label in zip(pictures, labels, strict=True):
                 content = picture if isinstance(picture, bytes) else _as_file(picture, self._value_range)
-                yield Sample(f"{number:06d}", _class_name(_plain_label(label), self.class_names), spool.add(content))
+                name = _class_name(_plain_label(number, label), self._names)
+                yield Sample(f"{number:06d}", name, spool.add(content))
                 number += 1
         _refuse_other_range(highest, self._value_range)
 
@@ -409,11 +414,17 @@ def _refuse_other_range(highest: float, value_range: tuple[float, float]) -> Non
         )
 
 
-def _plain_label(label: Any) -> Any:
+def _plain_label(number: int, label: Any) -> Any:
     """Return a label as a number or text, whatever its shape."""
     array = np.asarray(label)
-    if array.size > 1:
-        return int(array.argmax())
+    if array.size != 1:
+        values = array.ravel().tolist()
+        if values.count(1) != 1 or values.count(0) != len(values) - 1:
+            raise ConfigurationError(
+                "A label of several values must be one-hot, a single 1 and else zeros: one class for each picture. "
+                f"Received: {few(values)} for picture {number}"
+            )
+        return values.index(1)
     value = array.item()
     return value.decode() if isinstance(value, bytes) else value
 

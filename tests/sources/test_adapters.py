@@ -117,6 +117,14 @@ def test_labels_of_a_tensorflow_dataset_may_have_any_form(tf: Any, numbers: Any)
     assert labels(from_tensorflow(dataset, class_names=NAMES)) == [NAMES[number] for number in LABELS]
 
 
+@pytest.mark.parametrize("row", [[1, 1, 0], [0, 0, 0], [0.4, 0.3, 0.3], [2, 0, 0]])
+def test_a_label_of_a_tensorflow_dataset_that_is_not_one_hot_is_refused(tf: Any, row: list[float]) -> None:
+    rows = np.array([[0, 1, 0], row], np.float32)
+    source = from_tensorflow(tf.data.Dataset.from_tensor_slices((PICTURES[:2], rows)).batch(2))
+    with pytest.raises(ConfigurationError, match=r"must be one-hot.* for picture 1$"):
+        list(source)
+
+
 def test_a_tensorflow_dataset_without_an_end_is_refused(tf: Any) -> None:
     with pytest.raises(ConfigurationError, match="must end"):
         from_tensorflow(tf.data.Dataset.from_tensor_slices((PICTURES, LABELS)).repeat())
