@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from flowercnn.errors import ConfigurationError, ImageError, SourceError, closest, few
-from flowercnn.sources.base import DataSource, ImageInput, Sample, checked_class_names
+from flowercnn.sources.base import DataSource, ImageInput, Sample, checked_class_names, in_order_of_numbers
 from flowercnn.sources.folder import part_of
 from flowercnn.sources.memory import InMemory
 
@@ -85,7 +85,8 @@ def from_tensorflow(
     Args:
         dataset: Elements (image, label), in batches or not. An image is uint8 or float of shape (height, width, 1, 3
             or 4), or a string with an encoded picture; a label an integer, a string, or one-hot.
-        class_names: The name of each number; by default ``dataset.class_names``, else the number itself.
+        class_names: The name of each number; by default ``dataset.class_names``, else the number itself, in the order
+            of numbers.
         value_range: The values of black and white, for floats.
 
     Raises:
@@ -120,7 +121,8 @@ def from_huggingface(
     Args:
         dataset: Not a streaming one.
         image: Name of the column with the pictures.
-        label: Name of the column with the classes; the names are those of its ``ClassLabel``, if it is one.
+        label: Name of the column with the classes; the names are those of its ``ClassLabel``, if it is one. Other
+            whole numbers are classes in the order of numbers.
         group: Name of the column with groups, if there is one.
 
     Raises:
@@ -158,7 +160,17 @@ class _HuggingFace:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         names = [getattr(part.features[self.label], "names", None) for part in self.parts.values()]
-        return tuple(dict.fromkeys(name for each in names for name in each or ())) if all(names) else None
+        if all(names):
+            return tuple(dict.fromkeys(name for each in names for name in each or ()))
+        return in_order_of_numbers(self._numbers())
+
+    def _numbers(self) -> set[str | None]:
+        """Return the labels as text if they are numbers; names need not be read for their order."""
+        kinds = [str(getattr(part.features[self.label], "dtype", "")) for part in self.parts.values()]
+        if not all(kind.startswith(("int", "uint", "float")) for kind in kinds):
+            return set()
+        parts = self.parts.values()
+        return {_class_name(label, None) for label in {label for part in parts for label, _ in self._labels(part)}}
 
     def __iter__(self) -> Iterator[Sample]:
         all_parts = all(part_of(name) is not None for name in self.parts)
@@ -229,7 +241,8 @@ class _TensorFlow:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        return self._names
+        """The names given; else numbers in their order, for which the dataset is run."""
+        return self._names if self._names is not None else in_order_of_numbers({sample.label for sample in self})
 
     def __iter__(self) -> Iterator[Sample]:
         with self._lock:

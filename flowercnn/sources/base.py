@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,15 @@ from PIL import Image
 
 from flowercnn.errors import ConfigurationError
 
-__all__ = ["DataSource", "ImageInput", "Sample", "SplitName", "checked_class_names", "declared_class_names"]
+__all__ = [
+    "DataSource",
+    "ImageInput",
+    "Sample",
+    "SplitName",
+    "checked_class_names",
+    "declared_class_names",
+    "in_order_of_numbers",
+]
 
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8] | Callable[[], bytes]
 """Everything that can stand for one picture: a path, encoded bytes, a Pillow image, a uint8 array of shape
@@ -23,6 +32,7 @@ SplitName: TypeAlias = Literal["train", "val", "test"]
 """The three parts of a data set. Nothing is ever selected on ``test``."""
 
 _SPLIT_NAMES = frozenset(get_args(SplitName))
+_WHOLE_NUMBER: Final = re.compile(r"-?[0-9]{1,99}")
 _IMAGES = (str, bytes, os.PathLike, np.ndarray, Image.Image, bytearray, memoryview)
 
 
@@ -133,3 +143,11 @@ def checked_class_names(value: Any) -> tuple[str, ...]:
     if len(set(names)) != len(names):
         raise ConfigurationError(f"class_names must be distinct. Received: class_names={names!r}")
     return tuple(map(str, names))
+
+
+def in_order_of_numbers(labels: Collection[str | None]) -> tuple[str, ...] | None:
+    """Return labels sorted as numbers, or ``None`` if one is no whole number: sorted as text, 10 is before 2."""
+    names = [label for label in labels if label is not None]
+    if not names or not all(map(_WHOLE_NUMBER.fullmatch, names)):
+        return None
+    return tuple(sorted(names, key=lambda name: (int(name), name)))

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import os
 import posixpath
-import re
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 from flowercnn.errors import ConfigurationError, SourceError, UnknownNameError, closest, few
-from flowercnn.sources.base import DataSource, ImageInput, Sample, SplitName
+from flowercnn.sources.base import DataSource, ImageInput, Sample, SplitName, in_order_of_numbers
 from flowercnn.sources.folder import part_of
 from flowercnn.sources.tablefile import Table, read_frame, read_table_file
 from flowercnn.sources.tree import readable_name
@@ -23,7 +22,6 @@ __all__ = ["ImageTable", "open_table"]
 
 _MANY: Final = 1000  # more than so many names are no message any more
 _WORTH_LISTING: Final = 20  # for fewer files than this, each is looked for; the folder may hold millions
-_WHOLE_NUMBER: Final = re.compile(r"-?[0-9]{1,99}")
 _USUAL_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "image": ("image", "path", "file", "filename", "file_name"),
     "label": ("label", "class", "class_name"),
@@ -127,7 +125,7 @@ class ImageTable:
 
     def _labels(self, table: Table) -> list[str | None]:
         labels = _texts(table.columns[self.label])
-        object.__setattr__(self, "_numbers", (_in_order_of_numbers(set(labels)),))
+        object.__setattr__(self, "_numbers", (in_order_of_numbers(set(labels)),))
         return labels
 
     def _is_file(self) -> bool:
@@ -351,14 +349,6 @@ def _text(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip() or None
-
-
-def _in_order_of_numbers(labels: Collection[str | None]) -> tuple[str, ...] | None:
-    """Return labels sorted as numbers, or ``None`` if one is no whole number: sorted as text, 10 is before 2."""
-    names = [label for label in labels if label is not None]
-    if not names or not all(map(_WHOLE_NUMBER.fullmatch, names)):
-        return None
-    return tuple(sorted(names, key=lambda name: (int(name), name)))
 
 
 def _is_frame(kind: type) -> bool:

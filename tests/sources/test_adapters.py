@@ -125,6 +125,11 @@ def test_a_label_of_a_tensorflow_dataset_that_is_not_one_hot_is_refused(tf: Any,
         list(source)
 
 
+def test_numbers_of_a_tensorflow_dataset_are_classes_in_their_order(tf: Any) -> None:
+    source = from_tensorflow(tf.data.Dataset.from_tensor_slices((PICTURES[:4], [10, 2, 0, 1])))
+    assert Dataset.from_source(source).class_names == ("0", "1", "2", "10")
+
+
 def test_a_tensorflow_dataset_without_an_end_is_refused(tf: Any) -> None:
     with pytest.raises(ConfigurationError, match="must end"):
         from_tensorflow(tf.data.Dataset.from_tensor_slices((PICTURES, LABELS)).repeat())
@@ -225,6 +230,14 @@ def test_a_hugging_face_dataset_is_a_source(flowers: Any, png: Png) -> None:
     assert declared_class_names(source) == tuple(NAMES)
     assert [read_content(sample.image) for sample in source] == [png(number) for number in range(6)]
     check_source(source)
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8", "float32"])
+def test_numbers_of_a_hugging_face_dataset_are_classes_in_their_order(hf: Any, png: Png, kind: str) -> None:
+    rows = {"image": [{"bytes": png(number), "path": None} for number in range(4)], "label": [10, 2, 0, 1]}
+    features = hf.Features({"image": hf.Image(), "label": hf.Value(kind)})
+    dataset = Dataset.from_source(from_huggingface(hf.Dataset.from_dict(rows, features=features)))
+    assert dataset.class_names == ("0", "1", "2", "10")
 
 
 def test_groups_come_from_their_column(flowers: Any) -> None:
