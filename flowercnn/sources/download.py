@@ -89,7 +89,11 @@ class Download:
         raise SourceError(f"{shown(source)}: {failure}. {self._by_hand(folder)}")
 
     def _is_right(self, target: Path) -> bool | None:
-        """Return whether a file has the right checksum; ``None`` if it is not there."""
+        """Return whether a file has the right checksum; ``None`` if it is not there.
+
+        Raises:
+            SourceError: If it cannot be read, or its folder is a file.
+        """
         import pooch
 
         algorithm, _, digest = self.checksums[target.name].partition(":")
@@ -97,6 +101,13 @@ class Download:
             found = pooch.file_hash(str(target), alg=algorithm)
         except (FileNotFoundError, IsADirectoryError):
             return None
+        except NotADirectoryError as error:
+            raise SourceError(
+                f"root must be the folder the archive is in, or is to be downloaded into. Received: {target.parent}, "
+                "which is a file."
+            ) from error
+        except OSError as error:
+            raise SourceError(f"{target}: cannot be read ({_reason(error)}). Check your access to it.") from error
         return bool(found == digest.lower())
 
     def _retrieve(self, source: str, name: str, folder: Path) -> Path:

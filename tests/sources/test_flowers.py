@@ -308,6 +308,25 @@ def test_an_archive_put_there_by_hand_is_used_and_stays(mirror: dict[str, Any], 
     assert (tmp_path / "17flowers.tgz").is_file()
 
 
+@pytest.mark.parametrize("download", [True, False])
+@pytest.mark.parametrize("kind", [Flower17, Flower102])
+def test_the_archive_itself_is_no_root(kind: Any, *, download: bool, tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "flowers.tgz").write_bytes(b"an archive")
+    with pytest.raises(
+        SourceError, match=r"root must be the folder the archive is in.*flowers\.tgz, which is a file"
+    ):
+        list(kind(tmp_path / "flowers.tgz", download=download, progress=False))
+
+
+def test_an_archive_that_may_not_be_read_is_a_source_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, alg: str) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pooch.file_hash", refuse)
+    with pytest.raises(SourceError, match=r"datasplits\.mat: cannot be read \(PermissionError: Permission denied\)"):
+        list(Flower17(tmp_path, download=False))
+
+
 def test_another_archive_put_there_by_hand_is_refused_and_stays(tmp_path: Path) -> None:
     (tmp_path / "datasplits.mat").write_bytes(b"something")
     with pytest.raises(SourceError, match="not the official file.*Remove it"):
