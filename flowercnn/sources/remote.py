@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from os import SEEK_END
 from typing import Any, BinaryIO, Final, TypeVar, cast
 from urllib.parse import unquote
 
@@ -100,7 +101,7 @@ class RemoteFile:
 
         content = _persistently(self.url, read)
         if len(content) > end - start:
-            raise SourceError(f"{shown(self.url)}: the server cannot send parts of a file. Download it first.")
+            raise _sends_no_parts(self.url)
         return content
 
 
@@ -206,10 +207,8 @@ def _url_of(system: Any, path: str, url: str) -> str:
 def _open_remote_archive(url: str, options: StorageOptions, *, is_zip: bool) -> ListedTree:
     system, path = _system(url, options)
     info = _persistently(url, lambda: system.info(path))
-    size = info["size"]
-    if size is None:
-        raise SourceError(f"{shown(url)}: the server cannot send parts of a file. Download it first.")
     with _persistently(url, lambda: system.open(path, "rb")) as opened:
+        size = _size(url, info, opened)
         steady = _SteadyFile(url, opened)
         file = cast("BinaryIO", steady)
         try:
@@ -219,6 +218,18 @@ def _open_remote_archive(url: str, options: StorageOptions, *, is_zip: bool) -> 
         except SourceError as error:
             raise (steady.failure or error) from None
     return list_unpacked_tar(tar, shown(url))
+
+
+def _size(url: str, info: Mapping[str, Any], opened: Any) -> int:
+    """Return the size of a file; ``filecache::`` and some servers tell it only of what is opened, if at all."""
+    if info["size"] is not None:
+        return int(info["size"])
+    try:
+        size = int(opened.seek(0, SEEK_END))
+        opened.seek(0)
+    except (ValueError, OSError):  # a stream
+        raise _sends_no_parts(url) from None
+    return size
 
 
 def _version(info: Mapping[str, Any]) -> str | None:
@@ -333,8 +344,16 @@ def _cause(error: Exception) -> BaseException:
 
 def _unreadable(url: str, error: BaseException) -> SourceError:
     """Return what to raise, ``from None``: the message of ``error`` may have the whole URL, with what is secret."""
+    if isinstance(error, ValueError) and "range requests" in str(error):  # fsspec has no class of its own for it
+        return _sends_no_parts(url)
     return SourceError(
         f"{shown(url)}: cannot be read ({type(error).__name__}). Check the URL, your access to it and the network."
+    )
+
+
+def _sends_no_parts(url: str) -> SourceError:
+    return SourceError(
+        f"{shown(url)}: the server cannot send parts of a file. Download it first, or put simplecache:: before it."
     )
 
 

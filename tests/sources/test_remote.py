@@ -135,12 +135,26 @@ def test_one_picture_of_a_zip_on_a_web_server_takes_one_request(server: Any, png
     assert len(server.requests) == 1
 
 
-def test_a_server_that_cannot_send_parts_is_named(server: Any, png: Png) -> None:
+@pytest.mark.parametrize("name", ["p.zip", "p.tar"])
+def test_a_server_that_cannot_send_parts_is_named(server: Any, png: Png, name: str) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
-    server.files = {"/p.zip": zipped(photos(png))}
+    server.files = {"/p.zip": zipped(photos(png)), "/p.tar": tarred(photos(png))}
     server.ranges = False
-    with pytest.raises(SourceError, match=r"p\.zip"):
-        contents(ImageFolder(f"{server.url}/p.zip"))
+    with pytest.raises(SourceError, match=rf"{name}: the server cannot send parts .* put simplecache:: before it\."):
+        contents(ImageFolder(f"{server.url}/{name}"))
+
+
+@pytest.mark.parametrize("way", ["simplecache", "filecache"])
+@pytest.mark.parametrize("name", ["p.zip", "p.tar", "p.tgz"])
+def test_a_cache_does_without_parts_of_a_file(
+    server: Any, png: Png, name: str, way: str, cache: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    tar = tarred(photos(png))
+    server.files = {"/p.zip": zipped(photos(png)), "/p.tar": tar, "/p.tgz": gzip.compress(tar)}
+    server.ranges = False
+    options = {way: {"cache_storage": str(tmp_path / "copies")}}
+    assert contents(ImageFolder(f"{way}::{server.url}/{name}", storage_options=options)) == photos(png)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
