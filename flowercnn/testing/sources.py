@@ -15,7 +15,7 @@ import numpy as np
 
 from flowercnn.errors import ConfigurationError, FlowerCNNError, few
 from flowercnn.preprocessing.decode import decode, read_content
-from flowercnn.sources.base import DataSource, ImageInput, Sample, declared_class_names
+from flowercnn.sources.base import DataSource, ImageInput, Sample, checked_count, declared_class_names
 
 __all__ = ["check_source", "source_problems"]
 
@@ -25,6 +25,7 @@ _MAX_PIXELS: Final = 178_956_970  # where Pillow itself says that it may be an a
 _SLOW_PER_SAMPLE: Final = 0.001  # seconds; a folder takes a hundredth of it
 _NOTICEABLE: Final = 1.0  # seconds
 _ENOUGH_TO_TELL: Final = 4  # samples
+_ACCESSES: Final = 5  # to class_names: an order at random may be the same a few times
 
 
 def check_source(source: DataSource, *, images: int = 32) -> None:
@@ -35,15 +36,17 @@ def check_source(source: DataSource, *, images: int = 32) -> None:
 
     - It can be iterated again and again, also twice at once, and gives `Sample` objects with the same keys, labels,
       groups and parts in the same order. No key comes twice.
-    - ``class_names``, if there is one, has every label; ``len()``, if it works, is the number of samples.
+    - ``class_names``, if there is one, has every label and is the same at each access; ``len()``, if it works, is the
+      number of samples.
     - Listing takes less than a millisecond per sample: it opens no picture.
     - A picture can be read, decoded, read again with the same result, and read by several threads at once.
 
     Args:
         source: What to check; give it real but small data.
-        images: Of how many pictures, evenly spread, the content is checked.
+        images: Of how many pictures, evenly spread, the content is checked; at least 1.
 
     Raises:
+        ConfigurationError: If ``images`` is no whole number from 1.
         AssertionError: If anything is wrong, with a sentence for each thing.
 
     Example:
@@ -58,6 +61,7 @@ def check_source(source: DataSource, *, images: int = 32) -> None:
 
 def source_problems(source: DataSource, *, images: int = 32) -> list[str]:
     """Return what is wrong with a source, a sentence each; an empty list if nothing is. See `check_source`."""
+    images = checked_count("images", images)
     if isinstance(source, (str, bytes)) or not isinstance(source, DataSource):
         return [f"It has no __iter__ method that yields samples. Received: {type(source).__name__}."]
     try:
@@ -124,11 +128,25 @@ def _problems_of_listing(source: DataSource, samples: Sequence[Sample], pauses: 
         )
     elif [sample.key for sample in again] != keys:
         yield "The order changes from one iteration to the next. Sort what you list."
-    before = {sample.key: sample for sample in samples}
+    before, after = _by_key(samples), _by_key(again)
     for name in ("label", "group", "split"):
-        changed = [s.key for s in again if s.key in before and getattr(s, name) != getattr(before[s.key], name)]
+        changed = [
+            place[0]
+            for place, sample in after.items()
+            if place in before and getattr(sample, name) != getattr(before[place], name)
+        ]
         if changed:
             yield f"The {name} of {few(changed, _FEW)} changes from one iteration to the next."
+
+
+def _by_key(samples: Sequence[Sample]) -> dict[tuple[str, int], Sample]:
+    """Return each sample by its key and how often that came before: keys may come twice, which is said elsewhere."""
+    seen: Counter[str] = Counter()
+    places = {}
+    for sample in samples:
+        places[sample.key, seen[sample.key]] = sample
+        seen[sample.key] += 1
+    return places
 
 
 def _problems_of_speed(pauses: Sequence[float]) -> Iterator[str]:
@@ -143,14 +161,7 @@ def _problems_of_speed(pauses: Sequence[float]) -> Iterator[str]:
 
 
 def _problems_of_declarations(source: DataSource, samples: Sequence[Sample]) -> Iterator[str]:
-    try:
-        names = declared_class_names(source)
-    except ConfigurationError as error:
-        yield str(error)
-        names = None
-    strangers = sorted({sample.label for sample in samples if sample.label is not None} - set(names or ()))
-    if names is not None and strangers:
-        yield f"class_names must have every label. Missing: {few(strangers, _FEW)}."
+    yield from _problems_of_class_names(source, {sample.label for sample in samples if sample.label is not None})
     try:
         length = len(source)  # type: ignore[arg-type]  # it is optional
     except TypeError:
@@ -162,15 +173,37 @@ def _problems_of_declarations(source: DataSource, samples: Sequence[Sample]) -> 
         yield f"len() says {length}, but there are {len(samples)} samples."
 
 
+def _problems_of_class_names(source: DataSource, labels: set[str]) -> Iterator[str]:
+    try:
+        if hasattr(type(source), "class_names"):
+            source.class_names  # type: ignore[attr-defined]  # noqa: B018 - an AttributeError in it would be no names
+        accesses = [declared_class_names(source) for _ in range(_ACCESSES)]
+    except ConfigurationError as error:
+        yield str(error)
+        return
+    except Exception as error:  # noqa: BLE001 - see above
+        yield f"class_names failed: {type(error).__name__}: {error}"
+        return
+    names = accesses[0]
+    other = next((each for each in accesses if each != names), names)
+    if other != names:
+        yield (
+            f"class_names must be the same at each access. Received: {few(names or ('None',), _FEW)}, then "
+            f"{few(other or ('None',), _FEW)}. Keep a list or tuple of them, such as sorted(...)."
+        )
+    elif names is not None and labels - set(names):
+        yield f"class_names must have every label. Missing: {few(sorted(labels - set(names)), _FEW)}."
+
+
 def _problems_of_images(samples: Sequence[Sample]) -> Iterator[str]:
-    first = {sample.key: _digest(sample.image) for sample in samples}
-    bad = [(sample, first[sample.key]) for sample in samples if not first[sample.key].startswith("ok ")]
+    first = [_digest(sample.image) for sample in samples]  # by place: keys may come twice
+    bad = [(sample, digest) for sample, digest in zip(samples, first, strict=True) if not _is_ok(digest)]
     for sample, reason in bad[:_FEW]:
         yield f"The picture of {sample.key!r} cannot be used: {reason}"
     if len(bad) > _FEW:
         yield f"{len(bad)} of {len(samples)} pictures cannot be used."
-    good = [sample for sample in samples if first[sample.key].startswith("ok ")]
-    changed = [sample.key for sample in good if _digest(sample.image) != first[sample.key]]
+    good = [(sample, digest) for sample, digest in zip(samples, first, strict=True) if _is_ok(digest)]
+    changed = [sample.key for sample, digest in good if _digest(sample.image) != digest]
     if changed:
         yield (
             f"The picture of {few(changed, _FEW)} cannot be read twice with the same result: an open file or stream "
@@ -179,13 +212,17 @@ def _problems_of_images(samples: Sequence[Sample]) -> Iterator[str]:
         return
     with ThreadPoolExecutor(_THREADS) as pool:
         wanted = good * -(-4 * _THREADS // max(1, len(good)))
-        results = pool.map(lambda sample: (sample.key, _digest(sample.image)), wanted)
-        disturbed = sorted({key for key, digest in results if digest != first[key]})
+        results = pool.map(lambda pair: (pair[0].key, _digest(pair[0].image) == pair[1]), wanted)
+        disturbed = sorted({key for key, is_same in results if not is_same})
     if disturbed:
         yield (
             f"Read by several threads at once, the picture of {few(disturbed, _FEW)} is another or fails: do not "
             "share an open file between pictures, or guard it with a threading.Lock."
         )
+
+
+def _is_ok(digest: str) -> bool:
+    return digest.startswith("ok ")
 
 
 def _digest(image: ImageInput) -> str:

@@ -319,6 +319,36 @@ class ClassesByAMethod(Good):
         return ["a", "b"]
 
 
+class ClassesThatFail(Good):
+    @property
+    def class_names(self) -> list[str]:
+        raise KeyError("species")
+
+
+class ClassesWithoutAttribute(Good):
+    @property
+    def class_names(self) -> list[str]:
+        return self.species  # type: ignore[attr-defined, no-any-return]  # that is the mistake
+
+
+class ClassesInNewOrder(Good):
+    def __init__(self) -> None:
+        self.turns = 0
+
+    @property
+    def class_names(self) -> list[str]:
+        self.turns += 1
+        return ["a", "b"][:: (-1) ** self.turns]
+
+
+class RepeatedKeysOnly(Good):
+    """Two keys for twelve samples with labels and pictures of their own."""
+
+    def __iter__(self) -> Iterator[Sample]:
+        for number, sample in enumerate(super().__iter__()):
+            yield Sample(f"k{number // 6}", sample.label, sample.image)
+
+
 class WithImages(Good):
     """Pictures made by a function of the encoded bytes."""
 
@@ -378,6 +408,7 @@ def noise(_: bytes) -> Any:
         (NewGroups(), "The group of .* changes from one iteration to the next"),
         (FewerAgain(), "A second iteration gives 11 samples instead of 12"),
         (Repeated(), r"Every key must come once. Received: '0' \(2 times\)"),
+        (RepeatedKeysOnly(), r"Every key must come once. Received: 'k0' \(6 times\), 'k1' \(6 times\)"),
         (SharedState(), "Two iterations at once disturb each other"),
         (Once(), "It is an iterator: it can be iterated only once"),
         (Pairs(), r"It must yield flowercnn.Sample\(key, label, image\). Received: tuple \('1.jpg', 'rose'\)"),
@@ -390,6 +421,9 @@ def noise(_: bytes) -> Any:
         (TwoSameClasses(), "class_names must be distinct"),
         (ClassesInASet(), "class_names must be in a fixed order: a list or tuple.*Received: a frozenset"),
         (ClassesByAMethod(), "class_names must be an attribute or property.*Put @property above it"),
+        (ClassesThatFail(), "class_names failed: KeyError: 'species'"),
+        (ClassesWithoutAttribute(), "class_names failed: AttributeError: .*species"),
+        (ClassesInNewOrder(), "class_names must be the same at each access. Received: a, b, then b, a"),
         (3, "It has no __iter__ method"),
         ("photos", "It has no __iter__ method"),
         (WithImages(used_up), "cannot be read twice with the same result"),
@@ -441,6 +475,16 @@ def test_only_some_pictures_are_read() -> None:
 
     check_source(WithImages(note), images=3)
     assert opened == {PICTURES[0], PICTURES[5], PICTURES[11]}
+
+
+def test_a_source_with_repeated_keys_has_no_other_problem() -> None:
+    assert len(source_problems(RepeatedKeysOnly())) == 1
+
+
+@pytest.mark.parametrize("images", [0, -1, "x", 2.0, True, None])
+def test_the_number_of_pictures_to_check_must_be_one(images: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"images must be an int of at least 1\. Received: images="):
+        check_source(Good(), images=images)
 
 
 def test_errors_of_sources_are_those_of_the_library() -> None:
