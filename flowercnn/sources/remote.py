@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from os import SEEK_END
 from typing import Any, BinaryIO, Final, TypeVar, cast
 from urllib.parse import unquote
@@ -153,7 +154,7 @@ def open_remote_tree(url: str, options: StorageOptions) -> ListedTree:
         return _open_remote_archive(url, options, is_zip=shown(url).lower().endswith(".zip"))
     system, root = _system(url, options)
     tree = ListedTree(shown(url))
-    for path in _persistently(url, lambda: _found(system, root)):
+    for path in _found(system, root, url):
         relative = path.removeprefix(root).lstrip("/")
         if url.startswith(("http://", "https://")):
             relative = unquote(relative)
@@ -161,16 +162,16 @@ def open_remote_tree(url: str, options: StorageOptions) -> ListedTree:
     return tree
 
 
-def _found(system: Any, root: str) -> list[str]:
+def _found(system: Any, root: str, url: str) -> list[str]:
     """Return the paths of all files below a folder; a sub-folder that cannot be listed is an error, not left out."""
     if _has_its_own_find(type(system)):
-        found = [str(path) for path in system.find(root)]
-        if not found:
-            system.ls(root)  # raises an error if there is no such folder
-        return found
+        return _persistently(url, partial(_found_at_once, system, root))
     found, folders, seen = [], [root], {root.rstrip("/")}
     while folders:
-        for entry in system.ls(folders.pop(), detail=True):
+        folder = folders.pop()
+        place = url if folder == root else _url_of(system, folder, url)
+        # Each on its own: among many requests some fail, however often all of them are repeated.
+        for entry in _persistently(place, partial(system.ls, folder, detail=True)):
             path = str(entry["name"])
             parts = path.removeprefix(root).split("/")
             if not path.startswith(root) or ".." in parts:
@@ -182,6 +183,13 @@ def _found(system: Any, root: str) -> list[str]:
             elif path.rstrip("/") not in seen:
                 seen.add(path.rstrip("/"))
                 folders.append(path)
+    return found
+
+
+def _found_at_once(system: Any, root: str) -> list[str]:
+    found = [str(path) for path in system.find(root)]
+    if not found:
+        system.ls(root)  # raises an error if there is no such folder
     return found
 
 

@@ -332,6 +332,15 @@ def test_a_sub_folder_that_cannot_be_listed_is_an_error_and_not_left_out(server:
         list(ImageFolder(f"{server.url}/photos"))
 
 
+def test_each_request_of_a_listing_is_tried_again(server: Any, png: Png, no_waiting: list[float]) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    names = ["a/1.png", "b/2.png", "c/3.png"]
+    server.files = {f"/photos/{name}": png(number) for number, name in enumerate(names)}
+    server.faults = {f"/photos/{name}/": [503, 503] for name in "abc"}
+    assert [sample.key for sample in ImageFolder(f"{server.url}/photos")] == names
+    assert len(no_waiting) == 6
+
+
 def test_a_file_beyond_the_limit_is_refused(memory: Memory, png: Png, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowercnn.sources.remote._LARGEST_FILE", 50)
     root = memory(photos(png))
