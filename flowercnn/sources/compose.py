@@ -10,7 +10,7 @@ from typing import Any
 
 from flowercnn.errors import ConfigurationError, DataError, UnknownNameError, closest
 from flowercnn.seeding import check_seed, stable_hash
-from flowercnn.sources.base import DataSource, Sample, declared_class_names
+from flowercnn.sources.base import DataSource, Sample, checked_count, declared_class_names
 
 __all__ = ["concat", "filter", "limit", "map_labels"]
 
@@ -26,7 +26,7 @@ def concat(*sources: DataSource, **named: DataSource) -> DataSource:
             together.
 
     Raises:
-        ConfigurationError: If there is no source, or one is none.
+        ConfigurationError: If there is no source, or one is none; what a list holds is seen when iterated.
         DataError: If two samples have the same key (when iterated).
 
     Example:
@@ -101,9 +101,8 @@ def limit(source: DataSource, *, per_class: int, seed: int | None = None) -> Dat
         >>> [sample.key for sample in limit(SyntheticFlowers(5, 2), per_class=1)]
         ['daisy/0000', 'tulip/0000']
     """
-    if not isinstance(per_class, int) or isinstance(per_class, bool) or per_class < 1:
-        raise ConfigurationError(f"per_class must be an int of at least 1. Received: per_class={per_class!r}")
-    return _Limit(_checked(source), per_class, None if seed is None else check_seed(seed))
+    count = checked_count("per_class", per_class)
+    return _Limit(_checked(source), count, None if seed is None else check_seed(seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ class _Concat:
     def __iter__(self) -> Iterator[Sample]:
         seen: set[str] = set()
         for prefix, source in self.parts:
-            for sample in source:
+            for sample in _samples(source):
                 new = _changed(sample, key=prefix + sample.key) if prefix else sample
                 if new.key in seen:
                     raise DataError(
@@ -135,7 +134,7 @@ class _Filter:
     keep: Callable[[Sample], bool]
 
     def __iter__(self) -> Iterator[Sample]:
-        return (sample for sample in self.source if self.keep(sample))
+        return (sample for sample in _samples(self.source) if self.keep(sample))
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -149,7 +148,7 @@ class _MapLabels:
 
     def __iter__(self) -> Iterator[Sample]:
         seen = set(declared_class_names(self.source) or ())
-        for sample in self.source:
+        for sample in _samples(self.source):
             if sample.label is None:
                 yield sample
                 continue
@@ -185,7 +184,7 @@ class _Limit:
             yield from self._drawn(self.seed)
             return
         counts: defaultdict[str | None, int] = defaultdict(int)
-        for sample in self.source:
+        for sample in _samples(self.source):
             counts[sample.label] += 1
             if counts[sample.label] <= self.per_class:
                 yield sample
@@ -193,7 +192,7 @@ class _Limit:
     def _drawn(self, seed: int) -> Iterator[Sample]:
         """Yield the samples with the lowest hashes of each class, in the order of the source."""
         chosen: defaultdict[str | None, list[tuple[int, int, Sample]]] = defaultdict(list)
-        for place, sample in enumerate(self.source):
+        for place, sample in enumerate(_samples(self.source)):
             heap = chosen[sample.label]
             item = (-stable_hash(seed, "limit", sample.key), place, sample)
             if len(heap) < self.per_class:
@@ -215,6 +214,17 @@ def _checked(source: DataSource) -> DataSource:
             f"Received: {type(source).__name__} {source!r}"
         )
     return source
+
+
+def _samples(source: DataSource) -> Iterator[Sample]:
+    """Yield the samples of a source, with a sentence for its author if it is none: a list may hold anything."""
+    for sample in source:
+        if not isinstance(sample, Sample):
+            raise ConfigurationError(
+                "A source must yield flowercnn.Sample(key, label, image). "
+                f"Received from {type(source).__name__}: {type(sample).__name__}"
+            )
+        yield sample
 
 
 def _changed(sample: Sample, **changes: Any) -> Sample:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from flowercnn.errors import ConfigurationError, SourceError, closest, few
 from flowercnn.home import expanded, user_cache
 from flowercnn.sources.base import Sample, SplitName
@@ -103,7 +105,10 @@ class Flower17:
     class_names = _CLASSES_17
 
     def __post_init__(self) -> None:
-        if self.split not in (1, 2, 3):
+        _check_root(self.root)
+        # 1.0 and True are equal to 1 but have no place in the name of a split.
+        is_int = isinstance(self.split, (int, np.integer)) and not isinstance(self.split, bool)
+        if not is_int or self.split not in (1, 2, 3):
             raise ConfigurationError(f"split must be 1, 2 or 3. Received: split={self.split!r}")
         self._download(_CHECKSUMS_17)
 
@@ -125,7 +130,7 @@ class Flower17:
             yield Sample(f"image_{number:04d}.jpg", label, path, split=parts.get(number))
 
     def _download(self, wanted: Iterable[str]) -> Download:
-        checksums = _checksums(_CHECKSUMS_17, self.checksums or {}, wanted)
+        checksums = _checksums(_CHECKSUMS_17, self.checksums, wanted)
         return Download(self.url, checksums, allowed=self.download, progress=self.progress)
 
 
@@ -164,6 +169,7 @@ class Flower102:
     class_names = _CLASSES_102
 
     def __post_init__(self) -> None:
+        _check_root(self.root)
         self._download(_CHECKSUMS_102)
 
     def __iter__(self) -> Iterator[Sample]:
@@ -185,11 +191,25 @@ class Flower102:
             yield Sample(f"image_{number:05d}.jpg", label, path, split=parts.get(number))
 
     def _download(self, wanted: Iterable[str]) -> Download:
-        checksums = _checksums(_CHECKSUMS_102, self.checksums or {}, wanted)
+        checksums = _checksums(_CHECKSUMS_102, self.checksums, wanted)
         return Download(self.url, checksums, allowed=self.download, progress=self.progress)
 
 
-def _checksums(official: Mapping[str, str], others: Mapping[str, str], wanted: Iterable[str]) -> dict[str, str]:
+def _check_root(root: object) -> None:
+    if root is not None and not isinstance(root, (str, os.PathLike)):
+        raise ConfigurationError(f"root must be the path of a folder, or None. Received: root={root!r}")
+
+
+def _checksums(
+    official: Mapping[str, str], others: Mapping[str, str] | None, wanted: Iterable[str]
+) -> dict[str, str]:
+    if others is None:
+        others = {}
+    if not isinstance(others, Mapping):
+        raise ConfigurationError(
+            "checksums must be a mapping of file names to checksums, such as {'setid.mat': 'sha256:...'}. "
+            f"Received: checksums={others!r}"
+        )
     for name in others:
         if name not in official:
             raise ConfigurationError(

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from flowercnn.errors import ConfigurationError, SourceError, few
 from flowercnn.sources.base import ImageInput, Sample, SplitName
 from flowercnn.sources.tree import DEEPEST, IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, LocalTree, Tree, is_picture
-from flowercnn.sources.url import StorageOptions, shown
+from flowercnn.sources.url import StorageOptions, checked_options, shown
 
 __all__ = ["IMAGE_SUFFIXES", "ImageFolder", "find_pictures", "part_of"]
 
@@ -90,7 +90,7 @@ class ImageFolder:
     storage_options: Mapping[str, Any] | None = field(default=None, kw_only=True, hash=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "storage_options", StorageOptions(self.storage_options or {}))
+        object.__setattr__(self, "storage_options", checked_options(self.storage_options))
         if not isinstance(self.root, (str, os.PathLike)) or not os.fspath(self.root):
             raise ConfigurationError(f"root must be the path or URL of a folder. Received: root={self.root!r}")
         if self.layout not in ("auto", "classes", "splits"):

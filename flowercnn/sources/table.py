@@ -16,7 +16,7 @@ from flowercnn.sources.base import DataSource, ImageInput, Sample, SplitName, in
 from flowercnn.sources.folder import part_of
 from flowercnn.sources.tablefile import Table, read_frame, read_table_file
 from flowercnn.sources.tree import readable_name
-from flowercnn.sources.url import StorageOptions, key_of_url, shown
+from flowercnn.sources.url import StorageOptions, checked_options, key_of_url, shown
 
 __all__ = ["ImageTable", "open_table"]
 
@@ -88,7 +88,11 @@ class ImageTable:
     _numbers: tuple[tuple[str, ...] | None, ...] = field(default=(), init=False)  # one, once the table was read
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "storage_options", StorageOptions(self.storage_options or {}))
+        object.__setattr__(self, "storage_options", checked_options(self.storage_options))
+        if self.root is not None and not isinstance(self.root, (str, os.PathLike)):
+            raise ConfigurationError(
+                f"root must be the path or URL of a folder, or None. Received: root={self.root!r}"
+            )
         for name, optional in (("image", False), ("label", False), ("group", True), ("split", True)):
             value = getattr(self, name)
             if not (isinstance(value, str) and value) and not (optional and value is None):

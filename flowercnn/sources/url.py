@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["StorageOptions", "key_of_url", "shown"]
+from flowercnn.errors import ConfigurationError
+
+__all__ = ["StorageOptions", "checked_options", "key_of_url", "shown"]
 
 
 class StorageOptions(dict[str, Any]):
@@ -23,6 +26,22 @@ class StorageOptions(dict[str, Any]):
 
     def __deepcopy__(self, _: object) -> StorageOptions:
         return self
+
+
+def checked_options(value: Any) -> StorageOptions:
+    """Return the argument ``storage_options``; ``None`` is none.
+
+    Raises:
+        ConfigurationError: If it is no mapping of names.
+    """
+    if value is None:
+        return StorageOptions()
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise ConfigurationError(
+            "storage_options must be a mapping of names to values, such as {'anon': True}. "
+            f"Received: {type(value).__name__}"  # not the value: it may be a password
+        )
+    return StorageOptions(value)
 
 
 def shown(where: str) -> str:

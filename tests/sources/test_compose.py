@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,3 +171,25 @@ def test_composed_sources_compose() -> None:
 def test_wrong_arguments_are_refused_at_once(call: Any) -> None:
     with pytest.raises(ConfigurationError, match="Received"):
         call()
+
+
+NUMBERS: Any = [1]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        sources.concat(NUMBERS),
+        sources.filter(NUMBERS, bool),
+        sources.map_labels(NUMBERS, {}),
+        sources.limit(NUMBERS, per_class=1),
+        sources.limit(NUMBERS, per_class=1, seed=0),
+    ],
+)
+def test_a_list_of_something_else_is_no_source(source: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"must yield flowercnn\.Sample.*Received from list: int"):
+        list(source)
+
+
+def test_the_limit_may_be_an_integer_of_numpy() -> None:
+    assert len(list(sources.limit(Rows(*ROWS), per_class=np.int64(2)))) == 5  # type: ignore[arg-type]

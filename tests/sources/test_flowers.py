@@ -451,7 +451,7 @@ def test_what_is_no_matlab_file_is_refused(tmp_path: Path, png: Png) -> None:
         list(Flower17(tmp_path))
 
 
-@pytest.mark.parametrize("split", [0, 4, "1", None])
+@pytest.mark.parametrize("split", [0, 4, "1", None, True, 1.0])
 def test_an_unknown_split_is_refused(split: Any) -> None:
     with pytest.raises(ConfigurationError, match="split must be 1, 2 or 3"):
         Flower17(split=split)
@@ -488,3 +488,10 @@ def test_photographs_where_they_are_on_this_computer(photographs: Path) -> None:
     dataset = Dataset.from_source(Flower17(photographs))
     assert len(dataset.class_names) == 17
     assert min(dataset.class_counts().values()) > 0
+
+
+@pytest.mark.parametrize("kind", [Flower17, Flower102])
+@pytest.mark.parametrize(("name", "value"), [("root", 5), ("checksums", 5), ("checksums", "sha256:0")])
+def test_arguments_of_a_wrong_type_are_refused_at_once(kind: Any, name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^{name} must be .*Received: {name}="):
+        kind(**{name: value})

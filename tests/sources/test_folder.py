@@ -5,6 +5,7 @@ import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -237,6 +238,12 @@ def test_a_part_with_pictures_directly_in_it_says_so(plant: Plant) -> None:
 def test_a_root_that_is_no_path_is_refused(root: object) -> None:
     with pytest.raises(ConfigurationError, match=r"root must be .*Received: root="):
         ImageFolder(root)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [5, "anon"])
+def test_options_that_are_no_mapping_are_refused(options: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"storage_options must be a mapping.*Received: (int|str)$"):
+        ImageFolder("s3://bucket/photos", storage_options=options)
 
 
 def test_an_unknown_layout_is_refused() -> None:

@@ -389,3 +389,16 @@ def test_the_order_of_classes_costs_no_second_reading(table: Write, monkeypatch:
 @pytest.mark.parametrize("labels", [["10", "rose"], ["1.5", "2"], [None, None]])
 def test_classes_that_are_no_whole_numbers_are_not_declared(labels: list[Any]) -> None:
     assert ImageTable({"file": ["1", "2"], "species": labels}, image="file", label="species").class_names is None
+
+
+@pytest.mark.parametrize("root", [5, b"photos", ["photos"]])
+def test_a_root_that_is_no_path_is_refused_at_once(root: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"root must be the path or URL of a folder.*Received: root="):
+        ImageTable({"f": ["1.png"], "c": ["a"]}, image="f", label="c", root=root)
+
+
+@pytest.mark.parametrize("options", [5, "secret", [("anon", True)], {1: 2}])
+def test_options_that_are_no_mapping_of_names_are_refused_at_once(options: Any) -> None:
+    with pytest.raises(ConfigurationError, match="storage_options must be a mapping") as caught:
+        ImageTable({"f": ["1.png"], "c": ["a"]}, image="f", label="c", storage_options=options)
+    assert "secret" not in str(caught.value)
