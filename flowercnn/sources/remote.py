@@ -316,7 +316,12 @@ def _system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         raise MissingDependencyError(f"{shown(url)}: {error}") from error
     except Exception as error:  # noqa: BLE001 - whatever a file system raises when it is made
         raise _unreadable(url, error) from None
-    return system, str(path)
+    return system, _decoded(system, str(path)) if protocol in ("file", "local") else str(path)
+
+
+def _decoded(system: Any, path: str) -> str:
+    """Return the path of a ``file://`` URL as the disk has it: fsspec leaves the ``%20`` of ``Path.as_uri()``."""
+    return unquote(path) if "%" in path and not system.exists(path) else path
 
 
 def _persistently(

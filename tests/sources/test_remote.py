@@ -225,6 +225,28 @@ def test_a_remote_table_names_remote_pictures(memory: Memory, png: Png) -> None:
     assert contents(as_source(f"{root}/photos.csv")) == photos(png)
 
 
+@pytest.mark.parametrize("name", ["my photos", "100%", "a%20b", "r\u00f6se #1"])
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_the_uri_of_a_path_is_a_place(png: Png, tmp_path: Path, name: str, kind: str) -> None:
+    files = {"a%20b/1 %41.png": png(1), "c d/2.png": png(2)}
+    for path, content in files.items():
+        (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / path).write_bytes(content)
+    (tmp_path / f"{name}.zip").write_bytes(zipped(files))
+    root = tmp_path / name if kind == "folder" else tmp_path / f"{name}.zip"
+    assert contents(ImageFolder(root.as_uri())) == files
+    assert contents(open_source(root.as_uri())) == files
+    assert contents(ImageFolder(f"simplecache::{root.as_uri()}")) == files
+
+
+def test_the_uri_of_a_table_is_a_place(png: Png, tmp_path: Path) -> None:
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(png(1))
+    (folder / "t.csv").write_text("file,label\n1.png,rose\n")
+    assert contents(open_source((folder / "t.csv").as_uri())) == {"1.png": png(1)}
+
+
 def test_a_local_table_may_name_urls(memory: Memory, png: Png) -> None:
     root = memory(photos(png))
     table = {"image": [f"{root}/rose/1.png", f"{root}/daisy/2.png"], "label": ["rose", "daisy"]}
