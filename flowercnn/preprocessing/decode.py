@@ -27,6 +27,7 @@ _DRAFT_MARGIN: Final = 1.25
 _EXIF_ORIENTATION: Final = 0x0112
 _TURNED: Final = range(2, 9)
 _TURNED_BY_QUARTER: Final = range(5, 9)
+_BY_WAY_OF: Final = {"La": "LA", "LAB": "RGB"}  # modes that Pillow does not convert to all others
 
 
 def read_content(image: ImageInput) -> bytes | Image.Image:
@@ -180,6 +181,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_mode(mode: str, image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if image.mode in _BY_WAY_OF:
+        image = image.convert(_BY_WAY_OF[image.mode])
     if image.mode == mode and not image.has_transparency_data:
         return image
     if image.mode.startswith("I"):

@@ -127,6 +127,18 @@ def test_arrays_and_pillow_images_are_taken_as_they_are() -> None:
     assert np.array_equal(decoded(read_content(gradient())), array)
 
 
+HALF_TRANSPARENT = Image.new("LA", (2, 2), (200, 128)).convert("La")
+GREY_OF_LAB = Image.new("LAB", (2, 2), (128, 128, 128))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "YCbCr"])
+@pytest.mark.parametrize(("image", "grey"), [(HALF_TRANSPARENT, 227), (GREY_OF_LAB, 119)], ids=["La", "LAB"])
+def test_modes_that_pillow_does_not_convert_at_once_are_pictures(image: Image.Image, grey: int, mode: Any) -> None:
+    picture = decode(image, background=WHITE, max_pixels=10**6, mode=mode)
+    assert picture.mode == mode
+    assert abs(np.asarray(picture.convert("L")).astype(int) - grey).max() <= 2
+
+
 def test_functions_are_called_for_bytes() -> None:
     content = encoded(gradient())
     assert read_content(lambda: content) == content
