@@ -17,7 +17,7 @@ from typing import Any, Literal, Unpack
 
 from flowercnn.atomic import can_be_written
 from flowercnn.dataset import Dataset, Duplicates
-from flowercnn.errors import ConfigurationError, FlowerCNNError, TrainingError, closest
+from flowercnn.errors import ConfigurationError, FlowerCNNError, SplitError, TrainingError, closest, few
 from flowercnn.evaluation.evaluation import Evaluation, evaluate, pooled
 from flowercnn.evaluation.kept import keep_evaluation, kept_evaluation
 from flowercnn.evaluation.labels import LabelIssue, label_issues
@@ -64,7 +64,8 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
         out: Where to save the model (``.keras`` or ``.h5``), or ``None``.
         val: Share of each class to watch while training.
         test: Share of each class kept for the final figure. Where every sample has a predefined part, the parts are
-            those, and ``val`` and ``test`` are only drawn where they have none.
+            those, and ``val`` and ``test`` are only drawn where they have none. Where only some have one, that is an
+            error.
         seed: Of the split and the training.
         duplicates: ``"group"`` keeps copies of a picture on one side, as `Dataset.split` does; where the parts are
             predefined, pictures that are in a later part too are left out of the earlier one, with a warning.
@@ -304,6 +305,13 @@ def _rescued(predictor: Predictor, out: str | os.PathLike[str] | None) -> Path:
 
 
 def _split(dataset: Dataset, *, val: float, test: float, seed: int, duplicates: Duplicates, progress: bool) -> Splits:
+    without = [sample.key for sample in dataset if sample.split is None]
+    if 0 < len(without) < len(dataset):  # parts drawn anew would put the owner's test pictures into train
+        raise SplitError(
+            f"Either every sample must have a predefined part (Sample.split) or none. Received: {len(without)} of "
+            f"{len(dataset)} samples without one: {few(without)}. Give each a part, or leave the parts out of the "
+            "source (such as split=), so that parts are drawn."
+        )
     if dataset.has_splits:
         _log.info("Using the predefined parts of the data.")
         mode: Literal["drop", "ignore"] = "drop" if duplicates == "group" else "ignore"

@@ -62,6 +62,15 @@ def test_predefined_parts_are_used(photo_folder: Path) -> None:
     assert {key[-5] for key in run.splits.test.keys} == {"7", "8"}
 
 
+def test_parts_of_some_samples_only_are_an_error_and_not_drawn_anew(coloured: fc.Dataset) -> None:
+    samples = [
+        dataclasses.replace(sample, split="test" if number % 2 else "train") for number, sample in enumerate(coloured)
+    ]
+    samples[4] = dataclasses.replace(samples[4], split=None)
+    with pytest.raises(fc.SplitError, match=f"1 of 30 samples without one: {samples[4].key}. Give each a part"):
+        fc.train(samples, **FAST)
+
+
 def test_no_test_part_is_no_evaluation(photo_folder: Path) -> None:
     assert fc.train(photo_folder, test=0, **FAST).evaluation is None
 
