@@ -179,6 +179,7 @@ def test_all_bad_pictures_are_named_at_once(photo_folder: Path) -> None:
     with pytest.raises(fc.ImageError) as caught:
         fc.train(photo_folder, **FAST)
     assert all(name in str(caught.value) for name in bad)
+    assert str(caught.value).startswith("9 pictures cannot be used: ")
 
 
 @pytest.mark.parametrize("source", [3, None, object()])

@@ -156,7 +156,7 @@ class Preprocessing:
         if errors and (bad_images == "error" or len(errors) == len(samples)):
             listed = few([f"{samples[index].key}: {error}" for index, error in errors.items()])
             raise ImageError(
-                f"{len(errors)} of {len(samples)} pictures cannot be used: {listed} "
+                f"{len(errors)} pictures cannot be used: {listed} "
                 "Replace or remove them, or leave them out with bad_images='skip'."
             )
         return pixels, np.array([index for index in range(len(samples)) if index not in errors], dtype=np.int64)
