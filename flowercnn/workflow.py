@@ -118,11 +118,12 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
             audited = dataset.audit(progress=progress) if duplicates == "group" else None  # its pictures were read
             evaluation = dataclasses.replace(evaluation, history=run.history.to_dict(), audit=audited)
             _log.info("Test: %s", evaluation.summary())
-        run = dataclasses.replace(run, splits=splits, evaluation=evaluation, notes=(*reason, *run.notes))
-        if out is not None and evaluation is not None:
             metrics = {"accuracy": evaluation.accuracy, "accuracy_interval": list(evaluation.accuracy_interval)}
-            run.predictor.with_info(test={**metrics, "samples": len(evaluation)}).save(out)
-    return run
+            tested = run.predictor.with_info(test={**metrics, "samples": len(evaluation)})
+            run = dataclasses.replace(run, predictor=tested)
+            if out is not None:
+                tested.save(out)
+    return dataclasses.replace(run, splits=splits, evaluation=evaluation, notes=(*reason, *run.notes))
 
 
 @dataclass(frozen=True, slots=True)

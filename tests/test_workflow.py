@@ -21,6 +21,7 @@ def test_one_call_goes_from_a_folder_to_a_saved_tested_model(photo_folder: Path,
     assert run.evaluation.keys == run.splits.test.keys
     loaded = fc.Predictor.load(tmp_path / "model.keras")
     assert loaded.info["test"]["accuracy"] == run.evaluation.accuracy
+    assert run.predictor.info["test"] == loaded.info["test"]
     assert loaded.info["fingerprints"] == {name: part.fingerprint() for name, part in run.splits._asdict().items()}
 
 
