@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["as_path", "can_be_written", "replace_file", "replace_folder"]
+from flowercnn.errors import OutputError
+
+__all__ = ["as_path", "can_be_written", "make_folder", "replace_file", "replace_folder", "write_result"]
 
 _LONG_NAME: Final = 200  # bytes; file systems take 255
 
@@ -55,6 +57,38 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) 
     finally:
         temporary.unlink(missing_ok=True)
     return target
+
+
+def write_result(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
+    """Do what `replace_file` does with a file that a user has named.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    try:
+        return replace_file(path, write)
+    except OSError as error:
+        raise _unwritable(path, error, "Give the name of a file") from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder that a user has named, if it is not there, and return its path.
+
+    Raises:
+        OutputError: If it cannot be made.
+    """
+    folder = as_path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error, "Give the name of a folder") from error
+    return folder
+
+
+def _unwritable(path: str | os.PathLike[str], error: OSError, way_out: str) -> OutputError:
+    return OutputError(
+        f"{path}: cannot be written ({error.strerror or error}). {way_out} in a folder that can be written."
+    )
 
 
 def replace_folder(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.atomic import as_path, replace_file
+from flowercnn.atomic import as_path, write_result
 from flowercnn.errors import ConfigurationError, SplitError, few
 from flowercnn.seeding import check_seed, stable_hash
 
@@ -65,7 +65,11 @@ class Splits(NamedTuple):
     test: Dataset
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the keys of each part to a JSON file, whole or not at all, and return its path."""
+        """Write the keys of each part to a JSON file, whole or not at all, and return its path.
+
+        Raises:
+            OutputError: If the file cannot be written.
+        """
         content = {
             "format": _FORMAT,
             "version": 1,
@@ -73,7 +77,7 @@ class Splits(NamedTuple):
             **{name: list(part.keys) for name, part in zip(_NAMES, self, strict=True)},
         }
         text = json.dumps(content, ensure_ascii=True, indent=1)
-        return replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return write_result(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(

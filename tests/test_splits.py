@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flowercnn import ConfigurationError, Dataset, ImageFolder, InMemory, Sample, SplitError, Splits
+from flowercnn.errors import OutputError
 from flowercnn.sources.base import SplitName
 
 
@@ -164,6 +165,12 @@ def test_a_saved_split_comes_back(tmp_path: Path) -> None:
     splits = dataset.split(seed=7)
     loaded = Splits.load(splits.save(tmp_path / "splits.json"), dataset)
     assert [part.keys for part in loaded] == [part.keys for part in splits]
+
+
+def test_a_split_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        dataset_of({"a": 10, "b": 10}).split().save(tmp_path / "file" / "splits.json")
 
 
 def test_a_saved_split_of_other_samples_is_refused(tmp_path: Path) -> None:

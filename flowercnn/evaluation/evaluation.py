@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.atomic import can_be_written, replace_file
+from flowercnn.atomic import can_be_written, write_result
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, DataError, ImageError, few
 from flowercnn.evaluation import plots
@@ -314,6 +314,7 @@ class Evaluation:
 
         Raises:
             ConfigurationError: If the suffix is another, or the file cannot be written there.
+            OutputError: If writing it fails all the same, such as on a full disk.
         """
         target = Path(path)
         if target.suffix not in (".html", ".json"):
@@ -321,10 +322,10 @@ class Evaluation:
         if not can_be_written(target):
             raise ConfigurationError(f"A report's folder must be one that can be written. Received: {str(path)!r}")
         figures = json.dumps(self.to_dict(), indent=1, allow_nan=False)
-        replace_file(target.with_suffix(".json"), lambda temporary: temporary.write_text(figures, encoding="utf-8"))
+        write_result(target.with_suffix(".json"), lambda temporary: temporary.write_text(figures, encoding="utf-8"))
         if target.suffix == ".html":
             page = report_html(self)
-            replace_file(target, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+            write_result(target, lambda temporary: temporary.write_text(page, encoding="utf-8"))
         return target
 
     def plot_confusion_matrix(self, path: str | os.PathLike[str], *, dark: bool = False) -> Path:

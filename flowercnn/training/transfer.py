@@ -281,4 +281,9 @@ def _read(path: Path) -> dict[str, npt.NDArray[np.floating]]:
 
 def _write(path: Path, rows: dict[str, npt.NDArray[np.floating]]) -> None:
     marks, vectors = np.array(list(rows)), np.stack(list(rows.values()))
-    replace_file(path, lambda temporary: np.savez(temporary, marks=marks, rows=vectors))
+    try:
+        replace_file(path, lambda temporary: np.savez(temporary, marks=marks, rows=vectors))
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: the features cannot be kept ({error.strerror or error}). Give another folder."
+        ) from error

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 import flowercnn as fc
+from flowercnn.errors import OutputError
 from flowercnn.evaluation.evaluation import pooled
 from flowercnn.evaluation.metrics import confusion_matrix, precision_recall_f1, wilson_interval
 from flowercnn.evaluation.plots import confusion_figure, prediction_grid
@@ -255,6 +256,8 @@ def test_a_plot_is_saved_as_what_is_documented_only(name: str, tmp_path: Path) -
         evaluation.plot_confusion_matrix(tmp_path / name)
     assert not list(tmp_path.iterdir())
     assert evaluation.plot_per_class(tmp_path / "c.PNG").is_file()
+    with pytest.raises(OutputError, match=r"c\.PNG.c\.png: cannot be written"):
+        evaluation.plot_confusion_matrix(tmp_path / "c.PNG" / "c.png")
 
 
 def test_a_grid_shows_truth_where_it_differs(tmp_path: Path) -> None:
