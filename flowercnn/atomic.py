@@ -12,16 +12,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from flowercnn.errors import OutputError
+from flowercnn.errors import ConfigurationError, OutputError
 
 __all__ = ["as_path", "can_be_written", "make_folder", "replace_file", "replace_folder", "write_result"]
 
 _LONG_NAME: Final = 200  # bytes; file systems take 255
 
 
-def as_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path as the user means it: ``~`` at its beginning is the home folder, if there is one."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - that of a Path is an error where there is no home folder
+def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
+    """Return a path as the user means it: ``~`` at its beginning is the home folder, if there is one.
+
+    Args:
+        path: What the user gave.
+        name: Of the argument, for the error.
+
+    Raises:
+        ConfigurationError: If it is no path.
+    """
+    try:
+        return Path(os.path.expanduser(path))  # noqa: PTH111 - that of a Path fails where there is no home folder
+    except TypeError:
+        raise ConfigurationError(
+            f"{name} must be a path: a str or a pathlib.Path. Received: {name}={path!r}"
+        ) from None
 
 
 def can_be_written(path: str | os.PathLike[str]) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-from flowercnn.atomic import can_be_written
+from flowercnn.atomic import as_path, can_be_written
 from flowercnn.dataset import Dataset, Duplicates
 from flowercnn.errors import ConfigurationError, FlowerCNNError, SplitError, TrainingError, closest, few
 from flowercnn.evaluation.evaluation import Evaluation, evaluate, pooled
@@ -88,7 +88,7 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
         (4, 2)
     """
     check_fractions(val, test)
-    _check_out(out)
+    _check_places(out, checkpoint_dir)
     automatic = model == "auto" if isinstance(model, str) else False
     trainer = _make_trainer(train, "fast" if automatic else model, seed, settings)
     dataset = Dataset.from_source(as_source(source))
@@ -222,7 +222,7 @@ def cross_validate(
     """
     trainer = _make_trainer(cross_validate, model, seed, settings)
     dataset = Dataset.from_source(as_source(source))
-    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+    folder = None if checkpoint_dir is None else as_path(checkpoint_dir, "checkpoint_dir")
     evaluations: list[Evaluation] = []
     interrupted = False
     try:
@@ -328,11 +328,13 @@ def _check_can_be_saved(trainer: Trainer, dataset: Dataset) -> None:
         check_can_be_saved(own)
 
 
-def _check_out(out: str | os.PathLike[str] | None) -> None:
+def _check_places(out: str | os.PathLike[str] | None, checkpoint_dir: str | os.PathLike[str] | None) -> None:
     """Find out before hours of training that the result could not be saved."""
+    if checkpoint_dir is not None:
+        as_path(checkpoint_dir, "checkpoint_dir")
     if out is None:
         return
-    path = Path(out)
+    path = as_path(out, "out")
     if path.suffix not in (".keras", ".h5"):
         raise ConfigurationError(f"out must end in .keras or .h5. Received: out={str(out)!r}")
     if not can_be_written(path):

@@ -173,6 +173,14 @@ def test_a_split_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         dataset_of({"a": 10, "b": 10}).split().save(tmp_path / "file" / "splits.json")
 
 
+def test_a_split_is_saved_to_a_path_and_read_from_one() -> None:
+    dataset = dataset_of({"a": 10, "b": 10})
+    with pytest.raises(ConfigurationError, match="Received: path=None"):
+        dataset.split().save(None)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(ConfigurationError, match="Received: path=None"):
+        Splits.load(None, dataset)  # type: ignore[arg-type]  # that is the point
+
+
 def test_a_saved_split_of_other_samples_is_refused(tmp_path: Path) -> None:
     path = dataset_of({"a": 10, "b": 10}).split().save(tmp_path / "splits.json")
     with pytest.raises(SplitError, match=r"1 samples the split has not \(b/10\)"):

@@ -81,6 +81,8 @@ def test_no_test_part_is_no_evaluation(photo_folder: Path) -> None:
     [
         ({"out": "model.pt"}, ".keras or .h5"),
         ({"out": "."}, ".keras or .h5"),
+        ({"out": 5}, "out must be a path: .*Received: out=5"),
+        ({"checkpoint_dir": 5}, "checkpoint_dir must be a path"),
         ({"out": f"{__file__}/model.keras"}, "folder that can be written"),
         ({"val": 0.5, "test": 0.5}, "below 1"),
         ({"epoch": 3}, "train has no argument 'epoch'. Did you mean 'epochs'"),

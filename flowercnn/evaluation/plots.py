@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.atomic import write_result
+from flowercnn.atomic import as_path, write_result
 from flowercnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def save_figure(figure: Any, path: str | os.PathLike[str]) -> Path:
         ConfigurationError: If the suffix is another.
         OutputError: If the file cannot be written.
     """
-    if Path(path).suffix.lower() not in _SUFFIXES:
+    if as_path(path).suffix.lower() not in _SUFFIXES:
         raise ConfigurationError(f"A figure's name must end in .png, .svg or .pdf. Received: path={str(path)!r}")
     return write_result(path, lambda temporary: figure.savefig(temporary, dpi=120))
 

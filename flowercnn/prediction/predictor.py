@@ -357,9 +357,9 @@ class Predictor:
             ModelFileError: If the suffix is another, the model has layers that are not Keras's own or weights that
                 are not finite, or the file cannot be written.
         """
-        wanted = light and Path(path).suffix == ".keras"
-        copy = self._network.light if wanted else None
-        return write_model(path, self.model, self._description, litert=copy)
+        target = as_path(path)
+        copy = self._network.light if light and target.suffix == ".keras" else None
+        return write_model(target, self.model, self._description, litert=copy)
 
     def export(
         self,

@@ -77,6 +77,22 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         fc.Evaluation(("a", "b"), ("1",), np.array([0]), np.ones((1, 3), np.float32))
 
 
+def test_lists_of_numbers_are_taken_and_what_are_no_labels_is_refused() -> None:
+    evaluation = fc.Evaluation(("a", "b"), ("1", "2"), [0, 1], [[0.9, 0.1], [0.6, 0.4]])  # type: ignore[arg-type]
+    assert evaluation.accuracy == 0.5
+    rows = np.full((1, 2), 0.5)
+    wrong: list[tuple[Any, Any, str]] = [
+        (["a"], rows, "y_true must be an array of ints"),
+        ([0], [["x", "y"]], "y_prob must be an array of numbers"),
+        ([0], [[0.5], [0.5, 0.5]], "y_prob must be an array of numbers"),
+        (np.array([2]), rows, "y_true must be labels of the 2 classes, from 0 to 1. Received: 2 to 2"),
+        (np.array([-1]), rows, "Received: -1 to -1"),
+    ]
+    for y_true, y_prob, reason in wrong:
+        with pytest.raises(fc.ConfigurationError, match=reason):
+            fc.Evaluation(("a", "b"), ("1",), y_true, y_prob)
+
+
 def test_evaluate_agrees_with_the_predictions(run: fc.TrainingRun, coloured: fc.Dataset) -> None:
     evaluation = fc.evaluate(run.predictor, coloured, progress=False)
     predictions = run.predictor.predict(coloured)

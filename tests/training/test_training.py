@@ -75,6 +75,11 @@ def test_an_empty_history_can_be_plotted(tmp_path: Path) -> None:
     assert History().plot(tmp_path / "empty.png").is_file()
 
 
+def test_a_history_is_plotted_to_a_path() -> None:
+    with pytest.raises(fc.ConfigurationError, match="path must be a path.*Received: path=None"):
+        History().plot(None)  # type: ignore[arg-type]  # that is the point
+
+
 def test_keras_callbacks_are_called_with_the_epochs_logs(coloured: fc.Dataset) -> None:
     seen: list[tuple[int, list[str]]] = []
 
@@ -221,11 +226,17 @@ def test_bad_pictures_are_named_or_left_out(coloured: fc.Dataset) -> None:
         ({"image_size": (9, 9), "preprocessing": fc.Preprocessing()}, "must agree"),
         ({"seed": -1}, "seed"),
         ({"precision": "half"}, "precision"),
+        ({"model_options": 5}, "model_options must be a dict"),
     ],
 )
 def test_wrong_settings_are_found_before_anything_is_read(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(fc.ConfigurationError, match=reason):
         fc.Trainer(**settings)
+
+
+def test_a_folder_for_checkpoints_is_a_path(coloured: fc.Dataset) -> None:
+    with pytest.raises(fc.ConfigurationError, match=r"checkpoint_dir must be a path.*Received: checkpoint_dir=5"):
+        fit(coloured, checkpoint_dir=5)
 
 
 def test_the_average_of_the_weights_is_kept_in_place_of_the_last(coloured: fc.Dataset) -> None:
