@@ -28,6 +28,7 @@ __all__ = ["Fold", "Overlap", "Splits", "check_fractions", "draw_folds", "draw_s
 
 _FORMAT = "flowercnn-splits"
 _NAMES = ("train", "val", "test")
+_NUMBERS = (int, float, np.integer, np.floating)
 
 Indices = npt.NDArray[np.int64]
 Units = Sequence[Sequence[int]]
@@ -168,7 +169,7 @@ def check_fractions(val: float, test: float) -> None:
         ConfigurationError: Unless both are numbers of at least 0 with a sum below 1.
     """
     for name, value in (("val", val), ("test", test)):
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value < 1:
+        if isinstance(value, bool) or not isinstance(value, _NUMBERS) or not 0 <= value < 1:
             raise ConfigurationError(f"{name} must be a share from 0 to below 1. Received: {name}={value!r}")
     if val + test >= 1:
         raise ConfigurationError(

@@ -106,6 +106,11 @@ def test_shares_that_leave_nothing_are_refused(val: float, test: float) -> None:
         dataset_of({"a": 10, "b": 10}).split(val, test)
 
 
+def test_a_share_may_be_a_number_of_numpy() -> None:
+    train, val, test = dataset_of({"a": 10, "b": 10}).split(np.int64(0), np.float32(0.5))  # type: ignore[arg-type]
+    assert [len(part) for part in (train, val, test)] == [10, 0, 10]
+
+
 def test_a_class_too_small_for_three_parts_is_named() -> None:
     with pytest.raises(SplitError, match=r"at least 3 samples.*'lonely' \(1\).*leave these classes out"):
         dataset_of({"a": 10, "lonely": 1}).split()

@@ -77,6 +77,8 @@ class Predictor:
             raise ConfigurationError(
                 f"preprocessing must be a flowercnn.Preprocessing. Received: preprocessing={preprocessing!r}"
             )
+        if isinstance(class_names, str):  # its letters would be names
+            raise ConfigurationError(f"class_names must be a list of names. Received: class_names={class_names!r}")
         names = LabelEncoder(tuple(class_names)).class_names
         check_printable(names)
         check_shapes(model, "model", preprocessing.image_size, len(names))

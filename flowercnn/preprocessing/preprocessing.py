@@ -220,7 +220,8 @@ def _check_image_size(image_size: Any) -> tuple[int, int]:
         height, width = map(operator.index, image_size)
     except (TypeError, ValueError):
         raise ConfigurationError(f"{rule} Received: image_size={image_size!r}") from None
-    if not (1 <= height <= _LARGEST_SIDE and 1 <= width <= _LARGEST_SIDE):
+    has_truths = any(isinstance(side, bool) for side in image_size)  # which are ints to Python
+    if has_truths or not (1 <= height <= _LARGEST_SIDE and 1 <= width <= _LARGEST_SIDE):
         raise ConfigurationError(f"{rule} Received: image_size={image_size!r}")
     return height, width
 

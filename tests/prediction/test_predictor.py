@@ -210,6 +210,8 @@ def test_reprs_are_one_line(predictor: fc.Predictor) -> None:
 def test_a_model_that_does_not_fit_is_refused(predictor: fc.Predictor) -> None:
     with pytest.raises(fc.ConfigurationError, match=r"to \(None, 2\)"):
         fc.Predictor(predictor.model, ("a", "b"), predictor.preprocessing)
+    with pytest.raises(fc.ConfigurationError, match="class_names must be a list of names. Received: .*'abc'"):
+        fc.Predictor(predictor.model, "abc", predictor.preprocessing)
     with pytest.raises(fc.ConfigurationError, match="preprocessing must be"):
         fc.Predictor(predictor.model, predictor.class_names, (32, 32))  # type: ignore[arg-type]  # that is the point
 

@@ -17,7 +17,21 @@ from flowercnn.preprocessing.pixels import DiskPixels, MemoryPixels
 
 @pytest.mark.parametrize(
     "image_size",
-    [0, 128, (0, 10), (-1, 10), (10, 0), ("64", "64"), (64.0, 64), (64,), (64, 64, 3), "64", None, (10**6, 10)],
+    [
+        0,
+        128,
+        (0, 10),
+        (-1, 10),
+        (10, 0),
+        ("64", "64"),
+        (64.0, 64),
+        (64,),
+        (64, 64, 3),
+        "64",
+        None,
+        (10**6, 10),
+        (True, True),
+    ],
 )
 def test_a_wrong_image_size_is_refused(image_size: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"image_size must be \(height, width\).*Received"):
