@@ -12,14 +12,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["as_path", "can_be_written", "replace_file", "replace_folder"]
+from flowercnn.errors import ConfigurationError, OutputError
+
+__all__ = ["as_path", "can_be_written", "make_folder", "replace_file", "replace_folder", "write_result"]
 
 _LONG_NAME: Final = 200  # bytes; file systems take 255
 
 
-def as_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path as the user means it: ``~`` at its beginning is the home folder, if there is one."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - that of a Path is an error where there is no home folder
+def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
+    """Return a path as the user means it: ``~`` at its beginning is the home folder, if there is one.
+
+    Args:
+        path: What the user gave.
+        name: Of the argument, for the error.
+
+    Raises:
+        ConfigurationError: If it is no path.
+    """
+    try:
+        return Path(os.path.expanduser(path))  # noqa: PTH111 - that of a Path fails where there is no home folder
+    except TypeError:
+        raise ConfigurationError(
+            f"{name} must be a path: a str or a pathlib.Path. Received: {name}={path!r}"
+        ) from None
 
 
 def can_be_written(path: str | os.PathLike[str]) -> bool:
@@ -55,6 +70,38 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) 
     finally:
         temporary.unlink(missing_ok=True)
     return target
+
+
+def write_result(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
+    """Do what `replace_file` does with a file that a user has named.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    try:
+        return replace_file(path, write)
+    except OSError as error:
+        raise _unwritable(path, error, "Give the name of a file") from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder that a user has named, if it is not there, and return its path.
+
+    Raises:
+        OutputError: If it cannot be made.
+    """
+    folder = as_path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error, "Give the name of a folder") from error
+    return folder
+
+
+def _unwritable(path: str | os.PathLike[str], error: OSError, way_out: str) -> OutputError:
+    return OutputError(
+        f"{path}: cannot be written ({error.strerror or error}). {way_out} in a folder that can be written."
+    )
 
 
 def replace_folder(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:

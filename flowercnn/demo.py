@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flowercnn.atomic import make_folder
 from flowercnn.dataset import Dataset
 from flowercnn.evaluation.evaluation import evaluate
 from flowercnn.evaluation.plots import prediction_grid, save_figure
@@ -34,8 +35,11 @@ def run_demo(folder: Path, *, seed: int, progress: bool, say: Callable[[str], ob
         seed: Of everything.
         progress: Whether to show progress bars.
         say: Called with each line of the result.
+
+    Raises:
+        OutputError: If the folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     model = folder / "model.keras"
     dataset = Dataset.from_source(SyntheticFlowers(per_class=_PER_CLASS, seed=seed))
     splits = dataset.split(val=0.1, test=0.2, seed=seed, progress=progress)

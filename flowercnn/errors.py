@@ -19,6 +19,7 @@ __all__ = [
     "ImageError",
     "MissingDependencyError",
     "ModelFileError",
+    "OutputError",
     "SourceError",
     "SplitError",
     "TrainingError",
@@ -56,6 +57,10 @@ class SourceError(FlowerCNNError, OSError):
 
 class ModelFileError(FlowerCNNError, OSError):
     """A file is not a model this library can load, or must not load."""
+
+
+class OutputError(FlowerCNNError, OSError):
+    """A result cannot be written to the file or folder asked for; of a model this is a `ModelFileError`."""
 
 
 class TrainingError(FlowerCNNError, RuntimeError):

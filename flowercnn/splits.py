@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.atomic import as_path, replace_file
+from flowercnn.atomic import as_path, write_result
 from flowercnn.errors import ConfigurationError, SplitError, few
 from flowercnn.seeding import check_seed, stable_hash
 
@@ -28,6 +28,7 @@ __all__ = ["Fold", "Overlap", "Splits", "check_fractions", "draw_folds", "draw_s
 
 _FORMAT = "flowercnn-splits"
 _NAMES = ("train", "val", "test")
+_NUMBERS = (int, float, np.integer, np.floating)
 
 Indices = npt.NDArray[np.int64]
 Units = Sequence[Sequence[int]]
@@ -65,7 +66,11 @@ class Splits(NamedTuple):
     test: Dataset
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the keys of each part to a JSON file, whole or not at all, and return its path."""
+        """Write the keys of each part to a JSON file, whole or not at all, and return its path.
+
+        Raises:
+            OutputError: If the file cannot be written.
+        """
         content = {
             "format": _FORMAT,
             "version": 1,
@@ -73,7 +78,7 @@ class Splits(NamedTuple):
             **{name: list(part.keys) for name, part in zip(_NAMES, self, strict=True)},
         }
         text = json.dumps(content, ensure_ascii=True, indent=1)
-        return replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return write_result(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(
@@ -164,7 +169,7 @@ def check_fractions(val: float, test: float) -> None:
         ConfigurationError: Unless both are numbers of at least 0 with a sum below 1.
     """
     for name, value in (("val", val), ("test", test)):
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value < 1:
+        if isinstance(value, bool) or not isinstance(value, _NUMBERS) or not 0 <= value < 1:
             raise ConfigurationError(f"{name} must be a share from 0 to below 1. Received: {name}={value!r}")
     if val + test >= 1:
         raise ConfigurationError(

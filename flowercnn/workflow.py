@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-from flowercnn.atomic import can_be_written
+from flowercnn.atomic import as_path, can_be_written
 from flowercnn.dataset import Dataset, Duplicates
-from flowercnn.errors import ConfigurationError, FlowerCNNError, TrainingError, closest
+from flowercnn.errors import ConfigurationError, FlowerCNNError, SplitError, TrainingError, closest, few
 from flowercnn.evaluation.evaluation import Evaluation, evaluate, pooled
 from flowercnn.evaluation.kept import keep_evaluation, kept_evaluation
 from flowercnn.evaluation.labels import LabelIssue, label_issues
@@ -64,7 +64,8 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
         out: Where to save the model (``.keras`` or ``.h5``), or ``None``.
         val: Share of each class to watch while training.
         test: Share of each class kept for the final figure. Where every sample has a predefined part, the parts are
-            those, and ``val`` and ``test`` are only drawn where they have none.
+            those, and ``val`` and ``test`` are only drawn where they have none. Where only some have one, that is an
+            error.
         seed: Of the split and the training.
         duplicates: ``"group"`` keeps copies of a picture on one side, as `Dataset.split` does; where the parts are
             predefined, pictures that are in a later part too are left out of the earlier one, with a warning.
@@ -87,7 +88,7 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
         (4, 2)
     """
     check_fractions(val, test)
-    _check_out(out)
+    _check_places(out, checkpoint_dir)
     automatic = model == "auto" if isinstance(model, str) else False
     trainer = _make_trainer(train, "fast" if automatic else model, seed, settings)
     dataset = Dataset.from_source(as_source(source))
@@ -117,11 +118,12 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
             audited = dataset.audit(progress=progress) if duplicates == "group" else None  # its pictures were read
             evaluation = dataclasses.replace(evaluation, history=run.history.to_dict(), audit=audited)
             _log.info("Test: %s", evaluation.summary())
-        run = dataclasses.replace(run, splits=splits, evaluation=evaluation, notes=(*reason, *run.notes))
-        if out is not None and evaluation is not None:
             metrics = {"accuracy": evaluation.accuracy, "accuracy_interval": list(evaluation.accuracy_interval)}
-            run.predictor.with_info(test={**metrics, "samples": len(evaluation)}).save(out)
-    return run
+            tested = run.predictor.with_info(test={**metrics, "samples": len(evaluation)})
+            run = dataclasses.replace(run, predictor=tested)
+            if out is not None:
+                tested.save(out)
+    return dataclasses.replace(run, splits=splits, evaluation=evaluation, notes=(*reason, *run.notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,7 @@ def cross_validate(
     """
     trainer = _make_trainer(cross_validate, model, seed, settings)
     dataset = Dataset.from_source(as_source(source))
-    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+    folder = None if checkpoint_dir is None else as_path(checkpoint_dir, "checkpoint_dir")
     evaluations: list[Evaluation] = []
     interrupted = False
     try:
@@ -304,6 +306,13 @@ def _rescued(predictor: Predictor, out: str | os.PathLike[str] | None) -> Path:
 
 
 def _split(dataset: Dataset, *, val: float, test: float, seed: int, duplicates: Duplicates, progress: bool) -> Splits:
+    without = [sample.key for sample in dataset if sample.split is None]
+    if 0 < len(without) < len(dataset):  # parts drawn anew would put the owner's test pictures into train
+        raise SplitError(
+            f"Either every sample must have a predefined part (Sample.split) or none. Received: {len(without)} of "
+            f"{len(dataset)} samples without one: {few(without)}. Give each a part, or leave the parts out of the "
+            "source (such as split=), so that parts are drawn."
+        )
     if dataset.has_splits:
         _log.info("Using the predefined parts of the data.")
         mode: Literal["drop", "ignore"] = "drop" if duplicates == "group" else "ignore"
@@ -319,11 +328,13 @@ def _check_can_be_saved(trainer: Trainer, dataset: Dataset) -> None:
         check_can_be_saved(own)
 
 
-def _check_out(out: str | os.PathLike[str] | None) -> None:
+def _check_places(out: str | os.PathLike[str] | None, checkpoint_dir: str | os.PathLike[str] | None) -> None:
     """Find out before hours of training that the result could not be saved."""
+    if checkpoint_dir is not None:
+        as_path(checkpoint_dir, "checkpoint_dir")
     if out is None:
         return
-    path = Path(out)
+    path = as_path(out, "out")
     if path.suffix not in (".keras", ".h5"):
         raise ConfigurationError(f"out must end in .keras or .h5. Received: out={str(out)!r}")
     if not can_be_written(path):

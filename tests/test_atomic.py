@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import flowercnn as fc
-from flowercnn.atomic import can_be_written, replace_file, replace_folder
+from flowercnn.atomic import can_be_written, make_folder, replace_file, replace_folder, write_result
+from flowercnn.errors import OutputError
 from flowercnn.interrupts import interrupts_deferred
 
 
@@ -29,6 +30,17 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -
         replace_file(target, fail)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_result_that_cannot_be_written_is_an_error_of_ours_and_of_the_system(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.txt").mkdir()
+    for path in (tmp_path / "file" / "x.txt", tmp_path / "folder.txt"):
+        with pytest.raises(fc.FlowerCNNError, match="cannot be written .* Give the name of a file in") as caught:
+            write_result(path, lambda temporary: temporary.touch())
+        assert isinstance(caught.value, OSError)
+    with pytest.raises(OutputError, match="Give the name of a folder in"):
+        make_folder(tmp_path / "file" / "folder")
 
 
 def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:

@@ -160,6 +160,7 @@ def test_a_file_of_weights_can_be_named_for_a_backbone(
         ("predict", "no-such-model.keras", "x.jpg"),
         ("evaluate", "no-such-model.keras", "."),
         ("audit", "no such folder"),
+        ("demo", "--out", f"{__file__}/demo"),
     ],
 )
 def test_errors_are_a_sentence_and_no_traceback(arguments: tuple[str, ...]) -> None:

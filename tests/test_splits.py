@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flowercnn import ConfigurationError, Dataset, ImageFolder, InMemory, Sample, SplitError, Splits
+from flowercnn.errors import OutputError
 from flowercnn.sources.base import SplitName
 
 
@@ -105,6 +106,11 @@ def test_shares_that_leave_nothing_are_refused(val: float, test: float) -> None:
         dataset_of({"a": 10, "b": 10}).split(val, test)
 
 
+def test_a_share_may_be_a_number_of_numpy() -> None:
+    train, val, test = dataset_of({"a": 10, "b": 10}).split(np.int64(0), np.float32(0.5))  # type: ignore[arg-type]
+    assert [len(part) for part in (train, val, test)] == [10, 0, 10]
+
+
 def test_a_class_too_small_for_three_parts_is_named() -> None:
     with pytest.raises(SplitError, match=r"at least 3 samples.*'lonely' \(1\).*leave these classes out"):
         dataset_of({"a": 10, "lonely": 1}).split()
@@ -164,6 +170,20 @@ def test_a_saved_split_comes_back(tmp_path: Path) -> None:
     splits = dataset.split(seed=7)
     loaded = Splits.load(splits.save(tmp_path / "splits.json"), dataset)
     assert [part.keys for part in loaded] == [part.keys for part in splits]
+
+
+def test_a_split_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        dataset_of({"a": 10, "b": 10}).split().save(tmp_path / "file" / "splits.json")
+
+
+def test_a_split_is_saved_to_a_path_and_read_from_one() -> None:
+    dataset = dataset_of({"a": 10, "b": 10})
+    with pytest.raises(ConfigurationError, match="Received: path=None"):
+        dataset.split().save(None)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(ConfigurationError, match="Received: path=None"):
+        Splits.load(None, dataset)  # type: ignore[arg-type]  # that is the point
 
 
 def test_a_saved_split_of_other_samples_is_refused(tmp_path: Path) -> None:

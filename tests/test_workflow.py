@@ -21,6 +21,7 @@ def test_one_call_goes_from_a_folder_to_a_saved_tested_model(photo_folder: Path,
     assert run.evaluation.keys == run.splits.test.keys
     loaded = fc.Predictor.load(tmp_path / "model.keras")
     assert loaded.info["test"]["accuracy"] == run.evaluation.accuracy
+    assert run.predictor.info["test"] == loaded.info["test"]
     assert loaded.info["fingerprints"] == {name: part.fingerprint() for name, part in run.splits._asdict().items()}
 
 
@@ -62,6 +63,15 @@ def test_predefined_parts_are_used(photo_folder: Path) -> None:
     assert {key[-5] for key in run.splits.test.keys} == {"7", "8"}
 
 
+def test_parts_of_some_samples_only_are_an_error_and_not_drawn_anew(coloured: fc.Dataset) -> None:
+    samples = [
+        dataclasses.replace(sample, split="test" if number % 2 else "train") for number, sample in enumerate(coloured)
+    ]
+    samples[4] = dataclasses.replace(samples[4], split=None)
+    with pytest.raises(fc.SplitError, match=f"1 of 30 samples without one: {samples[4].key}. Give each a part"):
+        fc.train(samples, **FAST)
+
+
 def test_no_test_part_is_no_evaluation(photo_folder: Path) -> None:
     assert fc.train(photo_folder, test=0, **FAST).evaluation is None
 
@@ -71,6 +81,8 @@ def test_no_test_part_is_no_evaluation(photo_folder: Path) -> None:
     [
         ({"out": "model.pt"}, ".keras or .h5"),
         ({"out": "."}, ".keras or .h5"),
+        ({"out": 5}, "out must be a path: .*Received: out=5"),
+        ({"checkpoint_dir": 5}, "checkpoint_dir must be a path"),
         ({"out": f"{__file__}/model.keras"}, "folder that can be written"),
         ({"val": 0.5, "test": 0.5}, "below 1"),
         ({"epoch": 3}, "train has no argument 'epoch'. Did you mean 'epochs'"),
@@ -170,6 +182,7 @@ def test_all_bad_pictures_are_named_at_once(photo_folder: Path) -> None:
     with pytest.raises(fc.ImageError) as caught:
         fc.train(photo_folder, **FAST)
     assert all(name in str(caught.value) for name in bad)
+    assert str(caught.value).startswith("9 pictures cannot be used: ")
 
 
 @pytest.mark.parametrize("source", [3, None, object()])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.atomic import can_be_written, replace_file
+from flowercnn.atomic import as_path, can_be_written, write_result
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, DataError, ImageError, few
 from flowercnn.evaluation import plots
@@ -62,7 +62,7 @@ class Evaluation:
         class_names: All classes in the order of the labels.
         keys: The pictures, in order.
         y_true: Shape (n,), int64.
-        y_prob: Shape (n, num_classes), float32, rows sum to 1.
+        y_prob: Shape (n, num_classes), floats, rows sum to 1.
         skipped: Keys of pictures that could not be decoded and are in no figure.
         refused: Keys of pictures the classifier would say "unknown" of; they are in every figure all the same.
         samples: Where the pictures are, in order, for reports that show them; or empty.
@@ -71,7 +71,7 @@ class Evaluation:
         audit: What was found wrong with the data, or ``None``.
 
     Raises:
-        ConfigurationError: If the shapes do not fit together.
+        ConfigurationError: If the shapes do not fit together, or a label is of no class.
         DataError: If there is no picture.
 
     Example:
@@ -94,6 +94,8 @@ class Evaluation:
     audit: AuditReport | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "y_true", _as_array("y_true", self.y_true, np.int64, "ui", "ints"))
+        object.__setattr__(self, "y_prob", _as_array("y_prob", self.y_prob, np.float64, "fui", "numbers"))
         expected = (len(self.keys), len(self.class_names))
         if self.y_true.shape != expected[:1] or self.y_prob.shape != expected:
             raise ConfigurationError(
@@ -106,6 +108,11 @@ class Evaluation:
             )
         if not self.keys:
             raise DataError("There is nothing to evaluate: an evaluation needs at least one picture.")
+        if self.y_true.min() < 0 or self.y_true.max() >= len(self.class_names):
+            raise ConfigurationError(
+                f"y_true must be labels of the {len(self.class_names)} classes, from 0 to "
+                f"{len(self.class_names) - 1}. Received: {self.y_true.min()} to {self.y_true.max()}"
+            )
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -314,17 +321,18 @@ class Evaluation:
 
         Raises:
             ConfigurationError: If the suffix is another, or the file cannot be written there.
+            OutputError: If writing it fails all the same, such as on a full disk.
         """
-        target = Path(path)
+        target = as_path(path)
         if target.suffix not in (".html", ".json"):
             raise ConfigurationError(f"A report's name must end in .html or .json. Received: path={str(path)!r}")
         if not can_be_written(target):
             raise ConfigurationError(f"A report's folder must be one that can be written. Received: {str(path)!r}")
         figures = json.dumps(self.to_dict(), indent=1, allow_nan=False)
-        replace_file(target.with_suffix(".json"), lambda temporary: temporary.write_text(figures, encoding="utf-8"))
+        write_result(target.with_suffix(".json"), lambda temporary: temporary.write_text(figures, encoding="utf-8"))
         if target.suffix == ".html":
             page = report_html(self)
-            replace_file(target, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+            write_result(target, lambda temporary: temporary.write_text(page, encoding="utf-8"))
         return target
 
     def plot_confusion_matrix(self, path: str | os.PathLike[str], *, dark: bool = False) -> Path:
@@ -417,6 +425,19 @@ def evaluate(
             "calibration": None if predictor.calibration is None else predictor.calibration.summary(),
         },
     )
+
+
+def _as_array(name: str, values: Any, kind: type[np.generic], kinds: str, rule: str) -> npt.NDArray[Any]:
+    """Return an array of numbers; lists of them are taken too."""
+    try:
+        array = np.asarray(values) if np.size(values) else np.asarray(values, kind)
+    except (TypeError, ValueError):  # rows of several lengths
+        array = np.array(None)
+    if array.dtype.kind not in kinds:
+        raise ConfigurationError(
+            f"{name} must be an array of {rule}. Received: {type(values).__name__} of {array.dtype}"
+        )
+    return array if array.dtype.kind == "f" else array.astype(kind, copy=False)
 
 
 def _check_arguments(predictor: object, dataset: object, bad_images: object) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.atomic import replace_file
+from flowercnn.atomic import as_path, write_result
 from flowercnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -59,10 +59,11 @@ def save_figure(figure: Any, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ConfigurationError: If the suffix is another.
+        OutputError: If the file cannot be written.
     """
-    if Path(path).suffix.lower() not in _SUFFIXES:
+    if as_path(path).suffix.lower() not in _SUFFIXES:
         raise ConfigurationError(f"A figure's name must end in .png, .svg or .pdf. Received: path={str(path)!r}")
-    return replace_file(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    return write_result(path, lambda temporary: figure.savefig(temporary, dpi=120))
 
 
 def history_figure(curves: Mapping[str, Sequence[float]], *, dark: bool = False) -> Any:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from flowercnn.errors import ConfigurationError
 from flowercnn.models.keras3 import import_keras
-from flowercnn.models.parts import check_side
+from flowercnn.models.parts import check_count, check_dropout, check_side
 
 __all__ = ["MEMBERS", "build_accurate", "build_fast", "member_count"]
 
@@ -36,7 +35,7 @@ def build_fast(
         A Keras model from (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities.
 
     Raises:
-        ConfigurationError: If ``image_size`` is too small.
+        ConfigurationError: If ``image_size`` is too small, or an option is out of range.
     """
     return _residual("fast", image_size, num_classes, members=1, width=width, blocks=blocks, dropout=dropout)
 
@@ -67,13 +66,10 @@ def build_accurate(
         A Keras model from (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities.
 
     Raises:
-        ConfigurationError: If ``image_size`` is too small, or ``members`` below 1.
+        ConfigurationError: If ``image_size`` is too small, or an option is out of range.
     """
-    if isinstance(members, bool) or not isinstance(members, int) or members < 1:
-        raise ConfigurationError(f"members must be an int of at least 1. Received: members={members!r}")
-    return _residual(
-        "accurate", image_size, num_classes, members=members, width=width, blocks=blocks, dropout=dropout
-    )
+    count = check_count("members", members)
+    return _residual("accurate", image_size, num_classes, members=count, width=width, blocks=blocks, dropout=dropout)
 
 
 def member_count(model: Any) -> int:
@@ -86,6 +82,7 @@ def _residual(
     name: str, image_size: tuple[int, int], num_classes: int, *, members: int, width: int, blocks: int, dropout: float
 ) -> Any:
     check_side(name, image_size, _SMALLEST_SIDE)
+    width, blocks, dropout = check_count("width", width), check_count("blocks", blocks), check_dropout(dropout)
     keras = import_keras()
     layers = keras.layers
     pixels = keras.Input((*image_size, 3), name="pixels")

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from typing import Any, Final
 
+import numpy as np
+
 from flowercnn.errors import ConfigurationError
 
-__all__ = ["LAYER_NAME", "activation_bytes", "call_count", "check_side", "couples_pictures", "pictures_at_once"]
+__all__ = [
+    "LAYER_NAME",
+    "activation_bytes",
+    "call_count",
+    "check_count",
+    "check_dropout",
+    "check_side",
+    "couples_pictures",
+    "pictures_at_once",
+]
 
 LAYER_NAME: Final = re.compile(r"[A-Za-z0-9_.>-]*")  # as TensorFlow has it, without those that separate folders
 _BYTES_AT_ONCE: Final = 128 * 2**20
@@ -24,6 +36,33 @@ def check_side(name: str, image_size: tuple[int, int], smallest: int) -> None:
         raise ConfigurationError(
             f"{name} needs pictures of at least {smallest} x {smallest}. Received: image_size={image_size}"
         )
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return an option of a network that counts something as an int of Python.
+
+    Raises:
+        ConfigurationError: If it is not an int of at least 1.
+    """
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ConfigurationError(f"{name} must be an int of at least 1. Received: {name}={value!r}")
+    return count
+
+
+def check_dropout(dropout: Any) -> float:
+    """Return a share of features to drop as a float of Python.
+
+    Raises:
+        ConfigurationError: If it is not a number from 0 to below 1.
+    """
+    is_number = isinstance(dropout, (int, float, np.integer, np.floating)) and not isinstance(dropout, bool)
+    if not is_number or not 0 <= dropout < 1:
+        raise ConfigurationError(f"dropout must be a share from 0 to below 1. Received: dropout={dropout!r}")
+    return float(dropout)
 
 
 def couples_pictures(model: Any) -> bool:

@@ -107,4 +107,4 @@ def _digest(model: Any) -> str:
 
 
 def _unknown(path: Path) -> str:
-    return f"{path}: not exported by flowercnn: it has no class names."
+    return f"{path}: not exported by flowercnn: it has no class names. Give a file that Predictor.export has written."

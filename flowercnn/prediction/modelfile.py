@@ -46,6 +46,7 @@ _MOST_JSON_BYTES: Final = 16 * 2**20
 _MOST_DIRECTORY_BYTES: Final = 2**16
 _END_BYTES: Final = 22  # of the record that ends an archive, without its comment
 _MOST_BYTES: Final = 2 * 2**30
+_WAY_OUT: Final = "Give a file that Predictor.save or Predictor.export has written."
 _MOST_ACTIVATIONS: Final = 2 * 2**30
 _MOST_CALLS: Final = 10_000  # of layers; `accurate` makes 79
 _RELATIVE_TOLERANCE: Final = 1e-3  # of float16
@@ -267,12 +268,14 @@ def read_file(path: Path) -> bytes:
         with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ModelFileError(f"{path}: there is no such file; it is a folder or a device.")
+                raise ModelFileError(f"{path}: it is a folder or a device, not a model file. {_WAY_OUT}")
             if status.st_size > _MOST_BYTES:
                 raise ModelFileError(f"{path}: refused: larger than a model can be ({status.st_size:,} bytes).")
             return file.read()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ModelFileError(f"{path}: there is no such file.") from error
+    except FileNotFoundError as error:
+        raise ModelFileError(f"{path}: there is no such file. {_WAY_OUT}") from error
+    except IsADirectoryError as error:  # a SavedModel, too, which is for TensorFlow Serving
+        raise ModelFileError(f"{path}: it is a folder, not a model file. {_WAY_OUT}") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         if isinstance(error, ModelFileError):
             raise
@@ -301,7 +304,7 @@ def read_model(path: Path) -> ModelFile:
     except Exception as error:
         # Damaged archives fail in zipfile and HDF5 in too many ways to list.
         raise ModelFileError(f"{path}: the model file is damaged ({type(error).__name__}: {error}).") from error
-    raise ModelFileError(f"{path}: not a model file; it is neither a .keras archive nor HDF5.")
+    raise ModelFileError(f"{path}: not a model file; it is neither a .keras archive nor HDF5. {_WAY_OUT}")
 
 
 def _read_archive(path: Path, content: bytes) -> ModelFile:
@@ -337,7 +340,7 @@ def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
     sizes = {member.filename: member.file_size for member in members}
     known = {*_KERAS_MEMBERS, _DESCRIPTION, _LITERT}
     if len(sizes) != len(members) or not _KERAS_MEMBERS <= sizes.keys() <= known:
-        raise ModelFileError(f"{path}: not a model file; the archive has other members than one of Keras.")
+        raise ModelFileError(f"{path}: not a model file; the archive has other members than one of Keras. {_WAY_OUT}")
     if _DESCRIPTION not in sizes:
         raise ModelFileError(_unknown_classes(path))
     for member in members:
@@ -361,7 +364,7 @@ def _read_h5(path: Path, content: bytes) -> ModelFile:
     check_structure(content, name)  # before it is read in C
     with h5py.File(io.BytesIO(content), "r") as file:
         if "model_config" not in file.attrs:
-            raise ModelFileError(f"{path}: not a model file; the HDF5 file holds no network.")
+            raise ModelFileError(f"{path}: not a model file; the HDF5 file holds no network. {_WAY_OUT}")
         if _ATTRIBUTE not in file.attrs:
             raise ModelFileError(_unknown_classes(path))
         config = str(file.attrs["model_config"]).encode()

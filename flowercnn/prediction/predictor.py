@@ -77,6 +77,8 @@ class Predictor:
             raise ConfigurationError(
                 f"preprocessing must be a flowercnn.Preprocessing. Received: preprocessing={preprocessing!r}"
             )
+        if isinstance(class_names, str):  # its letters would be names
+            raise ConfigurationError(f"class_names must be a list of names. Received: class_names={class_names!r}")
         names = LabelEncoder(tuple(class_names)).class_names
         check_printable(names)
         check_shapes(model, "model", preprocessing.image_size, len(names))
@@ -357,9 +359,9 @@ class Predictor:
             ModelFileError: If the suffix is another, the model has layers that are not Keras's own or weights that
                 are not finite, or the file cannot be written.
         """
-        wanted = light and Path(path).suffix == ".keras"
-        copy = self._network.light if wanted else None
-        return write_model(path, self.model, self._description, litert=copy)
+        target = as_path(path)
+        copy = self._network.light if light and target.suffix == ".keras" else None
+        return write_model(target, self.model, self._description, litert=copy)
 
     def export(
         self,

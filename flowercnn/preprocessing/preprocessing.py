@@ -156,7 +156,7 @@ class Preprocessing:
         if errors and (bad_images == "error" or len(errors) == len(samples)):
             listed = few([f"{samples[index].key}: {error}" for index, error in errors.items()])
             raise ImageError(
-                f"{len(errors)} of {len(samples)} pictures cannot be used: {listed} "
+                f"{len(errors)} pictures cannot be used: {listed} "
                 "Replace or remove them, or leave them out with bad_images='skip'."
             )
         return pixels, np.array([index for index in range(len(samples)) if index not in errors], dtype=np.int64)
@@ -220,7 +220,8 @@ def _check_image_size(image_size: Any) -> tuple[int, int]:
         height, width = map(operator.index, image_size)
     except (TypeError, ValueError):
         raise ConfigurationError(f"{rule} Received: image_size={image_size!r}") from None
-    if not (1 <= height <= _LARGEST_SIDE and 1 <= width <= _LARGEST_SIDE):
+    has_truths = any(isinstance(side, bool) for side in image_size)  # which are ints to Python
+    if has_truths or not (1 <= height <= _LARGEST_SIDE and 1 <= width <= _LARGEST_SIDE):
         raise ConfigurationError(f"{rule} Received: image_size={image_size!r}")
     return height, width
 

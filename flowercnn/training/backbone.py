@@ -89,7 +89,8 @@ def fit_backbone(
     head = fit_on_features(features, train, recipe, seed=trainer.seed)
     set_head(model, head)
     val_labels = None if watched is None or val is None else val.labels[watched.kept]
-    record = head_record(head, features, labels, watched, val_labels, computed)
+    record = head_record(head, features, labels, watched, val_labels)
+    solved = time.perf_counter()
     notes: list[str] = []
     if ending is not None:
         tuned, interrupted = ending.tune(
@@ -121,7 +122,7 @@ def fit_backbone(
         set_head(model, head)
     for note in notes:
         _log.warning(note)
-    history = History((record, *tuned.epochs))
+    history = History((record, *tuned.epochs), (solved - computed, *tuned.seconds))
     finished = time.perf_counter()
     info = {"model": trainer.model_name, "seed": trainer.seed, "epochs": len(history), "train_samples": len(labels)}
     preprocessing = trainer.resolved_preprocessing()
@@ -247,5 +248,5 @@ def _call_back(callbacks: Sequence[Any], model: Any, record: dict[str, float]) -
     hooks = make_hooks(callbacks, model, epochs=1, steps=1)
     hooks.on_train_begin()
     hooks.on_epoch_begin(0)
-    hooks.on_epoch_end(0, {name: value for name, value in record.items() if name not in ("learning_rate", "seconds")})
+    hooks.on_epoch_end(0, {name: value for name, value in record.items() if name != "learning_rate"})
     hooks.on_train_end()

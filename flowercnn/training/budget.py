@@ -93,7 +93,5 @@ def _area(recipe: Recipe, done: int) -> int:
 
 def measured(recipe: Recipe, history: History) -> float:
     """Return the median seconds of all epochs but the first, by square pixel of the picture they trained at."""
-    times = [
-        epoch["seconds"] / math.prod(recipe.training_size(number)) for number, epoch in enumerate(history.epochs)
-    ]
+    times = [each / math.prod(recipe.training_size(number)) for number, each in enumerate(history.seconds)]
     return float(np.median(times[1:]))

@@ -35,7 +35,7 @@ class Checkpoint(NamedTuple):
     @property
     def seconds(self) -> float:
         """How long the epochs so far took."""
-        return sum(epoch["seconds"] for epoch in self.history.epochs)
+        return sum(self.history.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,10 @@ class Checkpoints:
         path = self.folder / _NAME
         if _fingerprint_of(path) not in (None, self.fingerprint):
             raise _of_another(path)
-        history = list(map(dict, checkpoint.history.epochs))
+        history = [
+            {**epoch, "seconds": seconds}
+            for epoch, seconds in zip(checkpoint.history.epochs, checkpoint.history.seconds, strict=True)
+        ]
         counts = {name: len(values) for name, values in checkpoint.arrays.items() if len(values)}
         about = json.dumps(
             {"fingerprint": self.fingerprint, "history": history, "epochs": checkpoint.epochs, "arrays": counts}
@@ -91,7 +94,7 @@ class Checkpoints:
                 about = json.loads(str(stored["about"]))
                 for name in sorted(set(stored.files) - {"about"}):
                     arrays.setdefault(name.partition(":")[0], []).append(stored[name])
-            history, epochs = History(tuple(about["history"])), int(about["epochs"])
+            history, epochs = _read_history(about["history"]), int(about["epochs"])
             belongs = about["fingerprint"] == self.fingerprint
             counts = {name: len(values) for name, values in arrays.items()}
             is_whole = about.get("arrays", counts) == counts  # earlier versions did not count
@@ -102,6 +105,14 @@ class Checkpoints:
         if not belongs:
             raise _of_another(path)
         return Checkpoint(arrays, history, epochs)
+
+
+def _read_history(stored: Sequence[Mapping[str, float]]) -> History:
+    history = History()
+    for epoch in stored:
+        figures = {name: value for name, value in epoch.items() if name != "seconds"}
+        history = history.followed_by(figures, epoch.get("seconds", 0.0))
+    return history
 
 
 def _fingerprint_of(path: Path) -> str | None:

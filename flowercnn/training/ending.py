@@ -151,7 +151,7 @@ class Ending:
                     hooks.on_epoch_end(epoch, dict(logs))
                     if best is not None and best.see(logs, model.get_weights()):
                         model.stop_training = True
-                    history = History((*history.epochs, {**logs, "seconds": time.perf_counter() - started}))
+                    history = history.followed_by(logs, time.perf_counter() - started)
                     self.recipe = self._fitted(recipe, history, end - time.perf_counter())
                     bar.total = _COPIES * self.recipe.epochs * len(labels)
             except KeyboardInterrupt:
@@ -244,8 +244,8 @@ class Ending:
         """Return the recipe with no more epochs than its own and than the time that is left allows."""
         if seconds == math.inf:
             return recipe
-        first = {**history.epochs[0], "seconds": history.epochs[0]["seconds"] - self._compiling}
-        pace = measured(recipe, history if len(history) > 1 else History((first, first)))
+        first = history.seconds[0] - self._compiling
+        pace = measured(recipe, history if len(history) > 1 else History(seconds=(first, first)))
         epochs = min(recipe.epochs, fit_epochs(recipe, seconds, pace, done=len(history)).epochs)
         return dataclasses.replace(recipe, epochs=epochs)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,25 @@ __all__ = ["History"]
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """One mapping per finished epoch, with the keys ``loss``, ``accuracy``, ``learning_rate`` and ``seconds``.
+    """One mapping per finished epoch, with the keys ``loss``, ``accuracy`` and ``learning_rate``.
 
     With validation data there are ``val_loss`` and ``val_accuracy`` too. ``loss`` and ``accuracy`` are means over the
     pictures as they were trained on, augmented, while the weights changed; those of val are taken at the epoch's end.
 
     Args:
         epochs: The mappings, in order.
+        seconds: How long each epoch took. No two trainings take as long, so histories are compared without it.
     """
 
     epochs: tuple[Mapping[str, float], ...] = ()
+    seconds: tuple[float, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.epochs)
+
+    def followed_by(self, epoch: Mapping[str, float], seconds: float) -> History:
+        """Return the history with one more epoch."""
+        return History((*self.epochs, epoch), (*self.seconds, seconds))
 
     def to_dict(self) -> dict[str, list[float]]:
         """Return a list per quantity, as ``keras.callbacks.History.history`` has it.

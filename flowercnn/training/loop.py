@@ -214,10 +214,10 @@ class Loop:
             _log.info("val_loss has not fallen for long: stopped after epoch %d.", epoch + 1)
             self.model.stop_training = True
         rate = float(np.asarray(self._optimizer.learning_rate))
-        record = {**logs, "learning_rate": rate, "seconds": time.perf_counter() - started}
+        record, seconds = {**logs, "learning_rate": rate}, time.perf_counter() - started
         bar.set_postfix({name: f"{value:.3f}" for name, value in logs.items()})
-        _log.info("Epoch %d of %d: %s", epoch + 1, self.recipe.epochs, record)
-        return History((*history.epochs, record))
+        _log.info("Epoch %d of %d in %.1f s: %s", epoch + 1, self.recipe.epochs, seconds, record)
+        return history.followed_by(record, seconds)
 
     def _learn(self, epoch: int, hooks: Any, bar: Any) -> dict[str, float]:
         """Take all steps of an epoch; return the mean loss and accuracy over its pictures."""

@@ -57,7 +57,7 @@ class TrainingRun:
 
     def _repr_html_(self) -> str:
         curves = self.history.to_dict()
-        last = ", ".join(f"{name} {values[-1]:.3f}" for name, values in curves.items() if name != "seconds")
+        last = ", ".join(f"{name} {values[-1]:.3f}" for name, values in curves.items())
         charts = "".join(
             line_chart(title, {key: curves[key] for key in (name, f"val_{name}") if key in curves})
             for title, name in (("Accuracy", "accuracy"), ("Loss", "loss"))

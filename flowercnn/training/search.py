@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from flowercnn.atomic import as_path
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, FlowerCNNError, MissingDependencyError, TrainingError
 from flowercnn.evaluation.evaluation import evaluate
@@ -167,10 +168,11 @@ def _check_study(kept: Any, path: object, trainer: Trainer, train: Dataset, sett
 
 
 def _open_study(optuna: Any, path: str | os.PathLike[str] | None, seed: int) -> Any:
-    with nullcontext() if path is None else _explained(Path(path)):
+    file = None if path is None else as_path(path, "study")
+    with nullcontext() if file is None else _explained(file):
         study = optuna.create_study(
             study_name="flowercnn",
-            storage=None if path is None else optuna.storages.JournalStorage(_Journal(optuna, Path(path))),
+            storage=None if file is None else optuna.storages.JournalStorage(_Journal(optuna, file)),
             direction="maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
             load_if_exists=True,

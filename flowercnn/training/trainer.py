@@ -13,6 +13,7 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
+from flowercnn.atomic import as_path
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, DataError, SplitError, few
 from flowercnn.labels import check_printable
@@ -111,6 +112,11 @@ class Trainer:
             raise ConfigurationError(
                 f"early_stopping must be a number of epochs of at least 1. Received: early_stopping={patience!r}"
             )
+        if not isinstance(self.model_options, Mapping):
+            raise ConfigurationError(
+                "model_options must be a dict of the builder's options by name. "
+                f"Received: model_options={self.model_options!r}"
+            )
         self.resolved_preprocessing()
 
     def resolved_recipe(self) -> Recipe:
@@ -188,7 +194,7 @@ class Trainer:
                 "early_stopping needs val, pictures to stop by: give fit a second data set. Cross-validation has "
                 "none: leave early_stopping out."
             )
-        folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+        folder = None if checkpoint_dir is None else as_path(checkpoint_dir, "checkpoint_dir")
         if is_backbone(self.model):
             from flowercnn.training.backbone import fit_backbone as fit
         else:

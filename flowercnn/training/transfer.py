@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -235,14 +234,14 @@ def figures(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.int6
 
 
 def head_record(
-    head: Head, train: Features, labels: npt.NDArray[np.int64], val: Features | None, val_labels: Any, started: float
+    head: Head, train: Features, labels: npt.NDArray[np.int64], val: Features | None, val_labels: Any
 ) -> dict[str, float]:
     """Return what `History` keeps of the training of the last layer."""
     record = figures(head.probabilities(train.rows[:, 0]), labels)
     if val is not None:
         measured = figures(head.probabilities(val.rows[:, 0]), val_labels)
         record |= {f"val_{name}": value for name, value in measured.items()}
-    return {**record, "learning_rate": 0.0, "seconds": time.perf_counter() - started}
+    return {**record, "learning_rate": 0.0}
 
 
 def _fingerprint(model: Any, preprocessing: Preprocessing, views: Views, output: Any) -> str:
@@ -282,4 +281,9 @@ def _read(path: Path) -> dict[str, npt.NDArray[np.floating]]:
 
 def _write(path: Path, rows: dict[str, npt.NDArray[np.floating]]) -> None:
     marks, vectors = np.array(list(rows)), np.stack(list(rows.values()))
-    replace_file(path, lambda temporary: np.savez(temporary, marks=marks, rows=vectors))
+    try:
+        replace_file(path, lambda temporary: np.savez(temporary, marks=marks, rows=vectors))
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: the features cannot be kept ({error.strerror or error}). Give another folder."
+        ) from error

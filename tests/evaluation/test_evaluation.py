@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 import flowercnn as fc
+from flowercnn.errors import OutputError
 from flowercnn.evaluation.evaluation import pooled
 from flowercnn.evaluation.metrics import confusion_matrix, precision_recall_f1, wilson_interval
 from flowercnn.evaluation.plots import confusion_figure, prediction_grid
@@ -74,6 +75,22 @@ def test_an_evaluation_computes_every_figure_from_predictions() -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(fc.ConfigurationError, match="y_prob"):
         fc.Evaluation(("a", "b"), ("1",), np.array([0]), np.ones((1, 3), np.float32))
+
+
+def test_lists_of_numbers_are_taken_and_what_are_no_labels_is_refused() -> None:
+    evaluation = fc.Evaluation(("a", "b"), ("1", "2"), [0, 1], [[0.9, 0.1], [0.6, 0.4]])  # type: ignore[arg-type]
+    assert evaluation.accuracy == 0.5
+    rows = np.full((1, 2), 0.5)
+    wrong: list[tuple[Any, Any, str]] = [
+        (["a"], rows, "y_true must be an array of ints"),
+        ([0], [["x", "y"]], "y_prob must be an array of numbers"),
+        ([0], [[0.5], [0.5, 0.5]], "y_prob must be an array of numbers"),
+        (np.array([2]), rows, "y_true must be labels of the 2 classes, from 0 to 1. Received: 2 to 2"),
+        (np.array([-1]), rows, "Received: -1 to -1"),
+    ]
+    for y_true, y_prob, reason in wrong:
+        with pytest.raises(fc.ConfigurationError, match=reason):
+            fc.Evaluation(("a", "b"), ("1",), y_true, y_prob)
 
 
 def test_evaluate_agrees_with_the_predictions(run: fc.TrainingRun, coloured: fc.Dataset) -> None:
@@ -255,6 +272,8 @@ def test_a_plot_is_saved_as_what_is_documented_only(name: str, tmp_path: Path) -
         evaluation.plot_confusion_matrix(tmp_path / name)
     assert not list(tmp_path.iterdir())
     assert evaluation.plot_per_class(tmp_path / "c.PNG").is_file()
+    with pytest.raises(OutputError, match=r"c\.PNG.c\.png: cannot be written"):
+        evaluation.plot_confusion_matrix(tmp_path / "c.PNG" / "c.png")
 
 
 def test_a_grid_shows_truth_where_it_differs(tmp_path: Path) -> None:

@@ -75,6 +75,15 @@ def test_the_number_of_members_is_checked() -> None:
     assert one.count_params() == build_model("fast", image_size=(48, 40), num_classes=5, width=48).count_params()
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("width", 0), ("width", "x"), ("width", True), ("blocks", 0), ("dropout", 2), ("dropout", "x"), ("dropout", 1)],
+)
+def test_a_wrong_option_of_a_network_is_named(option: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{option} must be .*Received: {option}={value!r}"):
+        build_model("fast", image_size=(48, 40), num_classes=5, **{option: value})
+
+
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_users_numbers_alone() -> None:
     random.seed(5)
     expected = random.random()

@@ -233,8 +233,8 @@ def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes, reason: str
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "gone.keras", tmp_path):
-        with pytest.raises(fc.ModelFileError, match="no such file"):
+    for path, reason in ((tmp_path / "gone.keras", "there is no such file"), (tmp_path, "it is a folder")):
+        with pytest.raises(fc.ModelFileError, match=rf"{reason}.* Give a file that Predictor\.save"):
             fc.Predictor.load(path)
 
 

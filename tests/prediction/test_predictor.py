@@ -116,6 +116,13 @@ def test_files_load_by_their_suffix_in_any_case(predictor: fc.Predictor, tmp_pat
     assert fc.Predictor.load(path).class_names == predictor.class_names
 
 
+def test_a_model_is_saved_to_a_path_and_read_from_one(predictor: fc.Predictor) -> None:
+    with pytest.raises(fc.ConfigurationError, match="path must be a path.*Received: path=None"):
+        predictor.save(None)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(fc.ConfigurationError, match="path must be a path.*Received: path=None"):
+        fc.Predictor.load(None)  # type: ignore[arg-type]  # that is the point
+
+
 def test_what_holds_no_pictures_is_refused(predictor: fc.Predictor) -> None:
     with pytest.raises(fc.ConfigurationError, match="Received: int 3"):
         predictor.predict(3)  # type: ignore[arg-type]  # that is the point
@@ -203,6 +210,8 @@ def test_reprs_are_one_line(predictor: fc.Predictor) -> None:
 def test_a_model_that_does_not_fit_is_refused(predictor: fc.Predictor) -> None:
     with pytest.raises(fc.ConfigurationError, match=r"to \(None, 2\)"):
         fc.Predictor(predictor.model, ("a", "b"), predictor.preprocessing)
+    with pytest.raises(fc.ConfigurationError, match="class_names must be a list of names. Received: .*'abc'"):
+        fc.Predictor(predictor.model, "abc", predictor.preprocessing)
     with pytest.raises(fc.ConfigurationError, match="preprocessing must be"):
         fc.Predictor(predictor.model, predictor.class_names, (32, 32))  # type: ignore[arg-type]  # that is the point
 

@@ -8,7 +8,6 @@ import numpy as np
 
 import flowercnn as fc
 from flowercnn.models.keras3 import import_keras
-from flowercnn.training.history import History
 
 SIZE = (32, 32)
 BACKBONE_OPTIONS: dict[str, Any] = {"weights": None, "until": "conv_pw_3_relu"}  # random layers tell colours apart
@@ -30,10 +29,6 @@ def weights(run: fc.TrainingRun) -> list[Any]:
 
 def same(a: fc.TrainingRun, b: fc.TrainingRun) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
-
-
-def without_seconds(history: History) -> list[dict[str, float]]:
-    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history.epochs]
 
 
 def interrupt_in_epoch(number: int) -> Any:

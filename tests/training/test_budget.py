@@ -46,7 +46,7 @@ def test_small_pictures_take_less_of_the_budget() -> None:
 
 def test_the_pace_is_told_from_the_epochs_after_the_first() -> None:
     recipe = Recipe(image_size=(10, 10), epochs=3)
-    assert measured(recipe, History(({"seconds": 60}, {"seconds": 2}, {"seconds": 4}))) == pytest.approx(0.03)
+    assert measured(recipe, History(seconds=(60, 2, 4))) == pytest.approx(0.03)
 
 
 def test_a_training_on_a_budget_plans_its_epochs_and_ends_with_a_low_rate(coloured: fc.Dataset) -> None:
@@ -83,7 +83,7 @@ def test_a_training_that_goes_on_has_what_is_left_of_its_budget(
     monkeypatch.setattr(Loop, "run", watched)
     monkeypatch.setattr(Loop, "seconds_per_epoch", lambda *_: 1e9)
     trainer = fc.Trainer("article", image_size=(32, 32), batch_size=64, time_budget="60s")
-    spent = sum(trainer.fit(coloured, checkpoint_dir=tmp_path, progress=False).history.to_dict()["seconds"])
+    spent = sum(trainer.fit(coloured, checkpoint_dir=tmp_path, progress=False).history.seconds)
     trainer.fit(coloured, checkpoint_dir=tmp_path, progress=False)
     assert left[1] < 60 - spent
 

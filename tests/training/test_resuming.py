@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fitting import SIZE, fit, interrupt_in_epoch, own_model, same, without_seconds
+from fitting import SIZE, fit, interrupt_in_epoch, own_model, same
 from PIL import Image
 
 import flowercnn as fc
@@ -39,7 +39,7 @@ def test_a_stopped_training_goes_on_to_the_same_result(coloured: fc.Dataset, tmp
     fit(coloured, epochs=4, checkpoint_dir=tmp_path, callbacks=[interrupt_in_epoch(2)], settings=settings)
     rest = fit(coloured, epochs=4, checkpoint_dir=tmp_path, settings=settings)
     assert same(whole, rest)
-    assert without_seconds(rest.history) == without_seconds(whole.history)
+    assert rest.history == whole.history
 
 
 def test_a_checkpoint_of_another_training_is_refused(coloured: fc.Dataset, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_training_with_everything_on_goes_on_to_the_same_result(coloured: fc.D
     fit(coloured, epochs=4, checkpoint_dir=tmp_path, callbacks=[interrupt_in_epoch(2)], settings=settings)
     rest = fit(coloured, epochs=4, checkpoint_dir=tmp_path, settings=settings)
     assert same(whole, rest)
-    assert without_seconds(rest.history) == without_seconds(whole.history)
+    assert rest.history == whole.history
 
 
 def a_checkpoint() -> Checkpoint:
@@ -154,7 +154,15 @@ def a_checkpoint() -> Checkpoint:
         "average": [np.zeros(5)],
         "best": [],
     }
-    return Checkpoint(arrays, History(({"loss": 1.0},)), 5)
+    return Checkpoint(arrays, History(({"loss": 1.0},), (2.0,)), 5)
+
+
+def test_the_seconds_of_epochs_are_kept_in_a_checkpoint(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, "one").write(a_checkpoint())
+    read = Checkpoints(tmp_path, "one").read()
+    assert read is not None
+    assert read.seconds == 2
+    assert read.history.epochs == ({"loss": 1.0},)
 
 
 def test_a_checkpoint_another_training_has_written_meanwhile_is_not_replaced(tmp_path: Path) -> None:

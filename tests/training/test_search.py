@@ -57,6 +57,11 @@ def test_what_is_returned_is_what_was_trained(coloured: fc.Dataset, monkeypatch:
     assert result.recipe.learning_rate != 0.01
 
 
+def test_a_study_is_kept_in_a_path(coloured: fc.Dataset) -> None:
+    with pytest.raises(fc.ConfigurationError, match="study must be a path.*Received: study=5"):
+        search(coloured, trials=1, study=5, progress=False)  # type: ignore[arg-type]  # that is the point
+
+
 def test_a_study_of_other_pictures_or_settings_is_refused(coloured: fc.Dataset, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "trials": 1,
