@@ -71,7 +71,7 @@ class Evaluation:
         audit: What was found wrong with the data, or ``None``.
 
     Raises:
-        ConfigurationError: If the shapes do not fit together, or a label is of no class.
+        ConfigurationError: If the shapes do not fit together, a label is of no class, or a probability is NaN.
         DataError: If there is no picture.
 
     Example:
@@ -108,6 +108,8 @@ class Evaluation:
             )
         if not self.keys:
             raise DataError("There is nothing to evaluate: an evaluation needs at least one picture.")
+        if not np.isfinite(self.y_prob).all():
+            raise ConfigurationError("y_prob must be probabilities. Received: NaN or infinity among them")
         if self.y_true.min() < 0 or self.y_true.max() >= len(self.class_names):
             raise ConfigurationError(
                 f"y_true must be labels of the {len(self.class_names)} classes, from 0 to "

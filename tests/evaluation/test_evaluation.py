@@ -86,6 +86,7 @@ def test_lists_of_numbers_are_taken_and_what_are_no_labels_is_refused() -> None:
         ([0], [["x", "y"]], "y_prob must be an array of numbers"),
         ([0], [[0.5], [0.5, 0.5]], "y_prob must be an array of numbers"),
         (np.array([2]), rows, "y_true must be labels of the 2 classes, from 0 to 1. Received: 2 to 2"),
+        (np.array([0]), np.full((1, 2), np.nan), "y_prob must be probabilities. Received: NaN"),
         (np.array([-1]), rows, "Received: -1 to -1"),
     ]
     for y_true, y_prob, reason in wrong:
