@@ -13,7 +13,7 @@ from flowercnn.labels import LabelEncoder
 from flowercnn.models.keras3 import import_keras
 from flowercnn.models.twin import copy_model
 from flowercnn.prediction.calibration import Calibration, Familiarity, check_share, fit_temperature, scores_of_truth
-from flowercnn.prediction.features import feature_layers
+from flowercnn.prediction.features import feature_layers, no_feature_maps, output_shapes
 from flowercnn.prediction.predictor import Predictor
 from flowercnn.preprocessing.preprocessing import BadImages
 
@@ -38,7 +38,8 @@ def calibrate(
       `Calibration.reason` says what is missing.
     - `Predictor.predict_set` can then be asked for sets of any coverage.
     - `Predictor.predict` gives ``label=None`` with a ``reason`` for pictures less like ``train`` than all but the
-      share ``false_alarms`` of ``val``. Fewer than ``1 / false_alarms - 1`` pictures in ``val`` refuse nothing.
+      share ``false_alarms`` of ``val``. Fewer than ``1 / false_alarms - 1`` pictures in ``val`` refuse nothing. This
+      takes a network with feature maps; else `Calibration.reason` says so.
 
     Args:
         predictor: A trained classifier; not changed.
@@ -62,27 +63,30 @@ def calibrate(
         raise SplitError(f"{len(both)} samples are in both train and val: {few(both)}. Make both with Dataset.split.")
     layers = feature_layers(predictor.model)
     y_true, y_prob, features = _outputs(predictor, val, layers, bad_images=bad_images, progress=progress)
-    model, reason = predictor.model, None
+    model, reasons = predictor.model, []
     temperature = 1.0
     if len(y_true) < _FEWEST:
-        reason = f"there are {len(y_true)} validation pictures, fewer than {_FEWEST}."
+        reasons.append(f"there are {len(y_true)} validation pictures, fewer than {_FEWEST}.")
     elif (logits := _last_dense(predictor.model)) is None:
-        reason = "the network does not end in Dense and softmax."
+        reasons.append("the network does not end in Dense and softmax.")
     else:
         temperature = fit_temperature(y_true, y_prob)
         model = _divided(predictor.model, logits, temperature)
     calibrated = Predictor(model, predictor.class_names, predictor.preprocessing, info=predictor.info)
-    if reason is None:
+    applied = not reasons
+    if applied:
         y_true, y_prob, features = _outputs(calibrated, val, layers, bad_images=bad_images, progress=False)
     familiarity = None
     if layers:
         learned = _outputs(predictor, train, layers, bad_images=bad_images, progress=progress)[2]
-        sizes = {name: int(predictor.model.get_layer(name).output.shape[-1]) for name in layers}
-        familiarity = Familiarity.fit(sizes, learned, features)
+        shapes = output_shapes(predictor.model)
+        familiarity = Familiarity.fit({name: int(shapes[name][-1]) for name in layers}, learned, features)
+    else:
+        reasons.append(f"no picture is refused as unknown: {no_feature_maps(predictor.model)}.")
     calibration = Calibration(
         temperature=temperature,
-        applied=reason is None,
-        reason=reason,
+        applied=applied,
+        reason=" Also, ".join(reasons) or None,
         set_scores=scores_of_truth(y_prob[np.arange(len(y_true)), y_true]),
         familiarity=familiarity,
         false_alarms=false_alarms,

@@ -126,7 +126,7 @@ class Calibration:
     Args:
         temperature: What the logits are divided by (Guo et al. 2017); below 1 the network was too modest.
         applied: Whether the last layer of the model has it built in, so that every prediction and export has it.
-        reason: Why not, if not.
+        reason: Why not, and why no picture is refused as unknown, if so.
         set_scores: Sorted, float64: 1 minus the probability of the truth of each validation picture, as
             `scores_of_truth` gives them.
         familiarity: What tells pictures of nothing known, or ``None``.

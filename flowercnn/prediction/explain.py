@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -10,9 +11,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from flowercnn.errors import ConfigurationError, UnknownNameError, closest
-from flowercnn.prediction.features import last_feature_map, with_features
+from flowercnn.prediction.features import last_feature_map, no_feature_maps, with_features
+from flowercnn.prediction.inputs import PredictInput, keyed_pictures
 from flowercnn.prediction.predictor import Predictor
-from flowercnn.sources.base import ImageInput
 
 __all__ = ["Explanation", "grad_cam", "occlusion"]
 
@@ -56,18 +57,19 @@ class Explanation:
         return overlay_figure([self.picture], [self.overlay()], [self.class_name], dark=dark)
 
 
-def grad_cam(predictor: Predictor, image: ImageInput, class_name: str | None = None) -> Explanation:
+def grad_cam(predictor: Predictor, image: PredictInput, class_name: str | None = None) -> Explanation:
     """Return where the last feature map speaks for a class (Selvaraju et al. 2017).
 
     Each channel counts by the mean gradient of the logarithm of the class's probability with respect to it.
 
     Args:
-        predictor: A classifier with feature maps, as every network for pictures here has.
-        image: One picture.
+        predictor: A classifier with feature maps, as every network for pictures here has. Of a model within the
+            network, only the output counts as one.
+        image: One picture, as `Predictor.predict_one` takes it.
         class_name: The class to explain; by default the most probable one.
 
     Raises:
-        ConfigurationError: If the network has no feature maps.
+        ConfigurationError: If the network has no feature maps, or ``image`` is not one picture.
         UnknownNameError: If the classifier does not know the class.
         ImageError: If the picture cannot be used.
 
@@ -80,8 +82,10 @@ def grad_cam(predictor: Predictor, image: ImageInput, class_name: str | None = N
 
     layer = last_feature_map(predictor.model)
     if layer is None:
-        raise ConfigurationError("Grad-CAM needs a network with feature maps (height and width); this one has none.")
-    pixels = predictor.preprocessing.decode(image)
+        raise ConfigurationError(
+            f"Grad-CAM needs feature maps: {no_feature_maps(predictor.model)}. occlusion() takes any network."
+        )
+    pixels = _decoded(predictor, image)
     label = _label(predictor, pixels, class_name)
     extended = with_features(predictor.model, (layer,))
     with tf.GradientTape() as tape:
@@ -94,13 +98,13 @@ def grad_cam(predictor: Predictor, image: ImageInput, class_name: str | None = N
     return Explanation(predictor.class_names[label], pixels, _scaled(heat, predictor.image_size))
 
 
-def occlusion(predictor: Predictor, image: ImageInput, class_name: str | None = None) -> Explanation:
+def occlusion(predictor: Predictor, image: PredictInput, class_name: str | None = None) -> Explanation:
     """Return where covering the picture with a grey patch costs a class most probability (Zeiler & Fergus 2014).
 
     It looks at answers only, so it checks what `grad_cam` reads from gradients. The arguments and errors are those of
     `grad_cam`; any network will do.
     """
-    pixels = predictor.preprocessing.decode(image)
+    pixels = _decoded(predictor, image)
     label = _label(predictor, pixels, class_name)
     height, width = predictor.image_size
     tall, wide = -(-height // _STEPS), -(-width // _STEPS)
@@ -117,6 +121,15 @@ def occlusion(predictor: Predictor, image: ImageInput, class_name: str | None = 
         heat[place] += max(float(drop), 0.0)
         times[place] += 1
     return Explanation(predictor.class_names[label], pixels, _scaled(heat / np.maximum(times, 1), (height, width)))
+
+
+def _decoded(predictor: Predictor, image: PredictInput) -> npt.NDArray[np.uint8]:
+    pictures = [picture for _, picture in islice(keyed_pictures(image), 2)]
+    if len(pictures) != 1:
+        raise ConfigurationError(
+            f"image must be one picture. Received: {'several; explain one at a time' if pictures else 'none'}."
+        )
+    return predictor.preprocessing.decode(pictures[0])
 
 
 def _label(predictor: Predictor, pixels: npt.NDArray[np.uint8], class_name: str | None) -> int:

@@ -12,6 +12,7 @@ from flowercnn.errors import ConfigurationError, ModelFileError
 from flowercnn.prediction.calibration import Calibration
 from flowercnn.prediction.description import Description
 from flowercnn.prediction.exportfile import read_export
+from flowercnn.prediction.features import output_shapes
 from flowercnn.prediction.modelfile import read_model
 from flowercnn.prediction.network import Network, RuntimeChoice
 from flowercnn.prediction.runtimes import litert_is_installed
@@ -68,14 +69,13 @@ def check_layers(model: Any, calibration: Calibration | None) -> None:
     known = None if calibration is None else calibration.familiarity
     if known is None:
         return
+    shapes = output_shapes(model)
     for name, part in zip(known.layers, known.parts, strict=True):
-        layer = model.get_layer(name)
-        shape: tuple[Any, ...] = getattr(getattr(layer, "output", None), "shape", ())
-        # The output of a model within the model is of another graph.
-        if hasattr(layer, "layers") or len(shape) != _FEATURE_MAP_DIMENSIONS or shape[-1] != part.size:
+        shape = shapes.get(name, ())
+        if len(shape) != _FEATURE_MAP_DIMENSIONS or shape[-1] != part.size:
             raise ConfigurationError(
                 f"The calibration is of another network: it knows {part.size} feature maps of the layer {name!r}. "
-                f"Received: a layer with outputs of shape {tuple(shape)}"
+                f"Received: a layer with outputs of shape {shape}"
             )
 
 

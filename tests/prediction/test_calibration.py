@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import flowercnn as fc
 from flowercnn.prediction.calibrate import calibrate
@@ -336,6 +338,71 @@ def test_heads_without_dense_and_softmax_keep_their_probabilities(coloured: fc.D
     assert calibration.applied
 
 
+def with_inner_model(kind: str, pooling: str | None = None) -> Any:
+    import keras
+
+    layers = keras.layers
+    pixels = keras.Input((16, 16, 3))
+    inner_input = keras.Input((16, 16, 3))
+    maps = layers.BatchNormalization()(layers.Conv2D(4, 3, strides=2)(inner_input))
+    inner = keras.Model(inner_input, maps if pooling is None else layers.GlobalAveragePooling2D()(maps), name="inner")
+    if kind == "sequential":
+        inner = keras.Sequential([layers.Conv2D(4, 3, strides=2), layers.ReLU()], name="inner")
+    found = inner(layers.Rescaling(1 / 255)(pixels), training=False)
+    if kind == "used twice":
+        found = layers.Concatenate()([found, inner(layers.Rescaling(-1 / 255, 1)(pixels))])
+    pooled = found if pooling else layers.GlobalAveragePooling2D()(found)
+    return keras.Model(pixels, layers.Dense(3, activation="softmax")(pooled))
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential", "used twice"])
+def test_the_output_of_a_model_within_the_network_is_a_feature_map(
+    coloured: fc.Dataset, tmp_path: Path, kind: str
+) -> None:
+    bare = fc.Predictor(with_inner_model(kind), coloured.class_names, fc.Preprocessing(image_size=(16, 16)))
+    train, val = coloured.subset(range(0, 30, 4)), coloured.subset([i for i in range(30) if i % 4])
+    calibrated = calibrate(bare, train, val, false_alarms=0.1, progress=False)
+    calibration = calibrated.calibration
+    assert calibration is not None
+    assert calibration.reason is None
+    assert calibration.familiarity is not None
+    assert calibration.familiarity.layers == (("concatenate",) if kind == "used twice" else ("inner",))
+    assert grad_cam(calibrated, coloured[0]).heat.shape == (16, 16)
+    noise = list(np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8))
+    expected = [prediction.label for prediction in calibrated.predict(noise)]
+    assert None in expected
+    runtimes: list[Any] = ["keras", "auto"]
+    for name in ("model.keras", "model.h5"):
+        for runtime in runtimes:
+            loaded = fc.Predictor.load(calibrated.save(tmp_path / name), runtime=runtime)
+            assert [prediction.label for prediction in loaded.predict(noise)] == expected
+
+
+def test_a_layer_taken_from_another_model_counts_where_this_one_calls_it() -> None:
+    import keras
+
+    layers = keras.layers
+    maps = layers.Conv2D(2, 3, name="maps")
+    keras.Sequential([keras.Input((8, 8, 3)), maps])
+    stack = [keras.Input((16, 16, 3)), maps, layers.GlobalAveragePooling2D(), layers.Dense(2, activation="softmax")]
+    predictor = fc.Predictor(keras.Sequential(stack), ["a", "b"], fc.Preprocessing(image_size=(16, 16)))
+    assert grad_cam(predictor, np.zeros((9, 9, 3), np.uint8)).heat.shape == (16, 16)
+
+
+def test_a_network_whose_feature_maps_are_out_of_reach_says_so(coloured: fc.Dataset) -> None:
+    model = with_inner_model("functional", pooling="avg")
+    bare = fc.Predictor(model, coloured.class_names, fc.Preprocessing(image_size=(16, 16)))
+    calibrated = calibrate(bare, coloured.subset(range(9, 30)), coloured.subset(range(9)), progress=False)
+    assert calibrated.calibration is not None
+    reason = r"no feature maps outside the models within it \(inner\); build those with pooling=None"
+    assert calibrated.calibration.reason is not None
+    assert re.search(
+        f"fewer than 20. Also, no picture is refused as unknown: .* {reason}", calibrated.calibration.reason
+    )
+    with pytest.raises(fc.ConfigurationError, match=f"{reason}.*occlusion"):
+        grad_cam(bare, coloured[0])
+
+
 def test_wrong_uses_are_told(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
     bare = fc.Predictor(predictor.model, predictor.class_names, predictor.preprocessing)
     with pytest.raises(fc.ConfigurationError, match="was not calibrated"):
@@ -386,3 +453,19 @@ def test_explanations_are_of_the_class_asked_for(predictor: fc.Predictor, tmp_pa
     assert (tmp_path / "cam.png").stat().st_size > 3000
     with pytest.raises(fc.UnknownNameError, match="Did you mean 'red'"):
         grad_cam(predictor, picture, "rd")
+
+
+@pytest.mark.parametrize("explain", [grad_cam, occlusion])
+def test_explanations_take_one_picture_as_predict_one_does(
+    predictor: fc.Predictor, coloured: fc.Dataset, tmp_path: Path, explain: Any
+) -> None:
+    sample = coloured[0]
+    Image.fromarray(predictor.preprocessing.decode(sample.image)).save(tmp_path / "picture.png")
+    expected = explain(predictor, tmp_path / "picture.png").heat
+    with (tmp_path / "picture.png").open("rb") as file:
+        assert np.array_equal(explain(predictor, file).heat, expected)
+    assert np.array_equal(explain(predictor, sample).heat, explain(predictor, sample.image).heat)
+    with pytest.raises(fc.ConfigurationError, match=r"image must be one picture\. Received: several"):
+        explain(predictor, coloured)
+    with pytest.raises(fc.ConfigurationError, match=r"image must be one picture\. Received: none"):
+        explain(predictor, [])
