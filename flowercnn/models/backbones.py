@@ -97,6 +97,7 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
     keras = import_keras()
     layers = keras.layers
     check_weights_option(weights)
+    _check_dropout(dropout)
     if scaling not in (None, *get_args(Scaling)):
         raise ConfigurationError(
             f"scaling must be one of {', '.join(get_args(Scaling))}. Received: scaling={scaling!r}"
@@ -105,7 +106,7 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
         name, image_size, weights, backbone=backbone, scaling=scaling, mirror=mirror, progress=progress
     )
     if until is not None:
-        output = _output_of(net, until)
+        output = _output_of(net, until, output)
     elif output is None:
         output = _without_classifier(net)
     pixels = keras.Input((*image_size, 3), name="pixels")
@@ -122,9 +123,14 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
         x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = _evened(x)
     if dropout:
-        x = layers.Dropout(dropout, name="dropout")(x)
+        x = layers.Dropout(float(dropout), name="dropout")(x)
     probabilities = layers.Dense(num_classes, activation="softmax", name="probabilities")(x)
     return keras.Model(pixels, probabilities, name=net.name if name.startswith(HUB) else name)
+
+
+def _check_dropout(dropout: Any) -> None:
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float, np.floating)) or not 0 <= dropout < 1:
+        raise ConfigurationError(f"dropout must be a share from 0 to below 1. Received: dropout={dropout!r}")
 
 
 def _evened(x: Any) -> Any:
@@ -264,12 +270,21 @@ def _is_softmax(operation: Any) -> bool:
     return type(operation).__name__ == "Softmax" or activation is import_keras().activations.softmax
 
 
-def _output_of(net: Any, until: str) -> Any:
+def _output_of(net: Any, until: str, end: Any) -> Any:
+    """Return the output of a layer, one of those ``end`` is made by where the file of weights has no more."""
     from flowercnn.errors import UnknownNameError, closest
 
     names = [layer.name for layer in net.layers]
     if until not in names:
         raise UnknownNameError(f"until must be a layer of {net.name}.{closest(until, names)} Received: {until!r}")
+    if end is not None:
+        filled = import_keras().Model(net.inputs, end)
+        if until not in [layer.name for layer in filled.layers]:
+            last = end._keras_history.operation.name  # noqa: SLF001 - no public way
+            raise ConfigurationError(
+                f"until must be a layer that the file of weights reaches, which ends at {last!r}; beyond it weights "
+                f"would be random. Received: {until!r}. Leave until out, or give a file with weights of all layers."
+            )
     return net.get_layer(until).output
 
 
