@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def find_similar(predictor: Predictor, image: ImageInput, dataset: Dataset, k: i
         k: How many, at least 1; all if there are fewer.
 
     Raises:
-        ConfigurationError: If ``k`` is below 1, or ``dataset`` is none.
+        ConfigurationError: If ``image`` is not one picture, ``k`` is below 1, or ``dataset`` is none.
         ImageError: If pictures cannot be used.
 
     Example:
@@ -89,14 +90,25 @@ def find_similar(predictor: Predictor, image: ImageInput, dataset: Dataset, k: i
         >>> [found.sample.key == photos[0].key for found in find_similar(predictor, photos[0].image, photos, k=1)]
         [True]
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise ConfigurationError(f"k must be an int of at least 1. Received: k={k!r}")
     if not isinstance(dataset, Dataset):
         raise ConfigurationError(
             "dataset must be a flowercnn.Dataset; make one with Dataset.from_source(source). "
             f"Received: {type(dataset).__name__}"
         )
-    rows = embed(predictor, [image, *dataset.samples]).astype(np.float64)
+    rows = embed(predictor, [_one_picture(image), *dataset.samples]).astype(np.float64)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     similarities = rows[1:] @ rows[0]
     return [Similar(dataset[int(i)], float(similarities[i])) for i in np.argsort(-similarities, kind="stable")[:k]]
+
+
+def _one_picture(image: PredictInput) -> ImageInput:
+    """Return the only picture there is, so that the first feature vector is its and the others those of the data."""
+    pairs = list(islice(keyed_pictures(image), 2))
+    if len(pairs) != 1:
+        found = "several" if pairs else "none"
+        raise ConfigurationError(
+            f"image must be one picture. Received: {found}; call find_similar once for each picture."
+        )
+    return pairs[0][1]
