@@ -24,10 +24,10 @@ _CLOSE: Final = 1e-4
 _CLOSE_IN_HALF: Final = 5e-3  # of a sum in float16 or bfloat16
 _SAME: Final = 1e-6
 _DIMENSIONS: Final = 4
-_DRAWS: Final = 4
+_MAJORITY: Final = 3  # of five draws of first weights
 _TINY: Final = 1e-38
 _STRONG: Final = 2.5  # standard deviation of the logits of new networks: 0.1-1.5 with rescaling inside, 4-50 without
-_WEAK: Final = 1.0
+_WEAK: Final = 0.5
 
 
 def check_model(
@@ -181,10 +181,12 @@ def _is_saturated(model: Any, pixels: npt.NDArray[np.float32]) -> bool:
         own = _strength(model, pixels)
         if own < _WEAK:
             return False
-        drawn = [_strength(_with_new_weights(model, seed), pixels) for seed in range(_DRAWS)]
+        strong = [own > _STRONG]
+        while max(strong.count(True), strong.count(False)) < _MAJORITY:
+            strong.append(_strength(_with_new_weights(model, len(strong)), pixels) > _STRONG)
     except Exception:  # noqa: BLE001 - what cannot be trained or copied is said by other checks
         return False
-    return bool(np.median([own, *drawn]) > _STRONG)
+    return strong.count(True) == _MAJORITY
 
 
 def _strength(model: Any, pixels: npt.NDArray[np.float32]) -> float:
