@@ -126,8 +126,9 @@ def read_weights(net: Any, path: Path) -> Any:
     except ModelFileError:
         raise
     except Exception as error:  # h5py raises anything on damaged files
+        again = " Remove it: it is then downloaded again." if path.parent == keras_cache() else ""
         raise ModelFileError(
-            f"{path}: not a file of weights Keras has written, or damaged ({type(error).__name__}: {error})."
+            f"{path}: not a file of weights Keras has written, or damaged ({type(error).__name__}: {error}).{again}"
         ) from error
 
 

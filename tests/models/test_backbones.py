@@ -325,6 +325,8 @@ def test_a_page_in_place_of_weights_is_not_kept_and_one_that_was_is_to_be_remove
     target.write_text("<html>Log in first</html>")
     with pytest.raises(fc.SourceError, match="Remove it"):
         fetch_weights(spec)
+    with pytest.raises(fc.ModelFileError, match="Remove it"):
+        build_backbone("mobilenet", (32, 32), 2, weights=target)
 
 
 @pytest.mark.parametrize("left", [b"\x89HDF", b"of another file"])
