@@ -90,7 +90,7 @@ def _examine(sample: Sample) -> Content:
     try:
         picture = _decode(content, mode="YCbCr", inspect=header.read)
     except FlowerCNNError as error:
-        cut = _has_no_end(content, header.format) or "truncated" in str(error)
+        cut = _has_no_end(content, header.format) or _is_too_short(content) or "truncated" in str(error).lower()
         return Content(digest, str(error), header.size, header.format, header.rotated, truncated=cut)
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     small = np.asarray(picture.resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0))
@@ -132,6 +132,22 @@ def _shows_nothing(grey: npt.NDArray[np.uint8], content: bytes | Image.Image) ->
         return False
     # The thumbnail of fine noise is plain too: the few that look blank are decoded again at full size.
     return max(ImageStat.Stat(_decode(content)).stddev) < _BLANK_PICTURE
+
+
+def _is_too_short(content: bytes | Image.Image) -> bool:
+    """Whether a WEBP or AVIF file is shorter than it says itself; Pillow only says that it cannot decode those."""
+    if not isinstance(content, bytes):
+        return False
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return int.from_bytes(content[4:8], "little") + 8 > len(content)
+    if content[4:12] not in (b"ftypavif", b"ftypavis"):
+        return False
+    start = 0
+    while (
+        start < len(content) and (size := int.from_bytes(content[start : start + 4], "big")) > 1
+    ):  # else: to the end
+        start += size
+    return start > len(content)
 
 
 def _has_no_end(content: bytes | Image.Image, format_: str | None) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 import flowercnn as fc
 from flowercnn.audit import KINDS, AuditReport
@@ -97,6 +97,19 @@ def test_a_picture_that_only_lacks_its_end_mark_is_cut_short(folder: Path) -> No
     path = folder / "a" / "0.jpg"
     path.write_bytes(path.read_bytes()[:-2])
     assert [finding.keys for finding in audited(folder).of("truncated")] == [("a/0.jpg",)]
+
+
+@pytest.mark.parametrize("format_", ["WEBP", "AVIF", "JPEG"])
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_a_picture_cut_where_its_format_cannot_be_decoded_at_all_is_cut_short(
+    pictures: Any, format_: str, share: float
+) -> None:
+    if not features.check(format_.lower() if format_ != "JPEG" else "jpg"):
+        pytest.skip(reason=f"this Pillow has no {format_}")
+    whole = pictures.encoded(pictures.texture(0), format_)
+    cut = whole[: 100 if format_ == "JPEG" else int(len(whole) * share)]
+    report = fc.Dataset.from_source(fc.InMemory([whole, cut], ["a", "b"])).audit(progress=False)
+    assert [len(report.of(kind)) for kind in ("truncated", "unreadable")] == [1, 0]
 
 
 def test_a_picture_with_zeros_after_its_end_is_whole(folder: Path) -> None:

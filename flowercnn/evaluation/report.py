@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from PIL import Image
 
 from flowercnn import __version__
-from flowercnn.errors import ImageError, few
+from flowercnn.errors import FlowerCNNError, few
 from flowercnn.evaluation.charts import interval_chart, line_chart, reliability_chart
 from flowercnn.evaluation.figures import interval_text
 from flowercnn.parallel import cpu_count, ordered_map
@@ -303,7 +303,9 @@ def _calibration_told(info: Mapping[str, Any]) -> str:
         return "The probabilities are as the network was trained to give them."
     temperature = calibration.get("temperature")
     if calibration.get("applied") and isinstance(temperature, (int, float)):
-        return f"Its logits were divided by {temperature:.2f}, fitted on the validation pictures."
+        told = f"Its logits were divided by {temperature:.2f}, fitted on the validation pictures."
+        missing = _told(calibration, "reason", str)
+        return f"{told} Beyond that, {missing}" if missing else told
     return f"No temperature is applied: {_told(calibration, 'reason', str) or 'unknown reason'}"
 
 
@@ -396,7 +398,7 @@ def _thumbnail(sample: Sample) -> str | None:
             max_pixels=_DEFAULTS.max_pixels,
             at_least=(_THUMBNAIL_SIDE, _THUMBNAIL_SIDE),
         )
-    except ImageError:
+    except FlowerCNNError:  # its place too may be gone, or be another than when it was listed
         return None
     picture.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()

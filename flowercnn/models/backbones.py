@@ -17,7 +17,7 @@ from flowercnn.errors import ConfigurationError
 from flowercnn.models.backbone_table import BACKBONES, BackboneSpec, Scaling
 from flowercnn.models.hub import HUB, load_hub_backbone, load_hub_scaling
 from flowercnn.models.keras3 import import_keras, renew_constants, set_weights
-from flowercnn.models.parts import check_side
+from flowercnn.models.parts import check_dropout, check_side
 from flowercnn.models.weights import check_weights_option, fetch_weights, keras_cache, read_weights
 
 __all__ = ["PREFIX", "backbone_builders", "build_backbone", "find_weights", "is_backbone", "scale_pixels"]
@@ -97,6 +97,7 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
     keras = import_keras()
     layers = keras.layers
     check_weights_option(weights)
+    dropout = check_dropout(dropout)
     if scaling not in (None, *get_args(Scaling)):
         raise ConfigurationError(
             f"scaling must be one of {', '.join(get_args(Scaling))}. Received: scaling={scaling!r}"
@@ -105,7 +106,7 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
         name, image_size, weights, backbone=backbone, scaling=scaling, mirror=mirror, progress=progress
     )
     if until is not None:
-        output = _output_of(net, until)
+        output = _output_of(net, until, output)
     elif output is None:
         output = _without_classifier(net)
     pixels = keras.Input((*image_size, 3), name="pixels")
@@ -264,12 +265,21 @@ def _is_softmax(operation: Any) -> bool:
     return type(operation).__name__ == "Softmax" or activation is import_keras().activations.softmax
 
 
-def _output_of(net: Any, until: str) -> Any:
+def _output_of(net: Any, until: str, end: Any) -> Any:
+    """Return the output of a layer, one of those ``end`` is made by where the file of weights has no more."""
     from flowercnn.errors import UnknownNameError, closest
 
     names = [layer.name for layer in net.layers]
     if until not in names:
         raise UnknownNameError(f"until must be a layer of {net.name}.{closest(until, names)} Received: {until!r}")
+    if end is not None:
+        filled = import_keras().Model(net.inputs, end)
+        if until not in [layer.name for layer in filled.layers]:
+            last = end._keras_history.operation.name  # noqa: SLF001 - no public way
+            raise ConfigurationError(
+                f"until must be a layer that the file of weights reaches, which ends at {last!r}; beyond it weights "
+                f"would be random. Received: {until!r}. Leave until out, or give a file with weights of all layers."
+            )
     return net.get_layer(until).output
 
 

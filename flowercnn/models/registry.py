@@ -127,7 +127,7 @@ def register_model(name: str, builder: Builder, *, recipe: Recipe | None = None,
         overwrite: Whether a name already known may be given to another network.
 
     Raises:
-        ConfigurationError: If the name is malformed or taken, or ``builder`` is no function.
+        ConfigurationError: If the name is malformed or taken, ``builder`` is no function, or ``recipe`` no recipe.
 
     Example:
         >>> def tiny(image_size, num_classes):
@@ -147,9 +147,14 @@ def register_model(name: str, builder: Builder, *, recipe: Recipe | None = None,
         raise ConfigurationError(f"name must be letters, digits, '-', '_' and '.'. Received: name={name!r}")
     if name == "auto":
         raise ConfigurationError("name must not be 'auto': train(model='auto') chooses among the others.")
-    if not callable(builder):
+    if not callable(builder) or (hasattr(builder, "layers") and hasattr(builder, "get_weights")):  # a Keras model
         raise ConfigurationError(
-            f"builder must be a function (image_size, num_classes, **options). Received: builder={builder!r}"
+            "builder must be a function (image_size, num_classes, **options) that returns a Keras model; a model "
+            f"itself is trained with train(model=model). Received: builder={builder!r}"
+        )
+    if not isinstance(recipe, (Recipe, type(None))):
+        raise ConfigurationError(
+            f"recipe must be a flowercnn.models.recipe.Recipe or None. Received: recipe={recipe!r}"
         )
     if name in _REGISTRY and not overwrite:
         raise ConfigurationError(f"A model named {name!r} is registered already. Pass overwrite=True to replace it.")

@@ -60,6 +60,8 @@ def fetch_weights(spec: BackboneSpec, *, mirror: str | None = None, progress: bo
     if target.is_file():
         if known and pooch.file_hash(str(target), alg=known.partition(":")[0]) != known.partition(":")[2]:
             raise SourceError(f"{target}: not the official file (its checksum is another). Remove it.")
+        if not _opens(target):
+            raise SourceError(f"{target}: not a file of weights, or damaged. Remove it: it is then downloaded again.")
         return target
     downloader = ResumingDownloader(folder / f"{spec.file}.part", progress)
     try:
@@ -80,9 +82,24 @@ def _retrieve(url: str, checksum: str | None, target: Path, downloader: Resuming
     level = logger.level
     logger.setLevel("WARNING")  # it says on stderr what the progress bar says
     try:
-        return Path(pooch.retrieve(url, checksum, fname=target.name, path=target.parent, downloader=downloader))
+        path = Path(pooch.retrieve(url, checksum, fname=target.name, path=target.parent, downloader=downloader))
     finally:
         logger.setLevel(level)
+    if not _opens(path):  # a page that says what went wrong: without a checksum nothing else would tell
+        path.unlink()
+        raise ValueError("no HDF5 file")
+    return path
+
+
+def _opens(path: Path) -> bool:
+    """Return whether a file is HDF5, and whole."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r"):
+            return True
+    except OSError:
+        return False
 
 
 def read_weights(net: Any, path: Path) -> Any:
@@ -109,8 +126,9 @@ def read_weights(net: Any, path: Path) -> Any:
     except ModelFileError:
         raise
     except Exception as error:  # h5py raises anything on damaged files
+        again = " Remove it: it is then downloaded again." if path.parent == keras_cache() else ""
         raise ModelFileError(
-            f"{path}: not a file of weights Keras has written, or damaged ({type(error).__name__}: {error})."
+            f"{path}: not a file of weights Keras has written, or damaged ({type(error).__name__}: {error}).{again}"
         ) from error
 
 

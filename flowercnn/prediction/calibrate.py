@@ -50,14 +50,14 @@ def calibrate(
         progress: Whether to show progress bars.
 
     Raises:
-        ConfigurationError: If ``val`` is empty, or ``false_alarms`` out of range.
+        ConfigurationError: If ``predictor``, ``train`` or ``val`` is something else, a part is empty, or
+            ``false_alarms`` out of range.
         SplitError: If a key is in both ``train`` and ``val``.
         UnknownNameError: If there are pictures of a class the classifier does not know.
         ImageError: If pictures cannot be decoded.
     """
     check_share("false_alarms", false_alarms)
-    if not len(val):
-        raise ConfigurationError("val must have pictures: calibration is fitted on them.")
+    _check_arguments(predictor, train, val)
     both = sorted(set(train.keys) & set(val.keys))
     if both:  # it is surer of pictures it has learned from
         raise SplitError(f"{len(both)} samples are in both train and val: {few(both)}. Make both with Dataset.split.")
@@ -92,6 +92,22 @@ def calibrate(
         false_alarms=false_alarms,
     )
     return calibrated.with_calibration(calibration)
+
+
+def _check_arguments(predictor: Any, train: Any, val: Any) -> None:
+    if not isinstance(predictor, Predictor):
+        raise ConfigurationError(
+            "predictor must be a flowercnn.Predictor; load one with Predictor.load(path). "
+            f"Received: {type(predictor).__name__}"
+        )
+    for name, part in (("train", train), ("val", val)):
+        if not isinstance(part, Dataset):
+            raise ConfigurationError(
+                f"{name} must be a flowercnn.Dataset; make one with Dataset.from_source(source). "
+                f"Received: {type(part).__name__}"
+            )
+        if not len(part):
+            raise ConfigurationError(f"{name} must have pictures: calibration is fitted on them. Received: none")
 
 
 def _outputs(

@@ -142,6 +142,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         check_share("false_alarms", self.false_alarms)
+        object.__setattr__(self, "false_alarms", float(self.false_alarms))  # JSON and safe pickles hold no NumPy
 
     def set_threshold(self, coverage: float) -> float:
         """Return the least probability a class in a prediction set has (Sadinle et al. 2019).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 
 from flowercnn.errors import ConfigurationError, UnknownNameError, closest
 from flowercnn.prediction.features import last_feature_map, no_feature_maps, with_features
-from flowercnn.prediction.inputs import PredictInput, keyed_pictures
+from flowercnn.prediction.inputs import PredictInput, one_picture
 from flowercnn.prediction.predictor import Predictor
 
 __all__ = ["Explanation", "grad_cam", "occlusion"]
@@ -85,7 +84,7 @@ def grad_cam(predictor: Predictor, image: PredictInput, class_name: str | None =
         raise ConfigurationError(
             f"Grad-CAM needs feature maps: {no_feature_maps(predictor.model)}. occlusion() takes any network."
         )
-    pixels = _decoded(predictor, image)
+    pixels = predictor.preprocessing.decode(one_picture(image)[1])
     label = _label(predictor, pixels, class_name)
     extended = with_features(predictor.model, (layer,))
     with tf.GradientTape() as tape:
@@ -104,7 +103,7 @@ def occlusion(predictor: Predictor, image: PredictInput, class_name: str | None 
     It looks at answers only, so it checks what `grad_cam` reads from gradients. The arguments and errors are those of
     `grad_cam`; any network will do.
     """
-    pixels = _decoded(predictor, image)
+    pixels = predictor.preprocessing.decode(one_picture(image)[1])
     label = _label(predictor, pixels, class_name)
     height, width = predictor.image_size
     tall, wide = -(-height // _STEPS), -(-width // _STEPS)
@@ -121,15 +120,6 @@ def occlusion(predictor: Predictor, image: PredictInput, class_name: str | None 
         heat[place] += max(float(drop), 0.0)
         times[place] += 1
     return Explanation(predictor.class_names[label], pixels, _scaled(heat / np.maximum(times, 1), (height, width)))
-
-
-def _decoded(predictor: Predictor, image: PredictInput) -> npt.NDArray[np.uint8]:
-    pictures = [picture for _, picture in islice(keyed_pictures(image), 2)]
-    if len(pictures) != 1:
-        raise ConfigurationError(
-            f"image must be one picture. Received: {'several; explain one at a time' if pictures else 'none'}."
-        )
-    return predictor.preprocessing.decode(pictures[0])
 
 
 def _label(predictor: Predictor, pixels: npt.NDArray[np.uint8], class_name: str | None) -> int:

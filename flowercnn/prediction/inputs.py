@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
@@ -19,7 +20,7 @@ from flowercnn.sources.base import DataSource, ImageInput, Sample
 from flowercnn.sources.folder import find_pictures
 from flowercnn.sources.tree import ListedTree, is_picture
 
-__all__ = ["PredictInput", "keyed_pictures"]
+__all__ = ["PredictInput", "keyed_pictures", "one_picture"]
 
 PredictInput: TypeAlias = "ImageInput | Sample | DataSource | Iterable[Any]"
 """One picture (an ``http`` or ``https`` URL and an open file included), a folder, archive or pattern, a data set or
@@ -93,6 +94,20 @@ def _pictures_in(archive: ListedTree, folder: str = "") -> Iterator[tuple[str, I
             yield from _pictures_in(archive, handle)
         elif kind == "file" and is_picture(name):
             yield folder + name, handle
+
+
+def one_picture(image: PredictInput) -> tuple[str, ImageInput]:
+    """Return the key and the only picture there is.
+
+    Raises:
+        ConfigurationError: If there are several, or none.
+        FlowerCNNError: As `keyed_pictures`.
+    """
+    pairs = list(islice(keyed_pictures(image), 2))
+    if len(pairs) != 1:
+        found = "several: give one at a time, or many to predict()" if pairs else "none"
+        raise ConfigurationError(f"image must be one picture. Received: {found}")
+    return pairs[0]
 
 
 def _is_one_array(item: Any) -> bool:

@@ -19,7 +19,7 @@ from flowercnn.errors import ConfigurationError, ImageError
 from flowercnn.labels import LabelEncoder, check_printable
 from flowercnn.prediction.calibration import Calibration, check_share
 from flowercnn.prediction.description import Description
-from flowercnn.prediction.inputs import PredictInput, keyed_pictures
+from flowercnn.prediction.inputs import PredictInput, keyed_pictures, one_picture
 from flowercnn.prediction.loading import check_layers, feature_layers, read_predictor
 from flowercnn.prediction.modelfile import write_model
 from flowercnn.prediction.network import Network, RuntimeChoice
@@ -250,11 +250,7 @@ class Predictor:
             >>> predictor.predict_one(picture).label in predictor.class_names
             True
         """
-        pairs = list(islice(keyed_pictures(image), 2))
-        if len(pairs) != 1:
-            found = "several" if pairs else "none"
-            raise ConfigurationError(f"image must be one picture. Received: {found}; give several to predict().")
-        (key, picture) = pairs[0]
+        key, picture = one_picture(image)
         return self._predictions([key], list(self.preprocessing.decode_each([picture])), tta=tta)[0]
 
     def predict(self, images: PredictInput, *, tta: bool = False) -> list[Prediction]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, ImageError, few
 from flowercnn.prediction.extractor import Extractor
-from flowercnn.prediction.inputs import PredictInput, keyed_pictures
+from flowercnn.prediction.inputs import PredictInput, keyed_pictures, one_picture
 from flowercnn.sources.base import ImageInput, Sample
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def find_similar(predictor: Predictor, image: ImageInput, dataset: Dataset, k: i
         k: How many, at least 1; all if there are fewer.
 
     Raises:
-        ConfigurationError: If ``k`` is below 1, or ``dataset`` is none.
+        ConfigurationError: If ``image`` is not one picture, ``k`` is below 1, or ``dataset`` is none.
         ImageError: If pictures cannot be used.
 
     Example:
@@ -89,14 +89,14 @@ def find_similar(predictor: Predictor, image: ImageInput, dataset: Dataset, k: i
         >>> [found.sample.key == photos[0].key for found in find_similar(predictor, photos[0].image, photos, k=1)]
         [True]
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise ConfigurationError(f"k must be an int of at least 1. Received: k={k!r}")
     if not isinstance(dataset, Dataset):
         raise ConfigurationError(
             "dataset must be a flowercnn.Dataset; make one with Dataset.from_source(source). "
             f"Received: {type(dataset).__name__}"
         )
-    rows = embed(predictor, [image, *dataset.samples]).astype(np.float64)
+    rows = embed(predictor, [one_picture(image)[1], *dataset.samples]).astype(np.float64)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     similarities = rows[1:] @ rows[0]
     return [Similar(dataset[int(i)], float(similarities[i])) for i in np.argsort(-similarities, kind="stable")[:k]]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowercnn.errors import FlowerCNNError
-from flowercnn.models.keras3 import import_keras, seeded_weights
+from flowercnn.models.keras3 import import_keras, renew_constants, seeded_weights
 from flowercnn.models.registry import build_model
 from flowercnn.models.twin import copy_model
 from flowercnn.prediction.safety import check_network
@@ -24,7 +24,10 @@ _CLOSE: Final = 1e-4
 _CLOSE_IN_HALF: Final = 5e-3  # of a sum in float16 or bfloat16
 _SAME: Final = 1e-6
 _DIMENSIONS: Final = 4
-_SATURATED: Final = 0.9999
+_MAJORITY: Final = 3  # of five draws of first weights
+_TINY: Final = 1e-38
+_STRONG: Final = 2.5  # standard deviation of the logits of new networks: 0.1-1.5 with rescaling inside, 4-50 without
+_WEAK: Final = 0.5
 
 
 def check_model(
@@ -40,7 +43,7 @@ def check_model(
 
     - It is a functional or sequential Keras model from (n, height, width, 3) to (n, num_classes).
     - It takes pixels 0-255, uint8 or float, and returns probabilities: finite, 0-1, each row with the sum 1.
-    - Rescaling is inside: at pixels 0-255 it is not driven to one certain answer for whatever picture.
+    - Rescaling is inside: at pixels 0-255 it is not all but certain of an answer before it has learned anything.
     - The answer for a picture depends neither on the pictures beside it nor on chance.
     - It can be trained a step: the loss is finite and every trainable weight has a gradient.
     - It has stock layers only, and is the same as a copy, and after saving and loading.
@@ -129,9 +132,9 @@ def _behaviour(model: Any) -> list[str]:
     if not np.isfinite(rows).all():
         return ["At pixels 0-255 it returns NaN or infinite values. Begin with keras.layers.Rescaling(1 / 255)."]
     problems = _probability_problems(rows, _CLOSE if model.outputs[0].dtype == "float32" else _CLOSE_IN_HALF)
-    if not problems and _is_saturated(model, pixels, rows):
+    if not problems and _is_saturated(model, pixels):
         problems.append(
-            "At pixels 0-255 it is certain of one class, whatever the picture; at 0-1 it is not. It seems to expect "
+            "At pixels 0-255 it is all but certain of an answer before it has learned anything. It seems to expect "
             "pixels that were rescaled outside: begin with keras.layers.Rescaling(1 / 255)."
         )
     checks: tuple[Callable[[Any, npt.NDArray[np.float32]], str | None], ...] = (
@@ -169,9 +172,52 @@ def _probability_problems(rows: npt.NDArray[np.float64], close: float) -> list[s
     return []
 
 
-def _is_saturated(model: Any, pixels: npt.NDArray[np.float32], rows: npt.NDArray[np.float64]) -> bool:
-    certain = rows.max(axis=1).min() > _SATURATED
-    return bool(certain and _compute(model, pixels / 255).max(axis=1).min() < _SATURATED)
+def _is_saturated(model: Any, pixels: npt.NDArray[np.float32]) -> bool:
+    """Return whether the network is all but certain of its answers with whatever weights it begins with.
+
+    It is asked with new weights, as one draw says little, and a trained network may well be certain.
+    """
+    try:
+        own = _strength(model, pixels)
+        if own < _WEAK:
+            return False
+        strong = [own > _STRONG]
+        while max(strong.count(True), strong.count(False)) < _MAJORITY:
+            strong.append(_strength(_with_new_weights(model, len(strong)), pixels) > _STRONG)
+    except Exception:  # noqa: BLE001 - what cannot be trained or copied is said by other checks
+        return False
+    return strong.count(True) == _MAJORITY
+
+
+def _strength(model: Any, pixels: npt.NDArray[np.float32]) -> float:
+    """Return how far apart the logits of a picture usually are.
+
+    In training batch normalisation does what else rescaling does, and in prediction only after training: the lower
+    counts.
+    """
+    resting = _spread(_compute(model, pixels))
+    if resting < _WEAK:
+        return resting
+    kept = model.get_weights()  # batch normalisation moves in training
+    try:
+        return min(resting, _spread(np.asarray(model(pixels, training=True), dtype=np.float64)))
+    finally:
+        model.set_weights(kept)
+
+
+def _spread(rows: npt.NDArray[np.float64]) -> float:
+    return float(np.median(np.log(np.maximum(rows, _TINY)).std(axis=1)))
+
+
+def _with_new_weights(model: Any, seed: int) -> Any:
+    """A copy with other first weights; those that do not learn, as of an adapted Normalization, are kept."""
+    with seeded_weights(seed):
+        copy = import_keras().models.clone_model(model)
+    for weight, new in zip(model.weights, copy.weights, strict=True):
+        if not weight.trainable:
+            new.assign(weight)
+    renew_constants(copy)
+    return copy
 
 
 def _chance_problem(model: Any, pixels: npt.NDArray[np.float32]) -> str | None:

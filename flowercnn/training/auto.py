@@ -8,7 +8,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,14 +40,17 @@ def weights_at_hand(weights: Any = None) -> dict[str, Path]:
             mapping from backbone to file. What lies in Keras's cache is found without.
 
     Raises:
-        ConfigurationError: If a file's name names no network.
+        ConfigurationError: If something is no path, or a file's name names no network.
     """
     found = {PREFIX + name: path for name in BACKBONES if (path := find_weights(name)) is not None}
     if weights is None or weights == "imagenet":
         return found
     if isinstance(weights, Mapping):
-        return found | {PREFIX + name.lower().removeprefix(PREFIX): Path(file) for name, file in weights.items()}
-    for file in [weights] if isinstance(weights, (str, os.PathLike)) else weights:
+        _check_files(weights.values(), weights)
+        return found | {PREFIX + str(name).lower().removeprefix(PREFIX): Path(file) for name, file in weights.items()}
+    files = list(weights) if isinstance(weights, Iterable) and not isinstance(weights, str) else [weights]
+    _check_files(files, weights)
+    for file in files:
         plain = re.sub(r"[^a-z0-9]", "", Path(file).name.lower())
         names = [name for name in BACKBONES if name in plain]
         if not names:
@@ -57,6 +60,14 @@ def weights_at_hand(weights: Any = None) -> dict[str, Path]:
             )
         found[PREFIX + max(names, key=len)] = Path(file)
     return found
+
+
+def _check_files(files: Iterable[Any], weights: Any) -> None:
+    if not all(isinstance(file, (str, os.PathLike)) for file in files):
+        raise ConfigurationError(
+            'weights of model="auto" must be a path, several, or a mapping such as {"mobilenet": "file.weights.h5"}. '
+            f"Received: weights={weights!r}"
+        )
 
 
 def choose_trainer(
@@ -72,10 +83,18 @@ def choose_trainer(
         settings: Other arguments of `Trainer`; ``model_options={"weights": ...}`` names weights, ``time_budget`` is
             the time for all.
         progress: Whether to show progress bars.
+
+    Raises:
+        ConfigurationError: If there is a network among the options, or ``weights`` are no files.
     """
     started = time.perf_counter()
     given = dict(settings or {})
     options = dict(given.pop("model_options", {}))
+    if options.get("backbone") is not None:
+        raise ConfigurationError(
+            'model_options["backbone"] is a network of your own, which model="auto" does not compare. '
+            'Pass model="backbone:own".'
+        )
     weights = options.pop("weights", None)
     budget = given.pop("time_budget", None)
     seconds = None if budget is None else parse_time(budget)

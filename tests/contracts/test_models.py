@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import flowercnn as fc
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.keras3 import import_keras, seeded_weights
 from flowercnn.models.registry import check_probabilities
 from flowercnn.testing import check_model, model_problems
 
@@ -53,6 +53,46 @@ def test_preprocessing_outside_is_found() -> None:
     assert "rescaled outside" in only_problem(network(strong, rescale=False))
     exponential = keras.layers.Activation("exponential")
     assert "NaN or infinite" in only_problem(network(exponential, rescale=False))
+
+
+def small(kind: str, *first: Any) -> Any:
+    keras = import_keras()
+    layers = keras.layers
+    body = {
+        "shallow": [
+            layers.Conv2D(8, 3, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(16, "relu"),
+        ],
+        "deep": [
+            *(part for n in (16, 32) for part in (layers.Conv2D(n, 3, activation="relu"), layers.MaxPooling2D())),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(64, "relu"),
+        ],
+        "flat": [layers.Conv2D(8, 3, activation="relu"), layers.Flatten()],
+    }[kind]
+    return keras.Sequential([keras.Input((32, 32, 3)), *first, *body, layers.Dense(3, "softmax")])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["shallow", "deep", "flat"])
+def test_preprocessing_outside_is_found_whatever_the_first_weights_are(kind: str, seed: int) -> None:
+    layers = import_keras().layers
+    with seeded_weights(seed):
+        assert "rescaled outside" in only_problem(small(kind))
+        check_model(small(kind, layers.Rescaling(1 / 127.5, offset=-1)))
+        check_model(small(kind, layers.Normalization(mean=[120, 110, 90], variance=[3600] * 3)))
+        check_model(small(kind, layers.BatchNormalization()))
+
+
+def test_a_trained_network_may_be_certain_and_keeps_its_weights() -> None:
+    model = small("deep", import_keras().layers.Rescaling(1 / 255))
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([1e4 * kernel, bias])
+    kept = model.get_weights()
+    check_model(model)
+    assert all((old == new).all() for old, new in zip(kept, model.get_weights(), strict=True))
 
 
 def test_dependence_on_the_batch_is_found() -> None:

@@ -188,6 +188,15 @@ def test_a_report_holds_numbers_of_numpy_and_paths(tmp_path: Path) -> None:
     assert figures["history"] == {"loss": [2.0, 1.0]}
 
 
+def test_a_report_leaves_out_a_picture_whose_place_is_gone(tmp_path: Path) -> None:
+    def gone() -> bytes:
+        raise fc.SourceError("photos.zip: was changed since it was listed.")
+
+    samples = tuple(fc.Sample(key=str(number), label="ab"[number], image=gone) for number in range(2))
+    evaluation = dataclasses.replace(evaluation_of([0, 1], [0, 1]), samples=samples)
+    assert evaluation.save_report(tmp_path / "report.html").is_file()
+
+
 def test_reports_have_the_figures_and_escape_names(tmp_path: Path) -> None:
     evil = "<img src=x onerror=alert(1)>"
     evaluation = evaluation_of([0, 1], [0, 1], (evil, "b"))

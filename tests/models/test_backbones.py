@@ -221,6 +221,17 @@ def test_a_file_of_the_first_layers_gives_the_network_up_to_there(
     assert close(features(model, pixels), pooled(part, reference_scaling("mobilenet", pixels)))
 
 
+def test_layers_beyond_the_end_of_a_file_of_weights_are_not_used(tmp_path: Path) -> None:
+    net = original("mobilenet")
+    path = tmp_path / "part.weights.h5"
+    import_keras().Model(net.input, net.get_layer("conv_pw_11_relu").output).save_weights(path)
+    with pytest.raises(fc.ConfigurationError, match="ends at 'conv_pw_11_relu'.*'conv_pw_13_relu'"):
+        build_backbone("mobilenet", (32, 32), 2, weights=path, until="conv_pw_13_relu")
+    for until, features in (("conv_pw_11_relu", 512), ("conv_pw_3_relu", 128)):
+        model = build_backbone("mobilenet", (32, 32), 2, weights=path, until=until)
+        assert head_of(model).input.shape[1] == features
+
+
 def test_weights_that_do_not_fit_or_are_not_safe_are_refused(tmp_path: Path) -> None:
     def build(path: Path) -> Any:
         return build_backbone("mobilenet", (32, 32), 2, weights=path)
@@ -294,11 +305,37 @@ def test_weights_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: py
     assert close(features(model, pixels), pooled(net, reference_scaling("mobilenet", pixels)))
 
 
-@pytest.mark.parametrize("left", [b"official ", b"of another file"])
+def test_a_page_in_place_of_weights_is_not_kept_and_one_that_was_is_to_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = BACKBONES["mobilenet"]
+    assert not spec.checksum
+    served, target = tmp_path / "server" / spec.url, tmp_path / "keras" / "models" / spec.file
+    served.parent.mkdir(parents=True)
+    served.write_text("<html>Log in first</html>")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    server = serve(tmp_path / "server")
+    try:
+        with pytest.raises(fc.SourceError, match="not the official file"):
+            fetch_weights(spec, mirror=f"http://127.0.0.1:{server.server_port}", progress=False)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert not target.exists()
+    target.write_text("<html>Log in first</html>")
+    with pytest.raises(fc.SourceError, match="Remove it"):
+        fetch_weights(spec)
+    with pytest.raises(fc.ModelFileError, match="Remove it"):
+        build_backbone("mobilenet", (32, 32), 2, weights=target)
+
+
+@pytest.mark.parametrize("left", [b"\x89HDF", b"of another file"])
 def test_a_download_goes_on_where_it_was_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes
 ) -> None:
-    content = b"official weights"
+    with h5py.File(tmp_path / "official.h5", "w") as file:
+        file.create_group("layers")
+    content = (tmp_path / "official.h5").read_bytes()
     spec = dataclasses.replace(BACKBONES["vgg16"], checksum=f"sha256:{hashlib.sha256(content).hexdigest()}")
     served, models = tmp_path / "server" / spec.url, tmp_path / "keras" / "models"
     served.parent.mkdir(parents=True)
@@ -408,6 +445,9 @@ def test_wrong_options_are_named() -> None:
         build(backbone="mobilenet")
     with pytest.raises(fc.ConfigurationError, match="scaling must be"):
         build(weights=None, scaling="bgr")
+    for dropout in (2, -1, "x", True, None, float("nan")):
+        with pytest.raises(fc.ConfigurationError, match="dropout must be"):
+            build(weights=None, dropout=dropout)
     with pytest.raises(fc.UnknownNameError, match="conv_pw_12_relu"):
         build(weights=None, until="conv_pw12_relu")
     with pytest.raises(fc.ConfigurationError, match="at least 75 x 75"):

@@ -171,6 +171,10 @@ def test_malformed_registrations_are_refused() -> None:
         register_model("a b", tiny)
     with pytest.raises(ConfigurationError, match="builder must be"):
         register_model("a", 3)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(ConfigurationError, match="builder must be.*model=model"):
+        register_model("a", tiny((8, 8), 2))
+    with pytest.raises(ConfigurationError, match="recipe must be"):
+        register_model("a", tiny, recipe=3)  # type: ignore[arg-type]  # that is the point
     with pytest.raises(ConfigurationError, match="'auto'"):
         register_model("auto", tiny)
     register_model("narrow", lambda image_size: tiny(image_size, 2))

@@ -327,6 +327,12 @@ def test_heads_without_dense_and_softmax_keep_their_probabilities(coloured: fc.D
     ]
     preprocessing = fc.Preprocessing(image_size=(16, 16))
     bare = fc.Predictor(keras.Sequential([*stack, layers.Softmax()]), coloured.class_names, preprocessing)
+    with pytest.raises(fc.ConfigurationError, match="train must have pictures"):
+        calibrate(bare, coloured.subset([]), coloured)
+    with pytest.raises(fc.ConfigurationError, match=r"val must be a flowercnn\.Dataset.*list"):
+        calibrate(bare, coloured, [1])  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(fc.ConfigurationError, match=r"predictor must be a flowercnn\.Predictor.*int"):
+        calibrate(3, coloured, coloured)  # type: ignore[arg-type]  # that is the point
     train, val = coloured.subset(range(0, 30, 4)), coloured.subset([i for i in range(30) if i % 4])
     calibration = calibrate(bare, train, val, progress=False).calibration
     assert calibration is not None
@@ -420,8 +426,9 @@ def test_wrong_uses_are_told(predictor: fc.Predictor, coloured: fc.Dataset) -> N
             calibrated.predict_set(np.zeros((8, 8, 3), np.uint8), coverage)  # type: ignore[arg-type]  # the point
     with pytest.raises(fc.ConfigurationError, match="false_alarms must be a share"):
         calibrated.with_false_alarms(1.5)
-    calibration = calibrated.calibration
+    calibration = calibrated.with_false_alarms(np.float32(0.25)).calibration  # type: ignore[arg-type]  # the point
     assert calibration is not None
+    assert json.dumps(calibration.to_dict()["false_alarms"]) == "0.25"
     assert calibration.familiarity is not None
     gone = tuple(f"gone {name}" for name in calibration.familiarity.layers)
     other = replace(calibration, familiarity=replace(calibration.familiarity, layers=gone))

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -35,5 +38,15 @@ def test_similar_pictures_are_of_the_same_colour_and_the_picture_itself_comes_fi
     assert len(predictor.find_similar(coloured[0].image, coloured, k=99)) == 30
     with pytest.raises(fc.ConfigurationError, match="k must be"):
         predictor.find_similar(coloured[0].image, coloured, k=0)
+    two: Any = np.int64(2)
+    assert len(predictor.find_similar(coloured[0].image, coloured, k=two)) == 2
     with pytest.raises(fc.ConfigurationError, match="dataset must be a flowercnn.Dataset"):
         predictor.find_similar(coloured[0].image, "photos")  # type: ignore[arg-type]  # that is the point
+
+
+def test_only_one_picture_has_pictures_like_it(
+    predictor: fc.Predictor, coloured: fc.Dataset, photo_folder: Path
+) -> None:
+    for image in ([], [coloured[0].image, coloured[1].image], coloured.subset(range(2)), photo_folder):
+        with pytest.raises(fc.ConfigurationError, match="image must be one picture"):
+            predictor.find_similar(image, coloured)  # type: ignore[arg-type]  # that is the point

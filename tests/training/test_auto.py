@@ -28,6 +28,18 @@ def test_weights_at_hand_are_those_in_the_cache_and_those_named(
         weights_at_hand("mine.h5")
 
 
+@pytest.mark.parametrize("weights", [{"mobilenet": None}, [None], 3])
+def test_weights_that_are_no_files_are_named(coloured: fc.Dataset, weights: Any) -> None:
+    with pytest.raises(fc.ConfigurationError, match="must be a path.*Received: weights="):
+        choose_trainer(coloured, settings={"model_options": {"weights": weights}})
+
+
+def test_auto_does_not_pass_over_a_network_of_ones_own(coloured: fc.Dataset) -> None:
+    net = import_keras().Sequential([import_keras().Input((32, 32, 3))])
+    with pytest.raises(fc.ConfigurationError, match='model="backbone:own"'):
+        choose_trainer(coloured, settings={"model_options": {"backbone": net}})
+
+
 @pytest.mark.slow
 def test_auto_compares_by_cross_validation_and_says_why(
     coloured: fc.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
