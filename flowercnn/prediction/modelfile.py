@@ -78,7 +78,8 @@ class ModelFile:
         """Build the Keras model, after its weights have been checked, and return it.
 
         Raises:
-            ModelFileError: If the weights are not those of the network, or not safe to load.
+            ModelFileError: If the weights are not those of the network, or not safe to load, or the network cannot
+                compute a picture.
         """
         try:
             return self._keras_model()
@@ -116,6 +117,7 @@ class ModelFile:
         load = _load_archive if is_archive else _load_h5
         model = load(self._archive_of_keras() if is_archive else io.BytesIO(self.content))
         check_shapes(model, "the model", self.description.preprocessing.image_size, len(self.description.class_names))
+        _compute_noise(model)
         return model
 
     def _archive_of_keras(self) -> io.BytesIO:
@@ -125,6 +127,14 @@ class ModelFile:
                 archive.writestr(name, _member(self.content, name))
         stripped.seek(0)
         return stripped
+
+
+def _compute_noise(model: Any) -> None:
+    """Compute one picture: settings that make no sense may build, and fail only then."""
+    import numpy as np
+
+    noise = np.random.default_rng(0).uniform(0, 255, (1, *model.input_shape[1:])).astype(np.float32)
+    model(noise, training=False)
 
 
 def check_can_be_saved(model: Any, class_names: Sequence[str] | None = None) -> None:
