@@ -387,7 +387,15 @@ def _read_h5(path: Path, content: bytes) -> ModelFile:
 def _is_of_plain_keras(content: bytes) -> bool:
     """Tell an ``.h5`` file that was never ours from one of ours that was cut off, without opening it."""
     has_checksum = content[-len(PLACEHOLDER) :].startswith(PLACEHOLDER.rstrip(b"0"))
-    return not has_checksum and b"model_config" in content and b"flowercnn-model" not in content
+    if has_checksum or _is_cut_off(content):  # what says whose it is may be what is missing
+        return False
+    return b"model_config" in content and b"flowercnn-model" not in content
+
+
+def _is_cut_off(content: bytes) -> bool:
+    """Return whether an HDF5 file of the first version, which Keras writes, is shorter than its start says."""
+    is_first_version = content[8:9] == b"\0"
+    return is_first_version and len(content) < int.from_bytes(content[40:48], "little")
 
 
 # From memory, so that what is loaded is what was checked, whatever happens to the file meanwhile. The public function

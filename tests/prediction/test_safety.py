@@ -154,6 +154,19 @@ def test_networks_that_are_none_of_ours_are_refused(tmp_path: Path, change: Any,
 
 
 @pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c.update(config=None), "no description of its layers, but NoneType"),
+        (lambda c: layer(c, "Dense")["config"].update(units=-1), "units=-1 is below 0"),
+        (lambda c: layer(c, "Conv2D")["config"].update(kernel_size=[3, -3]), "kernel_size=-3 is below 0"),
+    ],
+)
+def test_networks_of_no_size_are_refused_even_if_litert_computes(tmp_path: Path, change: Any, reason: str) -> None:
+    with pytest.raises(fc.ModelFileError, match=f"refused.*{reason}"):
+        fc.Predictor.load(sealed(tmp_path / "evil.keras", config_with(change)))
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda c: layer(c, "Rescaling")["config"].update(scale="x"),
