@@ -61,6 +61,7 @@ def rebuilt(
     except Exception as error:
         # A malformed buffer leads anywhere: offsets out of range, wrong types, missing tables.
         raise ModelFileError(f"{name}: the LiteRT network is damaged ({type(error).__name__}: {error}).") from error
+    _rename(graph)
     packed = _packed(model)
     try:
         _check_shapes(packed, graph)
@@ -304,6 +305,15 @@ def _check_ends(schema: Any, graph: Any, input_shape: tuple[int, ...], num_class
             raise ModelFileError(
                 f"an input or output of shape {list(tensor.shape)} instead of {list(shape)}, float32."
             )
+    if not {int(index) for index in graph.outputs} <= {int(operator.outputs[0]) for operator in graph.operators}:
+        raise ModelFileError("an output that is not computed.")
+
+
+def _rename(graph: Any) -> None:
+    """Give up the names in the file: the interpreter tells nothing of a tensor whose name is not UTF-8."""
+    graph.name = None
+    for tensor in graph.tensors:
+        tensor.name = b"tensor"
 
 
 def _check_shapes(content: bytes, graph: Any) -> None:
@@ -316,8 +326,10 @@ def _check_shapes(content: bytes, graph: Any) -> None:
     kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(model_content=content, num_threads=1, experimental_op_resolver_type=kernels)
     interpreter.allocate_tensors()
-    for detail in interpreter.get_tensor_details()[: len(graph.tensors)]:
-        tensor = graph.tensors[detail["index"]]
+    details = interpreter.get_tensor_details()[: len(graph.tensors)]
+    if [detail["index"] for detail in details] != list(range(len(graph.tensors))):
+        raise ModelFileError("a tensor that the interpreter tells nothing of.")
+    for detail, tensor in zip(details, graph.tensors, strict=True):
         claimed = [] if tensor.shape is None else [int(size) for size in tensor.shape]
         if detail["shape"].tolist() != claimed:
             raise ModelFileError(f"a tensor of shape {detail['shape'].tolist()} that claims to be {claimed}.")

@@ -78,7 +78,8 @@ class ModelFile:
         """Build the Keras model, after its weights have been checked, and return it.
 
         Raises:
-            ModelFileError: If the weights are not those of the network, or not safe to load.
+            ModelFileError: If the weights are not those of the network, or not safe to load, or the network cannot
+                compute a picture.
         """
         try:
             return self._keras_model()
@@ -116,6 +117,7 @@ class ModelFile:
         load = _load_archive if is_archive else _load_h5
         model = load(self._archive_of_keras() if is_archive else io.BytesIO(self.content))
         check_shapes(model, "the model", self.description.preprocessing.image_size, len(self.description.class_names))
+        _compute_noise(model)
         return model
 
     def _archive_of_keras(self) -> io.BytesIO:
@@ -125,6 +127,14 @@ class ModelFile:
                 archive.writestr(name, _member(self.content, name))
         stripped.seek(0)
         return stripped
+
+
+def _compute_noise(model: Any) -> None:
+    """Compute one picture: settings that make no sense may build, and fail only then."""
+    import numpy as np
+
+    noise = np.random.default_rng(0).uniform(0, 255, (1, *model.input_shape[1:])).astype(np.float32)
+    model(noise, training=False)
 
 
 def check_can_be_saved(model: Any, class_names: Sequence[str] | None = None) -> None:
@@ -377,7 +387,15 @@ def _read_h5(path: Path, content: bytes) -> ModelFile:
 def _is_of_plain_keras(content: bytes) -> bool:
     """Tell an ``.h5`` file that was never ours from one of ours that was cut off, without opening it."""
     has_checksum = content[-len(PLACEHOLDER) :].startswith(PLACEHOLDER.rstrip(b"0"))
-    return not has_checksum and b"model_config" in content and b"flowercnn-model" not in content
+    if has_checksum or _is_cut_off(content):  # what says whose it is may be what is missing
+        return False
+    return b"model_config" in content and b"flowercnn-model" not in content
+
+
+def _is_cut_off(content: bytes) -> bool:
+    """Return whether an HDF5 file of the first version, which Keras writes, is shorter than its start says."""
+    is_first_version = content[8:9] == b"\0"
+    return is_first_version and len(content) < int.from_bytes(content[40:48], "little")
 
 
 # From memory, so that what is loaded is what was checked, whatever happens to the file meanwhile. The public function

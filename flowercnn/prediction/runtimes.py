@@ -251,7 +251,10 @@ def litert_interpreter() -> Any:
 
 def litert_is_installed() -> bool:
     """Return whether LiteRT can compute here."""
-    return find_spec("ai_edge_litert") is not None
+    try:
+        return find_spec("ai_edge_litert") is not None
+    except (ImportError, ValueError):  # of a finder that hides it, or a module put in its place
+        return False
 
 
 def light_copy(model: Any, layers: tuple[str, ...] = ()) -> bytes | None:

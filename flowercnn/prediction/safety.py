@@ -60,6 +60,7 @@ _DTYPES: Final = frozenset(
 _LARGEST_INT: Final = 2**32  # seeds; sizes are bounded below
 _LARGEST_ADDRESS: Final = 2**64
 _LARGEST_SIZE: Final = 2**16
+_SMALLEST_SIZES: Final = {"target_shape": -1}  # whatever is left; 0 for all others
 _SIZES: Final = frozenset(
     [
         *("units", "filters", "kernel_size", "pool_size", "size", "target_shape", "padding", "output_padding"),
@@ -83,6 +84,9 @@ def check_network(config: Any, name: str) -> None:
     """
     if not isinstance(config, dict) or config.get("class_name") not in ("Functional", "Sequential"):
         raise ModelFileError(f"{name}: refused: the network must be a functional or sequential Keras model.")
+    if not isinstance(config.get("config"), dict):
+        received = type(config.get("config")).__name__
+        raise ModelFileError(f"{name}: refused: the network has no description of its layers, but {received}.")
     nodes = 0
     waiting: list[Any] = [config]
     while waiting:
@@ -138,6 +142,8 @@ def _check_value(key: str, value: Any, name: str) -> None:
         for size in _flat(value):
             if isinstance(size, (int, float)) and size > _LARGEST_SIZE:
                 raise ModelFileError(f"{name}: refused: {key}={size} is larger than {_LARGEST_SIZE}.")
+            if isinstance(size, (int, float)) and size < _SMALLEST_SIZES.get(key, 0):
+                raise ModelFileError(f"{name}: refused: {key}={size} is below {_SMALLEST_SIZES.get(key, 0)}.")
     elif key == "activation" and value is not None and (not isinstance(value, str) or value not in _ACTIVATIONS):
         raise ModelFileError(
             f"{name}: refused: the activation {str(value)[:100]!r} is not on the list of those that model files may "

@@ -93,6 +93,7 @@ class Graph:
 
 
 STRIDES: dict[str, Any] = {"strideH": 1, "strideW": 1}
+RESIZE = "ResizeBilinearOptions"
 DILATIONS: dict[str, Any] = {"dilationHFactor": 1, "dilationWFactor": 1}
 
 
@@ -279,6 +280,34 @@ def test_what_is_not_read_is_named_with_its_place() -> None:
     graph.graph.tensors[graph.add("SIN", [graph.pixels], "FLOAT32", SHAPE)].name = "odd/Sin"
     with pytest.raises(ModelFileError, match=r"SIN is not one this library reads \(at 'odd/Sin'\)"):
         rebuilt(graph.packed(), "other", SHAPE, CLASSES)
+
+
+def test_names_that_are_no_text_hide_no_tensor() -> None:
+    graph = Graph()
+    graph.graph.name = b"\xff\xfe"
+    hidden = graph.graph.tensors[graph.add("ABS", [graph.pixels], "FLOAT32", SHAPE)]
+    hidden.name = b"\xff\xfe"
+    assert np.allclose(LiteRTRuntime(rebuilt(graph.packed(), "odd", SHAPE, CLASSES))(np.ones(SHAPE, np.uint8)), 1)
+    large = graph.add("RESIZE_BILINEAR", [graph.pixels, graph.integers([4000, 4000])], "FLOAT32", SHAPE, RESIZE)
+    graph.graph.tensors[large].name = b"\xff\xfe"
+    with pytest.raises(ModelFileError, match="refused"):
+        rebuilt(graph.packed(), "evil", SHAPE, CLASSES)
+
+
+def test_a_tensor_the_interpreter_tells_nothing_of_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    details = Interpreter.get_tensor_details
+    monkeypatch.setattr(Interpreter, "get_tensor_details", lambda *args: details(*args)[1:])
+    with pytest.raises(ModelFileError, match="does not fit together: a tensor that the interpreter tells nothing of"):
+        rebuilt(Graph().packed(), "evil", SHAPE, CLASSES)
+
+
+def test_an_output_that_is_not_computed_is_refused() -> None:
+    graph = Graph()
+    graph.graph.operators = []
+    with pytest.raises(ModelFileError, match="refused: an output that is not computed"):
+        rebuilt(graph.packed(), "empty", SHAPE, CLASSES)
 
 
 def test_parts_and_choices_in_bounds_compute() -> None:

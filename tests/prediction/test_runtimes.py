@@ -90,6 +90,20 @@ def test_without_litert_keras_computes(
         fc.Predictor(predictor.model, predictor.class_names, predictor.preprocessing, runtime="litert")
 
 
+def test_keras_computes_where_a_finder_refuses_litert(
+    forms: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Finder:
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name.startswith("ai_edge_litert"):
+                raise ModuleNotFoundError(name)
+
+    for name in [each for each in sys.modules if each.startswith("ai_edge_litert")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert fc.Predictor.load(forms["keras"]).runtime == "keras"
+
+
 def test_runtimes_a_file_is_not_for_are_refused(
     predictor: fc.Predictor, forms: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -153,6 +153,36 @@ def test_networks_that_are_none_of_ours_are_refused(tmp_path: Path, change: Any,
         fc.Predictor.load(sealed(tmp_path / "evil.keras", config_with(change)), runtime="keras")
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c.update(config=None), "no description of its layers, but NoneType"),
+        (lambda c: layer(c, "Dense")["config"].update(units=-1), "units=-1 is below 0"),
+        (lambda c: layer(c, "Conv2D")["config"].update(kernel_size=[3, -3]), "kernel_size=-3 is below 0"),
+    ],
+)
+def test_networks_of_no_size_are_refused_even_if_litert_computes(tmp_path: Path, change: Any, reason: str) -> None:
+    with pytest.raises(fc.ModelFileError, match=f"refused.*{reason}"):
+        fc.Predictor.load(sealed(tmp_path / "evil.keras", config_with(change)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: layer(c, "Rescaling")["config"].update(scale="x"),
+        lambda c: layer(c, "Rescaling")["config"].update(scale=[]),
+        lambda c: layer(c, "Rescaling").update(
+            class_name="Resizing", config={"height": 32, "width": 32, "interpolation": 2**31, "name": "rescaling"}
+        ),
+        lambda c: layer(c, "ReLU").update(class_name="LayerNormalization", config={"epsilon": "x", "name": "relu"}),
+        lambda c: layer(c, "ReLU")["inbound_nodes"][0]["kwargs"].update(mask="x"),
+    ],
+)
+def test_settings_that_fail_at_the_first_picture_are_refused_on_load(tmp_path: Path, change: Any) -> None:
+    with pytest.raises(fc.ModelFileError):
+        fc.Predictor.load(sealed(tmp_path / "odd.keras", config_with(change)), runtime="keras")
+
+
 def test_the_list_in_the_docs_is_the_one_in_the_code() -> None:
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "model-files.md").read_text(encoding="utf-8")
     section = page.partition("## What a network may hold")[2].partition("\n## ")[0]
