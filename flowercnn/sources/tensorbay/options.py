@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from flowercnn.errors import ConfigurationError
-from flowercnn.sources.tensorbay.credentials import Masked, Secret, key_problem
+from flowercnn.sources.tensorbay.credentials import Secret, key_problem
 from flowercnn.sources.tensorbay.objects import RemoteObject
 
 if TYPE_CHECKING:
@@ -79,16 +79,25 @@ def check_url(url: object) -> None:
         return
     rule = "the address of a TensorBay, such as 'https://gas.graviti.com/'"
     _require("url", url, isinstance(url, str), rule)
+    if _has_password(str(url)):
+        raise ConfigurationError(f"url must be {rule}, without user name and password. Received: one with them")
     try:
         parts = urlsplit(str(url))
-        host, user = parts.hostname or "", parts.username or parts.password
+        host = parts.hostname or ""
     except ValueError:
-        parts, host, user = urlsplit(""), "", None
-    if user:
-        raise ConfigurationError(f"url must be {rule}, without user name and password. Received: one with them")
+        parts, host = urlsplit(""), ""
     _require("url", url, bool(host) and parts.scheme in ("https", "http"), rule)
     is_safe = parts.scheme == "https" or host in _LOOPBACK
     _require("url", url, is_safe, f"{rule}, https because the access key is sent there")
+
+
+def _has_password(url: str) -> bool:
+    """Return whether there is a user or password in an address, which leaves it in no variable of the caller."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.username or parts.password)
+    except ValueError:
+        return False
 
 
 def _check_key(source: TensorBay) -> None:
@@ -96,9 +105,9 @@ def _check_key(source: TensorBay) -> None:
         raise ConfigurationError("dataset must be the name of a TensorBay data set. Received: an access key")
     if source.dataset is None or source.dataset == "":
         raise ConfigurationError(f"dataset must be the name of a TensorBay data set. Received: {source.dataset!r}")
-    key = source.access_key.reveal() if isinstance(source.access_key, Secret) else source.access_key
-    key = Masked(key) if isinstance(key, str) else key  # a traceback may show it
-    problem = None if key is None else key_problem(key)
+    secret = source.access_key  # revealed in no variable: a traceback may show them
+    given = isinstance(secret, Secret) and secret.reveal() is not None
+    problem = key_problem(secret.reveal()) if given else None  # type: ignore[union-attr]
     if problem is not None:
         raise ConfigurationError(
             "access_key must begin with 'Accesskey-' or 'ACCESSKEY-', as TensorBay's developer tools show it. "

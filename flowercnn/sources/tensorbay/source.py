@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -16,7 +17,7 @@ from flowercnn.sources.base import Sample, SplitName
 from flowercnn.sources.folder import part_of
 from flowercnn.sources.tensorbay.api import Api, roots_of
 from flowercnn.sources.tensorbay.cache import DiskCache
-from flowercnn.sources.tensorbay.credentials import Credentials, Secret, find_credentials
+from flowercnn.sources.tensorbay.credentials import Credentials, Secret, find_credentials, masked
 from flowercnn.sources.tensorbay.fetch import prefetch
 from flowercnn.sources.tensorbay.listing import RemoteDataset
 from flowercnn.sources.tensorbay.objects import LocalDataset, RemoteObject, understand
@@ -118,8 +119,6 @@ class TensorBay:
     _state: _State = field(default_factory=_State, init=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.access_key, str):
-            object.__setattr__(self, "access_key", Secret(self.access_key))
         if isinstance(self.segments, (str, int)):
             object.__setattr__(self, "segments", [self.segments])
         check_options(self)
@@ -132,8 +131,9 @@ class TensorBay:
             check_object(self)
 
     def __repr__(self) -> str:
-        name = self.dataset if isinstance(self.dataset, str) else self.dataset.name
-        shown = [repr(name)]
+        if "_state" not in self.__dict__:  # a traceback may show it before it has its arguments
+            return "TensorBay(...)"
+        shown = [repr(getattr(self.dataset, "name", self.dataset))]
         for option in dataclasses.fields(self)[2:-1]:
             value = getattr(self, option.name)
             if value != option.default:
@@ -340,6 +340,23 @@ class TensorBay:
                 "through once with offline=False, and a larger cache_limit."
             )
         return remote.fetch_content(picture.dataset, picture.segment, picture.path)
+
+
+def _hiding_key(init: Callable[..., None]) -> Callable[..., None]:
+    """Return the ``__init__`` that dataclass has made, but for its arguments: a traceback may show them."""
+
+    @functools.wraps(init)
+    def hiding_init(self: TensorBay, dataset: Any, access_key: Any = None, **options: Any) -> None:
+        dataset = masked(dataset)
+        options = {name: masked(value) for name, value in options.items()}
+        if access_key is not None and not isinstance(access_key, Secret):
+            access_key = Secret(access_key)
+        init(self, dataset, access_key, **options)
+
+    return hiding_init
+
+
+TensorBay.__init__ = _hiding_key(TensorBay.__init__)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
