@@ -32,6 +32,18 @@ _WINDOWS: Final = 4  # files fetched ahead per thread
 _log = logging.getLogger("flowercnn.sources.tensorbay")
 
 
+class _ListingFailedError(Exception):
+    """The files of a segment could not be listed to the end."""
+
+
+def _marked(files: Iterator[File]) -> Iterator[File]:
+    """Tell an error of the listing from one of a file, which says already how many were fetched."""
+    try:
+        yield from files
+    except SourceError as error:
+        raise _ListingFailedError(str(error)) from error.__cause__
+
+
 class _State:
     """What an open source holds; never pickled, and not carried over to a forked process."""
 
@@ -308,18 +320,25 @@ class TensorBay:
         fetched = found = 0
         began = time.perf_counter()
 
+        def so_far() -> str:
+            return f"{fetched} files were fetched and {found} were there before; the next run goes on from there."
+
         def fetch(file: File, stop: threading.Event) -> None:
             nonlocal fetched, found
             try:
                 new = remote.fetch(file, stop)
             except GaveUp as error:
                 subject = f"TensorBay data set {remote.name!r}, segment {file.segment!r}, file {file.path!r}"
-                more = f"{fetched} files were fetched and {found} were there before; the next run goes on from there."
-                raise explain(subject, error, more) from None
+                raise explain(subject, error, so_far()) from None
             with lock:
                 fetched, found = fetched + new, found + (not new)
 
-        yield from prefetch(fetch, files, threads=self.threads, window=self.window or _WINDOWS * self.threads)
+        try:
+            yield from prefetch(
+                fetch, _marked(files), threads=self.threads, window=self.window or _WINDOWS * self.threads
+            )
+        except _ListingFailedError as error:
+            raise SourceError(f"{error} {so_far()}" if fetched or found else str(error)) from None
         seconds = time.perf_counter() - began
         _log.info("%r: %d files fetched, %d in the cache, in %.1f s", remote.name, fetched, found, seconds)
 
