@@ -21,7 +21,7 @@ from flowercnn.sources.tensorbay.credentials import Credentials, Secret, find_cr
 from flowercnn.sources.tensorbay.fetch import prefetch
 from flowercnn.sources.tensorbay.listing import RemoteDataset
 from flowercnn.sources.tensorbay.objects import LocalDataset, RemoteObject, understand
-from flowercnn.sources.tensorbay.options import check_object, check_options, check_url
+from flowercnn.sources.tensorbay.options import check_object, check_options, check_url, plain_segments
 from flowercnn.sources.tensorbay.remote import File, Offline, Online, choose, explain, file_name
 from flowercnn.sources.tensorbay.transport import GaveUp, Transport
 
@@ -131,8 +131,7 @@ class TensorBay:
     _state: _State = field(default_factory=_State, init=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.segments, (str, int)):
-            object.__setattr__(self, "segments", [self.segments])
+        object.__setattr__(self, "segments", plain_segments(self.segments))
         check_options(self)
         if not isinstance(self.dataset, (str, RemoteObject, LocalDataset)):
             object.__setattr__(self, "dataset", understand(self.dataset))

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flowercnn.dataset import Dataset
@@ -97,6 +98,13 @@ def test_an_unknown_segment_is_refused_with_those_there_are(server: TensorBaySer
 def test_a_segment_number_out_of_range_is_refused(server: TensorBayServer, read: Read) -> None:
     with pytest.raises(UnknownNameError, match="2 segments, numbered from 0.*Received: segments with 2"):
         list(read(server, segments=[2]))
+
+
+@pytest.mark.parametrize("segments", [np.int64(1), [np.int64(1)], (np.uint8(1),)])
+def test_segments_may_be_numbers_of_numpy(server: TensorBayServer, read: Read, segments: Any) -> None:
+    source = read(server, segments=segments)
+    assert source.segments == [1]
+    assert [sample.key for sample in source] == [sample.key for sample in read(server, segments=1)]
 
 
 def test_a_segment_wanted_twice_is_refused(server: TensorBayServer, read: Read) -> None:
