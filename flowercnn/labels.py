@@ -17,6 +17,8 @@ __all__ = ["LabelEncoder", "check_printable"]
 _LONGEST_NAME: Final = 1_000
 _UNWANTED: Final = ("Cc", "Cs")  # control characters, and halves of characters that no file can hold
 
+_REORDERING: Final = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))  # bidi controls
+
 
 @dataclass(frozen=True, slots=True)
 class LabelEncoder:
@@ -73,11 +75,16 @@ def check_printable(class_names: Sequence[str]) -> None:
     """Refuse names that no classifier may have: they could forge lines of a terminal or a log.
 
     Raises:
-        ConfigurationError: If a name has control characters or over 1,000 characters.
+        ConfigurationError: If a name has control characters, such as those that reorder text, or over 1,000
+            characters.
     """
     for name in class_names:
-        if len(name) > _LONGEST_NAME or any(unicodedata.category(character) in _UNWANTED for character in name):
+        if len(name) > _LONGEST_NAME or any(map(_is_unwanted, name)):
             raise ConfigurationError(
                 f"Class names must have at most {_LONGEST_NAME:,} characters, and no control characters. "
                 f"Received: {name[:100]!r}. Rename the class, or use map_labels on the source."
             )
+
+
+def _is_unwanted(character: str) -> bool:
+    return unicodedata.category(character) in _UNWANTED or character in _REORDERING

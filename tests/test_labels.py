@@ -32,7 +32,13 @@ def test_names_must_be_distinct_non_empty_strings(names: tuple[str, ...]) -> Non
         LabelEncoder(names)
 
 
-@pytest.mark.parametrize("name", ["red\x1b[31m", "two\nlines", "half \ud800", "x" * 1_001])
+@pytest.mark.parametrize(
+    "name", ["red\x1b[31m", "two\nlines", "half \ud800", "x" * 1_001, "a\u202eb", "\u2066a\u2069"]
+)
 def test_names_that_could_forge_a_line_of_a_terminal_are_refused_before_training(name: str) -> None:
     with pytest.raises(ConfigurationError, match="no control characters"):
         check_printable(("daisy", name))
+
+
+def test_names_of_scripts_from_right_to_left_are_printable() -> None:
+    check_printable(("ורד", "زهرة\u200c", "\u200fא"))

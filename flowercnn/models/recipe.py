@@ -92,10 +92,7 @@ class Recipe:
         sizes = Preprocessing(image_size=self.image_size, resize=self.resize)
         object.__setattr__(self, "image_size", sizes.image_size)
         for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < 1:
-                raise ConfigurationError(f"{name} must be an int of at least 1. Received: {name}={value!r}")
-            object.__setattr__(self, name, operator.index(value))  # an int of NumPy is not what JSON can hold
+            object.__setattr__(self, name, _count(name, getattr(self, name)))
         for name, options in (
             ("optimizer", get_args(Optimizer)),
             ("schedule", get_args(Schedule)),
@@ -133,7 +130,11 @@ class Recipe:
         Epochs fall with the square root of the number of pictures: ten thousand take three times as long as one
         thousand, not ten times, and a hundred are seen three times as often. Batches of few pictures are smaller, so
         that an epoch has steps enough.
+
+        Raises:
+            ConfigurationError: If ``num_samples`` is not an int of at least 1.
         """
+        _count("num_samples", num_samples)
         if not self.adapt:
             return self
         factor = min(_MOST_EPOCHS_FACTOR, math.sqrt(_REFERENCE_SAMPLES / num_samples))
@@ -169,6 +170,13 @@ class Recipe:
         if step < rising:
             return self.learning_rate * (step + 1) / (rising + 1)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+
+
+def _count(name: str, value: Any) -> int:
+    """Return a setting as an int of Python: one of NumPy is not what JSON can hold."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < 1:
+        raise ConfigurationError(f"{name} must be an int of at least 1. Received: {name}={value!r}")
+    return operator.index(value)
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:

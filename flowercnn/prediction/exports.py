@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flowercnn.atomic import replace_file, replace_folder
+from flowercnn.atomic import as_path, replace_file, replace_folder
 from flowercnn.errors import ConfigurationError, ImageError, ModelFileError, closest
 from flowercnn.prediction.convert import to_litert, to_onnx
 from flowercnn.prediction.description import Description
@@ -117,7 +117,7 @@ def export(
     chosen = _choose_format(path, format)
     if chosen not in ("keras", "h5"):
         description = _for_others(description)
-    target = _target(Path(path), chosen)
+    target = _target(as_path(path), chosen)
     least = _least_agreement(chosen, min_agreement)
     contents, pixels = _pictures(predictor, images, chosen)
     ranges = None
@@ -163,7 +163,7 @@ def _for_others(description: Description) -> Description:
 
 def _choose_format(path: str | os.PathLike[str], wanted: str | None) -> ExportFormat:
     known: tuple[ExportFormat, ...] = get_args(ExportFormat)
-    told = _BY_SUFFIX.get(Path(path).suffix)
+    told = _BY_SUFFIX.get(as_path(path).suffix)
     for chosen in known:
         if chosen == (told if wanted is None else wanted):
             return chosen

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from PIL import Image
 
-from flowercnn.errors import ConfigurationError, SourceError
+from flowercnn.errors import ConfigurationError, ImageError, SourceError
 from flowercnn.prediction.url import fetch, is_url
 from flowercnn.sources.archive import is_archive, open_archive
 from flowercnn.sources.base import DataSource, ImageInput, Sample
@@ -38,7 +38,8 @@ def keyed_pictures(images: PredictInput) -> Iterator[tuple[str, ImageInput]]:
 
     Raises:
         ConfigurationError: If something is no picture and nothing that holds pictures.
-        SourceError: If a folder or archive cannot be listed, or nothing fits a pattern.
+        SourceError: If a folder or archive cannot be listed, or nothing fits a pattern; in an iterable it becomes a
+            picture that cannot be read.
     """
     for number, (key, image) in enumerate(_expand(images)):
         yield (str(number) if key is None else key), image
@@ -55,7 +56,7 @@ def _expand(item: Any) -> Iterator[tuple[str | None, ImageInput]]:
         yield None, item.read
     elif isinstance(item, Iterable):
         for member in item:
-            yield from _expand(member)
+            yield from _expand_path_in_list(member) if isinstance(member, (str, os.PathLike)) else _expand(member)
     elif isinstance(item, Callable):  # type: ignore[arg-type]  # typing wants isinstance on a class
         yield None, item
     else:
@@ -63,6 +64,19 @@ def _expand(item: Any) -> Iterator[tuple[str | None, ImageInput]]:
             "Pictures must be paths, URLs, bytes, open files, Pillow images, uint8 arrays, samples, folders, or "
             f"iterables of those. Received: {type(item).__name__} {item!r}"
         )
+
+
+def _expand_path_in_list(member: str | os.PathLike[str]) -> Iterator[tuple[str, ImageInput]]:
+    """Yield what a path names; if that is nothing, one picture that cannot be read: the others do not wait for it."""
+    path = os.fspath(member)
+    try:
+        yield from _expand_path(path)
+    except SourceError as error:
+        yield path, partial(_fail, str(error))
+
+
+def _fail(reason: str) -> bytes:
+    raise ImageError(reason)
 
 
 def _expand_path(path: str) -> Iterator[tuple[str, ImageInput]]:

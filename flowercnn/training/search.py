@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import operator
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -89,11 +90,11 @@ def search(
 
     Raises:
         MissingDependencyError: If Optuna is not installed.
-        ConfigurationError: If ``trials`` is below 1, ``study`` is a folder or holds another search.
+        ConfigurationError: If ``train`` is no data set, ``trials`` no int of at least 1, or ``study`` is a
+            folder or holds another search.
         TrainingError: If no trial was finished, or ``study`` cannot be read or written.
     """
-    if trials < 1:
-        raise ConfigurationError(f"trials must be at least 1. Received: trials={trials!r}")
+    _check_arguments(train, trials)
     try:
         import optuna
     except ImportError as error:
@@ -133,6 +134,16 @@ def search(
     best = max(finished, key=lambda trial: trial.value)
     recipe = space(optuna.trial.FixedTrial(best.params), base.resolved_recipe())
     return SearchResult(recipe, float(best.value), tuple((dict(each.params), float(each.value)) for each in finished))
+
+
+def _check_arguments(train: object, trials: Any) -> None:
+    if not isinstance(train, Dataset):
+        raise ConfigurationError(
+            "train must be a flowercnn.Dataset, such as the train part of a split; make one of a source with "
+            f"Dataset.from_source. Received: train={train!r}"
+        )
+    if isinstance(trials, bool) or not hasattr(trials, "__index__") or operator.index(trials) < 1:
+        raise ConfigurationError(f"trials must be an int of at least 1. Received: trials={trials!r}")
 
 
 @contextmanager

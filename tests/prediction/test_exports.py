@@ -144,6 +144,17 @@ def test_an_export_without_room_for_its_json_leaves_the_old_file(
     assert {entry.name for entry in tmp_path.iterdir()} == {path.name, f"{path.name}.json"}
 
 
+def test_a_tilde_is_the_home_folder_for_an_export_and_all_beside_it(
+    predictor: fc.Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert predictor.export("~/a.keras").path == tmp_path / "a.keras"
+    (tmp_path / "b.keras").mkdir()
+    with pytest.raises(fc.ModelFileError, match="cannot be written"):
+        predictor.export("~/b.keras")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.keras", "a.keras.json", "b.keras"]
+
+
 @pytest.mark.parametrize("before", ["old", None])
 def test_an_export_that_cannot_be_moved_into_place_leaves_the_old_json(
     predictor: fc.Predictor, tmp_path: Path, before: str | None

@@ -90,6 +90,23 @@ def test_patterns_name_files(predictor: fc.Predictor, photo_folder: Path, monkey
         predictor.predict("*.jpeg")
 
 
+def test_paths_in_a_list_that_name_nothing_are_records(
+    predictor: fc.Predictor, photo_folder: Path, tmp_path: Path
+) -> None:
+    good = photo_folder / "red" / "0.png"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.zip").write_bytes(b"no archive")
+    bad = [str(tmp_path / name) for name in ("missing[1].jpg", "what?.png", "empty", "bad.zip")]
+    first, *between, last = predictor.predict([good, *bad, good])
+    assert first.label == last.label == "red"
+    assert [prediction.key for prediction in between] == bad
+    reasons = ("no file fits", "no file fits", "no pictures found", "bad.zip")
+    assert all(reason in str(prediction.error) for reason, prediction in zip(reasons, between, strict=True))
+    for path in (tmp_path / "*.jpg", tmp_path / "empty", tmp_path / "bad.zip"):
+        with pytest.raises(fc.SourceError):
+            predictor.predict(path)
+
+
 def test_open_files_are_pictures(predictor: fc.Predictor, photo_folder: Path) -> None:
     path = photo_folder / "red" / "0.png"
     with path.open("rb") as file:

@@ -120,9 +120,15 @@ def test_the_usual_space_keeps_a_recipe_a_recipe() -> None:
     }
 
 
-def test_no_trials_are_no_search(coloured: fc.Dataset) -> None:
-    with pytest.raises(fc.ConfigurationError, match="trials must be"):
-        search(coloured, trials=0)
+@pytest.mark.parametrize("trials", [0, 1.5, True, "many"])
+def test_trials_are_counted(coloured: fc.Dataset, trials: Any) -> None:
+    with pytest.raises(fc.ConfigurationError, match="trials must be an int of at least 1. Received: trials="):
+        search(coloured, trials=trials)
+
+
+def test_a_search_wants_a_data_set_and_no_source() -> None:
+    with pytest.raises(fc.ConfigurationError, match=r"train must be a flowercnn.Dataset.*Dataset.from_source"):
+        search(fc.SyntheticFlowers(per_class=3))  # type: ignore[arg-type]
 
 
 def test_without_optuna_the_way_to_it_is_said(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

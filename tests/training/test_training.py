@@ -357,6 +357,13 @@ def test_a_recipe_adapts_to_the_number_of_pictures() -> None:
     assert Recipe(epochs=40).adapted(50).epochs == 40
 
 
+@pytest.mark.parametrize("count", [0, -1, 2.5, True, None])
+@pytest.mark.parametrize("adapt", [True, False])
+def test_a_recipe_adapts_to_nothing_but_a_number_of_pictures(count: Any, adapt: bool) -> None:  # noqa: FBT001
+    with pytest.raises(fc.ConfigurationError, match="num_samples must be an int of at least 1"):
+        Recipe(adapt=adapt).adapted(count)
+
+
 def test_class_names_that_no_model_file_may_have_are_refused_before_training() -> None:
     pictures = list(np.zeros((4, 32, 32, 3), np.uint8))
     dataset = fc.Dataset.from_source(fc.InMemory(pictures, ["a\x1b[31m", "b"] * 2))

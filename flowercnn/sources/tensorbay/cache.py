@@ -21,6 +21,7 @@ __all__ = ["DiskCache", "NewFile", "clear_cache", "default_cache_dir"]
 
 _FOLDER: Final = "tensorbay"
 _DIGEST: Final = 16  # bytes at the end of every file
+_BEGIN: Final = 64  # bytes of a file that are looked at
 _LEFT_AFTER_TRIM: Final = 0.9
 _ABANDONED: Final = 24 * 3600  # seconds after which a temporary file belongs to nobody
 
@@ -212,7 +213,8 @@ class NewFile:
 
     def write(self, piece: bytes) -> None:
         """Add a piece."""
-        self.begin = self.begin or piece[:1]
+        if len(self.begin) < _BEGIN:
+            self.begin += piece[: _BEGIN - len(self.begin)]
         if self._digest is not None:
             self._digest.update(piece)
         self._file.write(piece)

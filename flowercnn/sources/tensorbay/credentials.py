@@ -11,12 +11,13 @@ from typing import Any, Final
 from flowercnn.errors import ConfigurationError
 from flowercnn.home import expanded
 
-__all__ = ["KEY_VARIABLES", "Credentials", "Masked", "Secret", "find_credentials", "key_problem"]
+__all__ = ["KEY_VARIABLES", "Credentials", "Masked", "Secret", "find_credentials", "key_problem", "masked"]
 
 KEY_VARIABLES: Final = ("FLOWERCNN_TENSORBAY_KEY", "TENSORBAY_ACCESS_KEY")
 """Environment variables that may hold the key, in the order they are looked at."""
 
 _KEY = re.compile(r"(Accesskey|ACCESSKEY)-[\x21-\x7e]+")
+_SECRET: Final = re.compile(r"(?i)accesskey-|://[^/]*@")
 
 
 class Secret:
@@ -64,6 +65,11 @@ class Masked(str):
 
     def __repr__(self) -> str:
         return "'***'"
+
+
+def masked(argument: Any) -> Any:
+    """Return an argument, masked if it looks like a key in the wrong place or an address with a password."""
+    return Masked(argument) if isinstance(argument, str) and _SECRET.search(argument) else argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,4 +149,4 @@ def _from_profile(profile: str) -> Credentials | None:
     else:
         return None
     key, url = [*lines, Masked(""), Masked("")][:2]
-    return Credentials(_checked(key, f"{path}: the profile {profile!r}"), str(url))
+    return Credentials(_checked(key, f"{path}: the profile {profile!r}"), masked(str(url)))

@@ -15,7 +15,10 @@ from flowercnn.sources.tensorbay.cache import DiskCache, NewFile
 from flowercnn.sources.tensorbay.listing import Entry, SegmentListing
 from flowercnn.sources.tensorbay.transport import RequestFailed, Transport, Wait
 
-__all__ = ["FileFetch", "prefetch"]
+__all__ = ["NO_PICTURE", "FileFetch", "prefetch"]
+
+NO_PICTURE: Final = "NoPicture"
+"""The ``code`` of a failure where every answer was a page."""
 
 _STALL: Final = 0.03  # seconds of waiting for one file after which more than a window is fetched
 _FIRST_STALL: Final = 0.5  # for the first one, which has to wait for connections
@@ -24,7 +27,9 @@ _REACH: Final = 8  # windows that may be fetched ahead of a file that has to be 
 _LAST_WAIT: Final = 1.0  # seconds to wait, when closed, for requests that are under way
 _STALE: Final = frozenset({400, 401, 403, 404, 410})  # what stores of files say of an address that has expired
 _NO_PICTURE: Final = (b"<", b"{")  # how an error page and a JSON answer begin, and no picture does
-_DOUBTS: Final = 2  # times such a file is asked for again before it is believed
+_BEFORE_PAGES: Final = b"\xef\xbb\xbf \t\r\n"  # a byte order mark and white space
+_PAGES: Final = (".svg", ".xml", ".html", ".htm", ".json")  # files that begin so by right
+_DOUBTS: Final = 2  # times such a file is asked for again before it is refused
 
 A = TypeVar("A")
 
@@ -93,9 +98,14 @@ class FileFetch:
             self.transport.download(url, write, limit)
         except OSError as error:  # of writing; those of the network are RequestFailed
             raise self.cache.problem(error) from error
-        if file.begin in _NO_PICTURE and self._doubts < _DOUBTS:
+        is_page = file.begin.lstrip(_BEFORE_PAGES).startswith(_NO_PICTURE)
+        if is_page and not self.entry.path.lower().endswith(_PAGES):  # once kept, it would be in the cache for good
             self._doubts += 1
-            raise RequestFailed("the answer is a page or JSON and no picture", repeat=True)
+            raise RequestFailed(
+                "the server answered with a page or JSON in place of the picture",
+                repeat=self._doubts <= _DOUBTS,
+                code=NO_PICTURE,
+            )
 
 
 def prefetch(

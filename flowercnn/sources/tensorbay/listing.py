@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -243,7 +244,8 @@ class SegmentListing:
         self.pages.append(page)
 
     def _refuse_repeated(self, page: Page | None) -> None:
-        repeated = [path for path in page.paths if path in self._paths] if page is not None else []
+        counts = Counter(() if page is None else page.paths)
+        repeated = [path for path, count in counts.items() if count > 1 or path in self._paths]
         if repeated:
             raise SourceError(
                 f"TensorBay data set {self._what}: the listing names {len(repeated)} files twice, such as "

@@ -6,17 +6,19 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from flowercnn.errors import ConfigurationError
-from flowercnn.sources.tensorbay.credentials import Masked, Secret, key_problem
+from flowercnn.sources.tensorbay.credentials import Secret, key_problem
 from flowercnn.sources.tensorbay.objects import RemoteObject
 
 if TYPE_CHECKING:
     from flowercnn.sources.tensorbay.source import TensorBay
 
-__all__ = ["check_object", "check_options", "check_url"]
+__all__ = ["check_object", "check_options", "check_url", "plain_segments"]
 
 _MOST_THREADS: Final = 64
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -35,9 +37,9 @@ def check_options(source: TensorBay) -> None:
     _require("revision", revision, is_revision, "a branch, tag or commit id, or None")
     check_url(source.url)
     _require("profile", source.profile, isinstance(source.profile, str), "the name of a profile in ~/.gasconfig")
-    if source.ca_bundle is not None:
-        path = os.fspath(source.ca_bundle)
-        _require("ca_bundle", path, Path(path).exists(), "an existing file or folder of certificates")
+    _check_paths(source)
+    for name in ("predefined_splits", "offline"):
+        _require(name, getattr(source, name), isinstance(getattr(source, name), bool), "True or False")
     policies = (None, "error", "skip", "keep")
     _require("unlabelled", source.unlabelled, source.unlabelled in policies, "None, 'error', 'skip' or 'keep'")
     threads = source.threads
@@ -46,6 +48,15 @@ def check_options(source: TensorBay) -> None:
     _require("cache_limit", source.cache_limit, _is_count(source.cache_limit), "a number of bytes, an int from 1")
     is_number = isinstance(patience, (int, float)) and not isinstance(patience, bool)
     _require("patience", patience, is_number and 0 < patience < math.inf, "seconds, a finite number above 0")
+
+
+def plain_segments(given: Any) -> Any:
+    """Return the segments wanted as a list, one of them too, with NumPy's numbers as those of Python."""
+    if isinstance(given, (str, int, np.integer)):
+        given = [given]
+    if isinstance(given, (list, tuple)) and any(isinstance(item, np.integer) for item in given):
+        return [int(item) if isinstance(item, np.integer) else item for item in given]
+    return given
 
 
 def check_object(source: TensorBay) -> None:
@@ -79,16 +90,33 @@ def check_url(url: object) -> None:
         return
     rule = "the address of a TensorBay, such as 'https://gas.graviti.com/'"
     _require("url", url, isinstance(url, str), rule)
+    if _has_password(str(url)):
+        raise ConfigurationError(f"url must be {rule}, without user name and password. Received: one with them")
     try:
         parts = urlsplit(str(url))
-        host, user = parts.hostname or "", parts.username or parts.password
+        host = parts.hostname or ""
     except ValueError:
-        parts, host, user = urlsplit(""), "", None
-    if user:
-        raise ConfigurationError(f"url must be {rule}, without user name and password. Received: one with them")
+        parts, host = urlsplit(""), ""
     _require("url", url, bool(host) and parts.scheme in ("https", "http"), rule)
     is_safe = parts.scheme == "https" or host in _LOOPBACK
     _require("url", url, is_safe, f"{rule}, https because the access key is sent there")
+
+
+def _has_password(url: str) -> bool:
+    """Return whether there is a user or password in an address, which leaves it in no variable of the caller."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.username or parts.password)
+    except ValueError:
+        return False
+
+
+def _check_paths(source: TensorBay) -> None:
+    bundle, folder = source.ca_bundle, source.cache_dir
+    exists = bundle is None or (isinstance(bundle, (str, os.PathLike)) and Path(bundle).exists())
+    _require("ca_bundle", bundle, exists, "an existing file or folder of certificates, or None")
+    is_path = folder is None or isinstance(folder, (str, os.PathLike))
+    _require("cache_dir", folder, is_path, "the path of a folder, or None")
 
 
 def _check_key(source: TensorBay) -> None:
@@ -96,9 +124,9 @@ def _check_key(source: TensorBay) -> None:
         raise ConfigurationError("dataset must be the name of a TensorBay data set. Received: an access key")
     if source.dataset is None or source.dataset == "":
         raise ConfigurationError(f"dataset must be the name of a TensorBay data set. Received: {source.dataset!r}")
-    key = source.access_key.reveal() if isinstance(source.access_key, Secret) else source.access_key
-    key = Masked(key) if isinstance(key, str) else key  # a traceback may show it
-    problem = None if key is None else key_problem(key)
+    secret = source.access_key  # revealed in no variable: a traceback may show them
+    given = isinstance(secret, Secret) and secret.reveal() is not None
+    problem = key_problem(secret.reveal()) if given else None  # type: ignore[union-attr]
     if problem is not None:
         raise ConfigurationError(
             "access_key must begin with 'Accesskey-' or 'ACCESSKEY-', as TensorBay's developer tools show it. "

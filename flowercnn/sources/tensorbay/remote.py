@@ -12,7 +12,7 @@ from typing import Any, Final
 from flowercnn.errors import SourceError, UnknownNameError, closest, few
 from flowercnn.sources.tensorbay.api import Api
 from flowercnn.sources.tensorbay.cache import DiskCache
-from flowercnn.sources.tensorbay.fetch import FileFetch
+from flowercnn.sources.tensorbay.fetch import NO_PICTURE, FileFetch
 from flowercnn.sources.tensorbay.listing import (
     Entry,
     RemoteDataset,
@@ -299,6 +299,11 @@ def explain(subject: str, error: GaveUp, more: str = "") -> SourceError:
         hint = (
             "The server's certificate is not trusted. If it is a private TensorBay, give its certificate authority "
             "with ca_bundle='ca.pem' or the environment variable REQUESTS_CA_BUNDLE or SSL_CERT_FILE."
+        )
+    elif last.code == NO_PICTURE:
+        hint = (
+            "A proxy or a network that wants a login may have answered: open a page in a browser. If the file itself "
+            "is no picture, remove it from the data set, or leave its segment out with segments=[...]."
         )
     elif last.status is not None and not last.repeat:
         hint = "Check url and the name of the data set."

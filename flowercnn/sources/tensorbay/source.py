@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -16,11 +17,11 @@ from flowercnn.sources.base import Sample, SplitName
 from flowercnn.sources.folder import part_of
 from flowercnn.sources.tensorbay.api import Api, roots_of
 from flowercnn.sources.tensorbay.cache import DiskCache
-from flowercnn.sources.tensorbay.credentials import Credentials, Secret, find_credentials
+from flowercnn.sources.tensorbay.credentials import Credentials, Secret, find_credentials, masked
 from flowercnn.sources.tensorbay.fetch import prefetch
 from flowercnn.sources.tensorbay.listing import RemoteDataset
 from flowercnn.sources.tensorbay.objects import LocalDataset, RemoteObject, understand
-from flowercnn.sources.tensorbay.options import check_object, check_options, check_url
+from flowercnn.sources.tensorbay.options import check_object, check_options, check_url, plain_segments
 from flowercnn.sources.tensorbay.remote import File, Offline, Online, choose, explain, file_name
 from flowercnn.sources.tensorbay.transport import GaveUp, Transport
 
@@ -29,6 +30,18 @@ __all__ = ["TensorBay", "TensorBayPicture"]
 _WINDOWS: Final = 4  # files fetched ahead per thread
 
 _log = logging.getLogger("flowercnn.sources.tensorbay")
+
+
+class _ListingFailedError(Exception):
+    """The files of a segment could not be listed to the end."""
+
+
+def _marked(files: Iterator[File]) -> Iterator[File]:
+    """Tell an error of the listing from one of a file, which says already how many were fetched."""
+    try:
+        yield from files
+    except SourceError as error:
+        raise _ListingFailedError(str(error)) from error.__cause__
 
 
 class _State:
@@ -118,10 +131,7 @@ class TensorBay:
     _state: _State = field(default_factory=_State, init=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.access_key, str):
-            object.__setattr__(self, "access_key", Secret(self.access_key))
-        if isinstance(self.segments, (str, int)):
-            object.__setattr__(self, "segments", [self.segments])
+        object.__setattr__(self, "segments", plain_segments(self.segments))
         check_options(self)
         if not isinstance(self.dataset, (str, RemoteObject, LocalDataset)):
             object.__setattr__(self, "dataset", understand(self.dataset))
@@ -132,8 +142,9 @@ class TensorBay:
             check_object(self)
 
     def __repr__(self) -> str:
-        name = self.dataset if isinstance(self.dataset, str) else self.dataset.name
-        shown = [repr(name)]
+        if "_state" not in self.__dict__:  # a traceback may show it before it has its arguments
+            return "TensorBay(...)"
+        shown = [repr(getattr(self.dataset, "name", self.dataset))]
         for option in dataclasses.fields(self)[2:-1]:
             value = getattr(self, option.name)
             if value != option.default:
@@ -308,18 +319,25 @@ class TensorBay:
         fetched = found = 0
         began = time.perf_counter()
 
+        def so_far() -> str:
+            return f"{fetched} files were fetched and {found} were there before; the next run goes on from there."
+
         def fetch(file: File, stop: threading.Event) -> None:
             nonlocal fetched, found
             try:
                 new = remote.fetch(file, stop)
             except GaveUp as error:
                 subject = f"TensorBay data set {remote.name!r}, segment {file.segment!r}, file {file.path!r}"
-                more = f"{fetched} files were fetched and {found} were there before; the next run goes on from there."
-                raise explain(subject, error, more) from None
+                raise explain(subject, error, so_far()) from None
             with lock:
                 fetched, found = fetched + new, found + (not new)
 
-        yield from prefetch(fetch, files, threads=self.threads, window=self.window or _WINDOWS * self.threads)
+        try:
+            yield from prefetch(
+                fetch, _marked(files), threads=self.threads, window=self.window or _WINDOWS * self.threads
+            )
+        except _ListingFailedError as error:
+            raise SourceError(f"{error} {so_far()}" if fetched or found else str(error)) from None
         seconds = time.perf_counter() - began
         _log.info("%r: %d files fetched, %d in the cache, in %.1f s", remote.name, fetched, found, seconds)
 
@@ -340,6 +358,23 @@ class TensorBay:
                 "through once with offline=False, and a larger cache_limit."
             )
         return remote.fetch_content(picture.dataset, picture.segment, picture.path)
+
+
+def _hiding_key(init: Callable[..., None]) -> Callable[..., None]:
+    """Return the ``__init__`` that dataclass has made, but for its arguments: a traceback may show them."""
+
+    @functools.wraps(init)
+    def hiding_init(self: TensorBay, dataset: Any, access_key: Any = None, **options: Any) -> None:
+        dataset = masked(dataset)
+        options = {name: masked(value) for name, value in options.items()}
+        if access_key is not None and not isinstance(access_key, Secret):
+            access_key = Secret(access_key)
+        init(self, dataset, access_key, **options)
+
+    return hiding_init
+
+
+TensorBay.__init__ = _hiding_key(TensorBay.__init__)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -181,6 +181,10 @@ WRONG = {
     "patience is a word": {"patience": "long"},
     "patience has no end": {"patience": float("inf")},
     "no cache": {"cache_limit": 0},
+    "offline is a word": {"offline": "yes"},
+    "predefined_splits is None": {"predefined_splits": None},
+    "cache_dir is a number": {"cache_dir": 5},
+    "ca_bundle is a number": {"ca_bundle": 5},
 }
 
 

@@ -230,11 +230,28 @@ def test_an_answer_of_another_form_is_one_clear_error(server: TensorBayServer, r
         keys(read(server))
 
 
-def test_a_page_that_keeps_coming_is_believed_to_be_the_file(serve: Serve, read: Read) -> None:
-    page = b"<svg/>"
-    server = serve(ServedDataset("Flowers", {"train": [ServedFile("a.svg", page, "rose")]}))
-    assert [content(sample) for sample in read(server)] == [page]
-    assert server.count("file") == 3
+def test_a_page_that_keeps_coming_for_a_picture_is_an_error_and_never_kept(
+    server: TensorBayServer, read: Read
+) -> None:
+    server.knobs.script = {"file": ["page"] * 200}
+    with pytest.raises(SourceError, match=r"file '\S+': the server answered with a page.*tried 3 .*login"):
+        list(read(server, segments=["train"], threads=1))
+    server.knobs.script = {}
+    samples = list(read(server, segments=["train"]))
+    assert [content(sample) for sample in samples] == [file.content for file in FLOWERS.segments["train"]]
+
+
+@pytest.mark.parametrize("page", [b"\n  <html>", b"\xef\xbb\xbf<?xml", b' {"error": 1}'])
+def test_a_page_may_begin_with_white_space(serve: Serve, read: Read, page: bytes) -> None:
+    server = serve(ServedDataset("Flowers", {"train": [ServedFile("a", page, "rose")]}))
+    with pytest.raises(SourceError, match="a page or JSON in place of the picture"):
+        list(read(server))
+
+
+def test_a_file_named_like_a_page_is_taken_as_it_is(serve: Serve, read: Read) -> None:
+    server = serve(ServedDataset("Flowers", {"train": [ServedFile("a.svg", b"<svg/>", "rose")]}))
+    assert [content(sample) for sample in read(server)] == [b"<svg/>"]
+    assert server.count("file") == 1
 
 
 def test_the_settings_and_the_session_of_the_sdk_are_left_alone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flowercnn.dataset import Dataset
@@ -96,6 +98,13 @@ def test_an_unknown_segment_is_refused_with_those_there_are(server: TensorBaySer
 def test_a_segment_number_out_of_range_is_refused(server: TensorBayServer, read: Read) -> None:
     with pytest.raises(UnknownNameError, match="2 segments, numbered from 0.*Received: segments with 2"):
         list(read(server, segments=[2]))
+
+
+@pytest.mark.parametrize("segments", [np.int64(1), [np.int64(1)], (np.uint8(1),)])
+def test_segments_may_be_numbers_of_numpy(server: TensorBayServer, read: Read, segments: Any) -> None:
+    source = read(server, segments=segments)
+    assert source.segments == [1]
+    assert [sample.key for sample in source] == [sample.key for sample in read(server, segments=1)]
 
 
 def test_a_segment_wanted_twice_is_refused(server: TensorBayServer, read: Read) -> None:
@@ -272,12 +281,14 @@ def test_a_listing_that_changes_its_length_is_refused(serve: Serve, read: Read) 
     samples = iter(read(server, threads=1, window=1))
     next(samples)  # with so small a window the second page has not been asked for yet
     files += example_files(1, 200)
-    with pytest.raises(SourceError, match="contradicts itself: 200 entries announced, then 201"):
+    with pytest.raises(SourceError, match="contradicts itself: 200 entries announced, then 201") as caught:
         list(samples)
+    assert re.search(r"\. \d+ files were fetched and 0 were there before; the next run goes on", str(caught.value))
 
 
-def test_a_listing_that_names_a_file_twice_is_refused(serve: Serve, read: Read) -> None:
-    files = example_files(130)
+@pytest.mark.parametrize("count", [130, 3])  # on two pages, and on one
+def test_a_listing_that_names_a_file_twice_is_refused(serve: Serve, read: Read, count: int) -> None:
+    files = example_files(count)
     server = serve(ServedDataset("Flowers", {"train": [*files, files[0]]}))
     with pytest.raises(SourceError, match="names 1 files twice, such as 'tulip/00000.jpg'"):
         list(read(server))

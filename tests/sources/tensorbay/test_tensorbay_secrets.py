@@ -18,7 +18,7 @@ import pytest
 import requests
 from tensorbay import GAS
 
-from flowercnn.errors import SourceError
+from flowercnn.errors import ConfigurationError, SourceError
 from flowercnn.sources.tensorbay import TensorBay
 from flowercnn.sources.tensorbay.api import load_sdk
 from flowercnn.sources.tensorbay.credentials import Secret
@@ -160,6 +160,30 @@ def test_a_traceback_with_all_its_locals_shows_no_key(
     assert "find_credentials" not in report
     # This test's own frame knows the server, whose key it is; its repr does not show it.
     assert server.key not in report
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda key: TensorBay("Flowers", key, threads=0),
+        lambda key: TensorBay("Flowers", access_key=key, url="ftp://somewhere"),
+        lambda key: TensorBay("Flowers", key, no_such_option=1),  # type: ignore[call-arg]
+        lambda key: TensorBay("Flowers", key.removeprefix("Accesskey-")),
+        lambda key: TensorBay("Flowers", key.encode()),
+        lambda key: TensorBay("Flowers", "Accesskey-1", url=f"https://me:{key}@somewhere/"),
+        lambda key: TensorBay(key, "Flowers"),
+        lambda key: TensorBay(f" {key} of", "Accesskey-1", threads=0),
+    ],
+)
+def test_a_traceback_of_refused_arguments_shows_no_key(make: Callable[[str], TensorBay]) -> None:
+    with pytest.raises((ConfigurationError, TypeError)) as caught:
+        make("Accesskey-SEKRET")
+    report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    shown = [
+        str(frame.locals) for frame in report.stack if frame.filename != __file__
+    ]  # the test itself knows the key
+    assert shown
+    assert "SEKRET" not in f"{shown} {caught.value}"
 
 
 def test_a_secret_is_kept_by_copies_and_lost_by_pickles() -> None:
