@@ -18,7 +18,7 @@ from flowercnn.sources.tensorbay.transport import RequestFailed, Transport, Wait
 __all__ = ["NO_PICTURE", "FileFetch", "prefetch"]
 
 NO_PICTURE: Final = "NoPicture"
-"""The ``code`` of a failure where every answer was a page."""
+"""The ``code`` of a failure where the answer was a page in place of a picture."""
 
 _STALL: Final = 0.03  # seconds of waiting for one file after which more than a window is fetched
 _FIRST_STALL: Final = 0.5  # for the first one, which has to wait for connections
@@ -29,7 +29,6 @@ _STALE: Final = frozenset({400, 401, 403, 404, 410})  # what stores of files say
 _NO_PICTURE: Final = (b"<", b"{")  # how an error page and a JSON answer begin, and no picture does
 _BEFORE_PAGES: Final = b"\xef\xbb\xbf \t\r\n"  # a byte order mark and white space
 _PAGES: Final = (".svg", ".xml", ".html", ".htm", ".json")  # files that begin so by right
-_DOUBTS: Final = 2  # times such a file is asked for again before it is refused
 
 A = TypeVar("A")
 
@@ -55,7 +54,6 @@ class FileFetch:
     keep_content: bool = False
     content: bytearray = field(default_factory=bytearray, repr=False)
     _refused: str | None = field(default=None, repr=False)
-    _doubts: int = 0
 
     def run(self, stop: threading.Event | None = None) -> None:
         """Fetch it; ``stop`` ends the attempts when it is set.
@@ -100,12 +98,8 @@ class FileFetch:
             raise self.cache.problem(error) from error
         is_page = file.begin.lstrip(_BEFORE_PAGES).startswith(_NO_PICTURE)
         if is_page and not self.entry.path.lower().endswith(_PAGES):  # once kept, it would be in the cache for good
-            self._doubts += 1
-            raise RequestFailed(
-                "the server answered with a page or JSON in place of the picture",
-                repeat=self._doubts <= _DOUBTS,
-                code=NO_PICTURE,
-            )
+            reason = "the server answered with a page or JSON in place of the picture"
+            raise RequestFailed(reason, repeat=True, code=NO_PICTURE)
 
 
 def prefetch(

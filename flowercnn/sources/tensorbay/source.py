@@ -54,6 +54,9 @@ class _State:
         self.remote: Online | Offline | None = None
         self.class_names: tuple[str, ...] | None = None
 
+    def __deepcopy__(self, memo: Any) -> _State:  # for dataclasses.asdict: a lock cannot be copied
+        return _State()
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TensorBay:

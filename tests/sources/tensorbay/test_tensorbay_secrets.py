@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import http.client
 import logging
 import os
@@ -140,6 +141,14 @@ def test_representations_and_copies_show_no_key(server: TensorBayServer, read: R
     sample = next(iter(source))
     for thing in (source, vars(source), sample, copy.copy(source), copy.deepcopy(source)):
         assert server.key not in f"{thing} {thing!r}"
+
+
+def test_a_source_as_a_dict_shows_no_key(server: TensorBayServer, read: Read) -> None:
+    source = read(server, segments=["train"])
+    list(source)
+    options = dataclasses.asdict(source)
+    assert options["segments"] == ["train"]
+    assert server.key not in f"{options}"
 
 
 def test_pickles_hold_no_key(server: TensorBayServer, read: Read) -> None:
