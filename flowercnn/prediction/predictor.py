@@ -263,7 +263,8 @@ class Predictor:
 
         Raises:
             ConfigurationError: If something is neither a picture nor holds pictures.
-            SourceError: If a folder, archive or source cannot be listed, or nothing fits a pattern.
+            SourceError: If a source cannot be listed, or a folder, archive or pattern that is all there is; in an
+                iterable those are records with ``error``, too.
         """
         return list(self.predict_iter(images, tta=tta))
 
