@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import numpy.typing as npt
 
+from flowercnn.arguments import check_count
 from flowercnn.atomic import as_path, can_be_written, write_result
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, DataError, ImageError, few
@@ -159,9 +160,7 @@ class Evaluation:
 
     def top_k(self, k: int = 5) -> Metric:
         """Return the share of pictures whose truth is among the ``k`` most probable, with its Wilson interval."""
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ConfigurationError(f"k must be an int of at least 1. Received: k={k!r}")
-        hits = int(in_top_k(self.y_true, self.y_prob, k).sum())
+        hits = int(in_top_k(self.y_true, self.y_prob, check_count("k", k)).sum())
         return Metric(hits / len(self), wilson_interval(hits, len(self)), "wilson")
 
     @cached_property
@@ -251,7 +250,7 @@ class Evaluation:
 
     def most_confused(self, limit: int = 10) -> list[Confusion]:
         """Return the pairs of classes taken for one another most often, at most ``limit``."""
-        _check_limit(limit)
+        limit = check_count("limit", limit, least=0)
         wrong = self.confusion_matrix - np.diag(np.diag(self.confusion_matrix))
         order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
         places = zip(*np.unravel_index(order, wrong.shape), strict=True)
@@ -269,7 +268,7 @@ class Evaluation:
 
     def worst_mistakes(self, limit: int = 10) -> list[Mistake]:
         """Return the pictures classified wrongly, those first that got least for their truth, at most ``limit``."""
-        _check_limit(limit)
+        limit = check_count("limit", limit, least=0)
         of_truth = self.y_prob[np.arange(len(self)), self.y_true]
         wrong = np.flatnonzero(~self.right)
         order = wrong[np.lexsort((-self.confidence[wrong], of_truth[wrong]))][:limit]
@@ -357,11 +356,6 @@ class Evaluation:
     def _ranking(self) -> npt.NDArray[np.float64]:
         """ROC-AUC and average precision of each class, shape (num_classes, 1, 2)."""
         return rank_classes(self.y_true, self.y_prob)
-
-
-def _check_limit(limit: int) -> None:
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
-        raise ConfigurationError(f"limit must be an int of at least 0. Received: limit={limit!r}")
 
 
 def _plain(value: Any) -> Any:

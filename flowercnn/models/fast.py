@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from flowercnn.arguments import check_count
 from flowercnn.models.keras3 import import_keras
-from flowercnn.models.parts import check_count, check_dropout, check_side
+from flowercnn.models.parts import check_dropout, check_side
 
 __all__ = ["MEMBERS", "build_accurate", "build_fast", "member_count"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import re
 from typing import Any, Final
 
@@ -15,7 +14,6 @@ __all__ = [
     "LAYER_NAME",
     "activation_bytes",
     "call_count",
-    "check_count",
     "check_dropout",
     "check_side",
     "couples_pictures",
@@ -36,21 +34,6 @@ def check_side(name: str, image_size: tuple[int, int], smallest: int) -> None:
         raise ConfigurationError(
             f"{name} needs pictures of at least {smallest} x {smallest}. Received: image_size={image_size}"
         )
-
-
-def check_count(name: str, value: Any) -> int:
-    """Return an option of a network that counts something as an int of Python.
-
-    Raises:
-        ConfigurationError: If it is not an int of at least 1.
-    """
-    try:
-        count = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise ConfigurationError(f"{name} must be an int of at least 1. Received: {name}={value!r}")
-    return count
 
 
 def check_dropout(dropout: Any) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
@@ -12,6 +11,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from flowercnn.arguments import check_count
 from flowercnn.errors import ConfigurationError
 from flowercnn.preprocessing.augment import Augmentation
 from flowercnn.preprocessing.geometry import ResizeMode
@@ -92,7 +92,7 @@ class Recipe:
         sizes = Preprocessing(image_size=self.image_size, resize=self.resize)
         object.__setattr__(self, "image_size", sizes.image_size)
         for name in ("epochs", "batch_size"):
-            object.__setattr__(self, name, _count(name, getattr(self, name)))
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
         for name, options in (
             ("optimizer", get_args(Optimizer)),
             ("schedule", get_args(Schedule)),
@@ -134,7 +134,7 @@ class Recipe:
         Raises:
             ConfigurationError: If ``num_samples`` is not an int of at least 1.
         """
-        _count("num_samples", num_samples)
+        check_count("num_samples", num_samples)
         if not self.adapt:
             return self
         factor = min(_MOST_EPOCHS_FACTOR, math.sqrt(_REFERENCE_SAMPLES / num_samples))
@@ -170,13 +170,6 @@ class Recipe:
         if step < rising:
             return self.learning_rate * (step + 1) / (rising + 1)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
-
-
-def _count(name: str, value: Any) -> int:
-    """Return a setting as an int of Python: one of NumPy is not what JSON can hold."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < 1:
-        raise ConfigurationError(f"{name} must be an int of at least 1. Received: {name}={value!r}")
-    return operator.index(value)
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.errors import ConfigurationError
+from flowercnn.arguments import check_count
 
 __all__ = ["Prediction"]
 
@@ -59,8 +59,7 @@ class Prediction:
         Raises:
             ConfigurationError: If ``k`` is not an int of at least 1.
         """
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise ConfigurationError(f"k must be an int of at least 1. Received: k={k!r}")
+        k = check_count("k", k)
         if self.probabilities is None:
             return []
         order = np.argsort(-self.probabilities, kind="stable")[:k]

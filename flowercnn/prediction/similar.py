@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from flowercnn.arguments import check_count
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, ImageError, few
 from flowercnn.prediction.extractor import Extractor
@@ -89,8 +90,7 @@ def find_similar(predictor: Predictor, image: ImageInput, dataset: Dataset, k: i
         >>> [found.sample.key == photos[0].key for found in find_similar(predictor, photos[0].image, photos, k=1)]
         [True]
     """
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise ConfigurationError(f"k must be an int of at least 1. Received: k={k!r}")
+    k = check_count("k", k)
     if not isinstance(dataset, Dataset):
         raise ConfigurationError(
             "dataset must be a flowercnn.Dataset; make one with Dataset.from_source(source). "

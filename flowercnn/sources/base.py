@@ -20,7 +20,6 @@ __all__ = [
     "Sample",
     "SplitName",
     "checked_class_names",
-    "checked_count",
     "declared_class_names",
     "in_order_of_numbers",
 ]
@@ -144,17 +143,6 @@ def checked_class_names(value: Any) -> tuple[str, ...]:
     if len(set(names)) != len(names):
         raise ConfigurationError(f"class_names must be distinct. Received: class_names={names!r}")
     return tuple(map(str, names))
-
-
-def checked_count(name: str, value: Any) -> int:
-    """Return an argument that says how many, one of NumPy's integers too, as an ``int``.
-
-    Raises:
-        ConfigurationError: If it is no whole number from 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ConfigurationError(f"{name} must be an int of at least 1. Received: {name}={value!r}")
-    return int(value)
 
 
 def in_order_of_numbers(labels: Collection[str | None]) -> tuple[str, ...] | None:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flowercnn.arguments import check_count
 from flowercnn.errors import ConfigurationError, DataError, UnknownNameError, closest
 from flowercnn.seeding import check_seed, stable_hash
-from flowercnn.sources.base import DataSource, Sample, checked_count, declared_class_names
+from flowercnn.sources.base import DataSource, Sample, declared_class_names
 
 __all__ = ["concat", "filter", "limit", "map_labels"]
 
@@ -101,7 +102,7 @@ def limit(source: DataSource, *, per_class: int, seed: int | None = None) -> Dat
         >>> [sample.key for sample in limit(SyntheticFlowers(5, 2), per_class=1)]
         ['daisy/0000', 'tulip/0000']
     """
-    count = checked_count("per_class", per_class)
+    count = check_count("per_class", per_class)
     return _Limit(_checked(source), count, None if seed is None else check_seed(seed))
 
 

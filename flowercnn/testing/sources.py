@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from flowercnn.arguments import check_count
 from flowercnn.errors import ConfigurationError, FlowerCNNError, few
 from flowercnn.preprocessing.decode import decode, read_content
-from flowercnn.sources.base import DataSource, ImageInput, Sample, checked_count, declared_class_names
+from flowercnn.sources.base import DataSource, ImageInput, Sample, declared_class_names
 
 __all__ = ["check_source", "source_problems"]
 
@@ -61,7 +62,7 @@ def check_source(source: DataSource, *, images: int = 32) -> None:
 
 def source_problems(source: DataSource, *, images: int = 32) -> list[str]:
     """Return what is wrong with a source, a sentence each; an empty list if nothing is. See `check_source`."""
-    images = checked_count("images", images)
+    images = check_count("images", images)
     if isinstance(source, (str, bytes)) or not isinstance(source, DataSource):
         return [f"It has no __iter__ method that yields samples. Received: {type(source).__name__}."]
     try:

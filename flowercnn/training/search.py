@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import operator
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,6 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from flowercnn.arguments import check_count
 from flowercnn.atomic import as_path
 from flowercnn.dataset import Dataset
 from flowercnn.errors import ConfigurationError, FlowerCNNError, MissingDependencyError, TrainingError
@@ -142,8 +142,7 @@ def _check_arguments(train: object, trials: Any) -> None:
             "train must be a flowercnn.Dataset, such as the train part of a split; make one of a source with "
             f"Dataset.from_source. Received: train={train!r}"
         )
-    if isinstance(trials, bool) or not hasattr(trials, "__index__") or operator.index(trials) < 1:
-        raise ConfigurationError(f"trials must be an int of at least 1. Received: trials={trials!r}")
+    check_count("trials", trials)
 
 
 @contextmanager

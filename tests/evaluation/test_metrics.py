@@ -53,7 +53,7 @@ def test_figures_are_those_of_scikit_learn(case: tuple[Any, Any]) -> None:
     for k in labels[1:]:  # of equal probabilities scikit-learn takes the last, so the classes are turned round for it
         expected = theirs.top_k_accuracy_score(labels[-1] - y_true, y_prob[:, ::-1], k=k, labels=labels)
         assert close(evaluation.top_k(int(k)).value, expected)
-    assert close(evaluation.top_k(1).value, evaluation.accuracy)
+    assert close(evaluation.top_k(np.int64(1)).value, evaluation.accuracy)  # type: ignore[arg-type]  # NumPy's too
     rows = theirs.precision_recall_fscore_support(y_true, y_pred, labels=labels, zero_division=0)
     for label, each in enumerate(evaluation.per_class):
         assert close(each.precision, rows[0][label])
