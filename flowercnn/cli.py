@@ -16,8 +16,8 @@ from flowercnn import __version__
 from flowercnn.errors import FlowerCNNError, printable
 
 if TYPE_CHECKING:
-    from flowercnn.prediction.prediction import Prediction
-    from flowercnn.preprocessing.preprocessing import BadImages
+    from flowercnn.prediction import Prediction
+    from flowercnn.preprocessing import BadImages
 
 __all__ = ["main"]
 
@@ -50,7 +50,7 @@ def main(ctx: click.Context, *, quiet: bool) -> None:
 
 def _check_report(_context: click.Context, _option: click.Parameter, path: str | None) -> str | None:
     """Find out before hours of training that the report could not be written."""
-    from flowercnn.atomic import can_be_written
+    from flowercnn._utils import can_be_written
 
     if path is not None and Path(path).suffix not in (".html", ".json"):
         raise click.BadParameter(f"it must end in .html or .json. Received: {path}")
@@ -149,7 +149,7 @@ def train(
 )
 def predict(model: str, pictures: tuple[str, ...], top: int, *, as_json: bool, tta: bool, runtime: str) -> None:
     """Say what is on PICTURES (files, folders, archives, URLs, patterns) with a MODEL file or export."""
-    from flowercnn.prediction.predictor import Predictor
+    from flowercnn.prediction import Predictor
 
     failed = 0
     predictor = Predictor.load(model, runtime=runtime)  # type: ignore[arg-type]  # click has checked it
@@ -177,11 +177,11 @@ def evaluate(
     skip_bad_images: bool,
 ) -> None:
     """Measure a MODEL file on SOURCE, pictures it has not learned from."""
-    from flowercnn.dataset import Dataset
-    from flowercnn.evaluation.evaluation import evaluate as run_evaluation
-    from flowercnn.evaluation.figures import interval_text
-    from flowercnn.prediction.predictor import Predictor
-    from flowercnn.sources.plugins import as_source
+    from flowercnn.data import Dataset
+    from flowercnn.evaluation import evaluate as run_evaluation
+    from flowercnn.evaluation import interval_text
+    from flowercnn.prediction import Predictor
+    from flowercnn.sources import as_source
 
     dataset = Dataset.from_source(as_source(source))
     bad_images: BadImages = "skip" if skip_bad_images else "error"
@@ -209,8 +209,8 @@ def audit(progress: bool, /, source: str, *, as_json: bool) -> None:  # noqa: FB
     lie, copies and near-copies, the same picture under two labels, imbalance, and classes too small to split. The
     exit code is 1 if there is a fault.
     """
-    from flowercnn.dataset import Dataset
-    from flowercnn.sources.plugins import as_source
+    from flowercnn.data import Dataset
+    from flowercnn.sources import as_source
 
     report = Dataset.from_source(as_source(source)).audit(progress=progress)
     click.echo(report.to_json() if as_json else report.summary())
@@ -230,7 +230,7 @@ def audit(progress: bool, /, source: str, *, as_json: bool) -> None:  # noqa: FB
 @click.option("--min-agreement", type=click.FloatRange(0, 1), help="Share of them that must get the same label.")
 def export(model: str, out: str, *, chosen: str | None, images: tuple[str, ...], min_agreement: float | None) -> None:
     """Write a MODEL file in another format to OUT, after proving that it answers the same."""
-    from flowercnn.prediction.predictor import Predictor
+    from flowercnn.prediction import Predictor
 
     predictor = Predictor.load(model)
     report = predictor.export(out, chosen, images=images or None, min_agreement=min_agreement)  # type: ignore[arg-type]  # click has checked it
@@ -240,8 +240,7 @@ def export(model: str, out: str, *, chosen: str | None, images: tuple[str, ...],
 @main.command()
 def models() -> None:
     """List the networks that can be trained by name."""
-    from flowercnn.models.backbones import find_weights, is_backbone
-    from flowercnn.models.registry import list_models, recipe_of
+    from flowercnn.models import find_weights, is_backbone, list_models, recipe_of
 
     for name in list_models():
         recipe = recipe_of(name)
@@ -255,7 +254,7 @@ def models() -> None:
 @main.command()
 def sources() -> None:
     """List the schemes that name a source, such as folder:photos, and the packages that add them."""
-    from flowercnn.sources.plugins import registered_sources
+    from flowercnn.sources import registered_sources
 
     for each in registered_sources():
         click.echo(f"{each.scheme:12} {each.problem or each.package}")

@@ -8,15 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flowercnn.atomic import make_folder
-from flowercnn.dataset import Dataset
-from flowercnn.evaluation.evaluation import evaluate
-from flowercnn.evaluation.plots import prediction_grid, save_figure
-from flowercnn.prediction.calibrate import calibrate
-from flowercnn.prediction.predictor import Predictor
-from flowercnn.sources.base import Sample
-from flowercnn.sources.synthetic import SyntheticFlowers
-from flowercnn.training.trainer import Trainer
+from flowercnn._utils import make_folder
+from flowercnn.data import Dataset
+from flowercnn.evaluation import evaluate, prediction_grid, save_figure
+from flowercnn.prediction import Predictor, calibrate
+from flowercnn.sources import Sample, SyntheticFlowers
+from flowercnn.training import Trainer
 
 __all__ = ["run_demo"]
 

@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import logging
-import math
 import os
-import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-from flowercnn.atomic import as_path, can_be_written
-from flowercnn.dataset import Dataset, Duplicates
-from flowercnn.errors import ConfigurationError, FlowerCNNError, SplitError, TrainingError, closest, few
-from flowercnn.evaluation.evaluation import Evaluation, evaluate, pooled
-from flowercnn.evaluation.kept import keep_evaluation, kept_evaluation
-from flowercnn.evaluation.labels import LabelIssue, label_issues
-from flowercnn.models.backbones import is_backbone
-from flowercnn.prediction.calibrate import calibrate
-from flowercnn.prediction.modelfile import check_can_be_saved
-from flowercnn.prediction.predictor import Predictor
-from flowercnn.sources.base import DataSource
-from flowercnn.sources.plugins import as_source
-from flowercnn.splits import Fold, Splits, check_fractions
-from flowercnn.training.auto import choose_trainer
-from flowercnn.training.run import TrainingRun
-from flowercnn.training.settings import TrainerSettings
-from flowercnn.training.trainer import Trainer
+from flowercnn._utils import as_path, can_be_written, moved
+from flowercnn.data import Dataset, Duplicates, Splits, check_fractions
+from flowercnn.errors import ConfigurationError, FlowerCNNError, SplitError, few
+from flowercnn.evaluation import evaluate
+from flowercnn.models import is_backbone
+from flowercnn.prediction import Predictor, calibrate
+from flowercnn.saving import check_can_be_saved
+from flowercnn.sources import DataSource, as_source
+from flowercnn.training import Trainer, TrainerSettings, TrainingRun, choose_trainer, make_trainer
 
-__all__ = ["CrossValidation", "cross_validate", "train"]
+__all__ = ["train"]
+
+__getattr__ = moved(__name__, "flowercnn.training")  # of cross_validate and CrossValidation
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +80,7 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
     check_fractions(val, test)
     _check_places(out, checkpoint_dir)
     automatic = model == "auto" if isinstance(model, str) else False
-    trainer = _make_trainer(train, "fast" if automatic else model, seed, settings)
+    trainer = make_trainer(train, "fast" if automatic else model, seed, settings)
     dataset = Dataset.from_source(as_source(source))
     if out is not None and not automatic:
         _check_can_be_saved(trainer, dataset)
@@ -124,149 +114,6 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
             if out is not None:
                 tested.save(out)
     return dataclasses.replace(run, splits=splits, evaluation=evaluation, notes=(*reason, *run.notes))
-
-
-@dataclass(frozen=True, slots=True)
-class CrossValidation:
-    """What `cross_validate` found.
-
-    Args:
-        folds: The evaluation of each fold.
-        evaluation: All folds together: every picture of the data set, predicted by a classifier that has not learned
-            from it.
-        interrupted: Whether Ctrl-C ended it early. Then only the pictures of the finished folds are there.
-    """
-
-    folds: tuple[Evaluation, ...]
-    evaluation: Evaluation
-    interrupted: bool = False
-
-    @property
-    def accuracies(self) -> tuple[float, ...]:
-        """The accuracy of each fold."""
-        return tuple(fold.accuracy for fold in self.folds)
-
-    @property
-    def mean_accuracy(self) -> float:
-        """The mean of the folds' accuracies."""
-        return statistics.fmean(self.accuracies)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Where that mean lies at 95 %: Student's t over the folds, and the Wilson interval of all pictures together.
-
-        It holds both: folds that happen to be alike would else make it as narrow as one likes. Folds share training
-        pictures, so it is a little too narrow all the same (Bengio & Grandvalet 2004). Of a single finished fold it
-        is not known: 0 to 1.
-        """
-        from scipy.stats import t
-
-        count = len(self.folds)
-        if count == 1:
-            return 0.0, 1.0
-        spread = float(t.ppf(0.975, count - 1)) * statistics.stdev(self.accuracies) / math.sqrt(count)
-        low, high = self.evaluation.accuracy_interval
-        return min(low, max(0.0, self.mean_accuracy - spread)), max(high, min(1.0, self.mean_accuracy + spread))
-
-    def label_issues(self) -> list[LabelIssue]:
-        """Return the pictures, those first whose label is most probably wrong; see `label_issues`."""
-        return label_issues(self.evaluation)
-
-    def summary(self) -> str:
-        """Return the result in one line."""
-        low, high = self.interval
-        return (
-            f"accuracy {self.mean_accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), mean of {len(self.folds)} "
-            f"folds on {len(self.evaluation)} pictures{', stopped early' if self.interrupted else ''}"
-        )
-
-
-def cross_validate(
-    source: DataSource | str | os.PathLike[str],
-    *,
-    k: int = 5,
-    model: Any = "fast",
-    seed: int = 0,
-    duplicates: Duplicates = "group",
-    checkpoint_dir: str | os.PathLike[str] | None = None,
-    progress: bool = True,
-    **settings: Unpack[TrainerSettings],
-) -> CrossValidation:
-    """Train ``k`` times, each time without one of ``k`` parts of the data, and test on that part.
-
-    One classifier is in memory at a time, and of each only the probabilities are kept. Ctrl-C ends it and returns the
-    finished folds.
-
-    Args:
-        source: As in `train`.
-        k: How many parts, at least 2.
-        model: A registered name or a Keras model; see `Trainer`.
-        seed: Of the folds and of every training.
-        duplicates: As in `Dataset.split`.
-        checkpoint_dir: A folder where each finished fold is kept, and the state of the one under way. If it holds
-            those of the same cross-validation, that one is continued, to the same result.
-        progress: Whether to show progress bars.
-        **settings: Other arguments of `Trainer`: ``epochs``, ``batch_size``, ``image_size``, ...
-
-    Raises:
-        FlowerCNNError: Whatever the steps raise; see `Dataset.from_source`, `Dataset.folds`, `Trainer.fit`.
-        TrainingError: If Ctrl-C comes before the first fold is finished, or ``checkpoint_dir`` is of another
-            cross-validation.
-
-    Example:
-        >>> from flowercnn import SyntheticFlowers
-        >>> flowers = SyntheticFlowers(per_class=6, num_classes=2)
-        >>> found = cross_validate(flowers, k=2, epochs=1, image_size=(32, 32), progress=False)
-        >>> len(found.folds), len(found.evaluation), len(found.label_issues())
-        (2, 12, 12)
-    """
-    trainer = _make_trainer(cross_validate, model, seed, settings)
-    dataset = Dataset.from_source(as_source(source))
-    folder = None if checkpoint_dir is None else as_path(checkpoint_dir, "checkpoint_dir")
-    evaluations: list[Evaluation] = []
-    interrupted = False
-    try:
-        for number, fold in enumerate(dataset.folds(k, seed, duplicates=duplicates, progress=progress), start=1):
-            place = None if folder is None else folder / f"fold-{number}"
-            evaluations.append(_tested(trainer, fold, place, progress=progress))
-            _log.info("Fold %d of %d: %s", number, k, evaluations[-1].summary())
-    except KeyboardInterrupt:
-        if not evaluations:
-            raise TrainingError(f"Stopped by Ctrl-C before the first of {k} folds was finished.") from None
-        interrupted = True
-        _log.warning("Stopped by Ctrl-C: %d of %d folds are finished.", len(evaluations), k)
-    return CrossValidation(tuple(evaluations), pooled(evaluations), interrupted)
-
-
-def _tested(trainer: Trainer, fold: Fold, place: Path | None, *, progress: bool) -> Evaluation:
-    """Train on a fold and test it; with a place on disk, keep it there, or take it from there."""
-    if place is None:
-        return _trained_and_tested(trainer, fold, None, progress=progress)
-    parts = (trainer.fingerprint(fold.train), fold.test.content_fingerprint())
-    file, fingerprint = place.with_suffix(".npz"), " ".join(parts)
-    evaluation = kept_evaluation(file, fold.test, fingerprint)
-    if evaluation is None:
-        evaluation = _trained_and_tested(trainer, fold, place, progress=progress)
-        keep_evaluation(file, evaluation, fingerprint)
-    return evaluation
-
-
-def _trained_and_tested(trainer: Trainer, fold: Fold, checkpoint_dir: Path | None, *, progress: bool) -> Evaluation:
-    run = trainer.fit(fold.train, checkpoint_dir=checkpoint_dir, progress=progress)
-    if run.interrupted:
-        raise KeyboardInterrupt
-    return evaluate(run.predictor, fold.test, bad_images=trainer.bad_images, progress=progress)
-
-
-def _make_trainer(caller: Callable[..., Any], model: Any, seed: int, settings: TrainerSettings) -> Trainer:
-    fields = {field.name for field in dataclasses.fields(Trainer)}
-    known = sorted((fields | set(inspect.signature(caller).parameters)) - {"settings"})
-    for name in settings:
-        if name not in fields:
-            raise ConfigurationError(
-                f"{caller.__name__} has no argument {name!r}.{closest(name, known)} Known: {', '.join(known)}."
-            )
-    return Trainer(model, seed=seed, **settings)
 
 
 def _refuse_bad_images(dataset: Dataset, splits: Splits, trainer: Trainer, *, read: bool, progress: bool) -> None:

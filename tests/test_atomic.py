@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import flowercnn as fc
-from flowercnn.atomic import can_be_written, make_folder, replace_file, replace_folder, write_result
+from flowercnn._utils.files import can_be_written, make_folder, replace_file, replace_folder, write_result
+from flowercnn._utils.interrupts import interrupts_deferred
 from flowercnn.errors import OutputError
-from flowercnn.interrupts import interrupts_deferred
 
 
 def test_a_file_is_written_with_the_folders_it_needs(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image, features
 
 import flowercnn as fc
-from flowercnn.audit import KINDS, AuditReport
-from flowercnn.contents import read_contents
-from flowercnn.duplicates import join, near_pairs
+from flowercnn.data.audit import KINDS, AuditReport
+from flowercnn.data.duplicates import join, near_pairs
+from flowercnn.data.inspection import read_contents
 
 PER_CLASS = 8
 

@@ -138,7 +138,7 @@ def test_models_lists_the_names() -> None:
 def test_a_file_of_weights_can_be_named_for_a_backbone(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flowercnn.models.keras3 import import_keras
+    from flowercnn.models.backend import import_keras
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     net = import_keras().applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowercnn.data.labels import LabelEncoder, check_printable
 from flowercnn.errors import ConfigurationError, UnknownNameError
-from flowercnn.labels import LabelEncoder, check_printable
 
 NAMES = st.lists(st.text(min_size=1), min_size=1, max_size=20)
 

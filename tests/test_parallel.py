@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowercnn.parallel import cpu_count, ordered_map, picture_map
+from flowercnn._utils.parallel import cpu_count, ordered_map, picture_map
 
 
 @given(st.lists(st.integers(), max_size=40), st.integers(1, 4), st.integers(1, 9), st.integers(1, 12))

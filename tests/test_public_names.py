@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import ast
 import inspect
+import pkgutil
 import subprocess
 import sys
-from importlib import resources
-from pathlib import Path
+from importlib import import_module, resources
 
 import pytest
 
@@ -16,38 +15,74 @@ PUBLIC = {
     *("SyntheticFlowers", "open_source", "Dataset", "Splits", "Preprocessing", "build_model", "register_model"),
     *("list_models", "Trainer", "TrainingRun", "evaluate", "Evaluation", "Predictor", "Prediction", "train"),
     *("FlowerCNNError", "ConfigurationError", "UnknownNameError", "DataError", "SplitError", "ImageError"),
-    *("SourceError", "ModelFileError", "TrainingError", "MissingDependencyError", "__version__"),
+    *("SourceError", "ModelFileError", "TrainingError", "MissingDependencyError", "OutputError"),
+    *("Recipe", "Augmentation", "Mixing", "cross_validate", "compare", "calibrate", "AuditReport", "Calibration"),
 }
+PACKAGES = ("data", "evaluation", "models", "prediction", "preprocessing", "runtimes", "saving", "sources", "testing")
+DOORS = ("flowercnn", *(f"flowercnn.{name}" for name in (*PACKAGES, "training", "_utils")))
 
 
 def test_the_door_has_exactly_the_public_names() -> None:
     assert set(fc.__all__) == PUBLIC
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC))
-def test_every_public_name_can_be_imported_and_says_what_it_is(name: str) -> None:
-    value = getattr(fc, name)
-    assert name == "__version__" or inspect.getdoc(value)
+@pytest.mark.parametrize("door", DOORS)
+def test_every_name_of_a_door_can_be_imported_and_says_what_it_is(door: str) -> None:
+    package = import_module(door)
+    for name in package.__all__:
+        value = getattr(package, name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert inspect.getdoc(value), name
 
 
-def test_type_checkers_and_python_are_told_the_same_names() -> None:
-    tree = ast.parse(Path(fc.__file__).read_text(encoding="utf-8"))
-    told = {
-        (alias.name, node.module)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flowercnn.")
-        for alias in node.names
-    }
-    assert told == {(name, f"flowercnn.{module}") for name, module in fc._HOME.items()}
+@pytest.mark.parametrize("door", DOORS)
+def test_dir_lists_the_names_of_a_door_and_nothing_else(door: str) -> None:
+    assert dir(import_module(door)) == sorted(import_module(door).__all__)
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'loader'"):
-        fc.loader  # noqa: B018  # type: ignore[attr-defined]
+@pytest.mark.parametrize("door", DOORS)
+def test_an_unknown_name_is_an_attribute_error(door: str) -> None:
+    with pytest.raises(AttributeError, match=f"module '{door}' has no attribute 'loader'"):
+        import_module(door).loader  # noqa: B018
 
 
-def test_dir_lists_the_public_names() -> None:
-    assert set(dir(fc)) >= PUBLIC
+@pytest.mark.parametrize("door", DOORS)
+def test_no_name_of_a_door_is_that_of_a_module_which_would_hide_it(door: str) -> None:
+    package = import_module(door)
+    assert not {module.name for module in pkgutil.iter_modules(package.__path__)} & set(package.__all__)
+
+
+def test_packages_are_attributes_without_an_import() -> None:
+    code = "import flowercnn as fc; print(fc.sources.concat.__name__, fc.evaluation.label_issues.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["concat", "label_issues"]
+
+
+@pytest.mark.parametrize(
+    ("old", "name", "new"),
+    [
+        ("flowercnn.splits", "Fold", "flowercnn.data"),
+        ("flowercnn.audit", "AuditReport", "flowercnn.data"),
+        ("flowercnn.contents", "Content", "flowercnn.data"),
+        ("flowercnn.training.history", "History", "flowercnn.training"),
+        ("flowercnn.training.finder", "LearningRates", "flowercnn.training"),
+        ("flowercnn.training.search", "search", "flowercnn.training"),
+        ("flowercnn.preprocessing.cache", "clear_cache", "flowercnn.preprocessing"),
+        ("flowercnn.preprocessing.mixing", "Mixing", "flowercnn.preprocessing"),
+        ("flowercnn.prediction.exports", "ExportReport", "flowercnn.saving"),
+        ("flowercnn.prediction.calibrate", "calibrate", "flowercnn.prediction"),
+        ("flowercnn.evaluation.labels", "label_issues", "flowercnn.evaluation"),
+        ("flowercnn.evaluation.figures", "Metric", "flowercnn.evaluation"),
+        ("flowercnn.evaluation.compare", "compare", "flowercnn.evaluation"),
+        ("flowercnn.workflow", "cross_validate", "flowercnn.training"),
+    ],
+)
+def test_paths_that_were_documented_still_work_and_say_where_to_go(old: str, name: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{old}.{name} will be removed in flowercnn 0.3: use {new}.{name}"):
+        value = getattr(import_module(old), name)
+    assert value is getattr(import_module(new), name)
+    with pytest.raises(AttributeError, match=f"module '{old}' has no attribute 'nothing'"):
+        import_module(old).nothing  # noqa: B018
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

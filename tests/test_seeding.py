@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
+from flowercnn._utils.seeding import check_seed, generator, stable_hash
 from flowercnn.errors import ConfigurationError
-from flowercnn.seeding import check_seed, generator, stable_hash
 
 
 def test_the_same_address_gives_the_same_numbers() -> None:
@@ -20,7 +20,7 @@ def test_another_address_gives_other_numbers(other: tuple[int, str, int]) -> Non
 
 
 def test_hashes_are_the_same_in_another_process() -> None:
-    code = "from flowercnn.seeding import stable_hash; print(stable_hash(1, 'key', 2))"
+    code = "from flowercnn._utils.seeding import stable_hash; print(stable_hash(1, 'key', 2))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == stable_hash(1, "key", 2)
 

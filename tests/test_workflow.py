@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.training.settings import TrainerSettings
+from flowercnn.training.trainer import TrainerSettings
 
 FAST: dict[str, Any] = {"model": "article", "image_size": (24, 24), "epochs": 1, "progress": False}
 
@@ -102,7 +102,7 @@ def test_type_checkers_know_every_argument_of_the_trainer() -> None:
 
 
 def test_a_network_that_cannot_be_saved_is_found_before_training(photo_folder: Path, tmp_path: Path) -> None:
-    from flowercnn.models.keras3 import import_keras
+    from flowercnn.models.backend import import_keras
 
     keras = import_keras()
 
@@ -121,7 +121,7 @@ def test_a_network_that_cannot_be_saved_is_found_before_training(photo_folder: P
 
 
 def test_a_model_within_a_model_is_trained_calibrated_and_saved(photo_folder: Path, tmp_path: Path) -> None:
-    from flowercnn.models.keras3 import import_keras
+    from flowercnn.models.backend import import_keras
 
     keras = import_keras()
     layers = keras.layers
@@ -163,7 +163,7 @@ def test_what_was_learned_is_saved_where_there_is_room(
 
 
 def test_a_picture_that_vanishes_does_not_lose_what_was_learned(photo_folder: Path) -> None:
-    from flowercnn.models.keras3 import import_keras
+    from flowercnn.models.backend import import_keras
 
     def remove(_: Any) -> None:
         for path in photo_folder.rglob("*.png"):

@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.arguments import check_count
-from flowercnn.atomic import as_path, can_be_written, write_result
-from flowercnn.dataset import Dataset
+from flowercnn._utils import as_path, can_be_written, check_count, tracked, write_result
+from flowercnn.data import Dataset, LabelEncoder
 from flowercnn.errors import ConfigurationError, DataError, ImageError, few
 from flowercnn.evaluation import plots
-from flowercnn.evaluation.bootstrap import Bootstrap
-from flowercnn.evaluation.figures import ClassMetrics, Confusion, Metric, Mistake
 from flowercnn.evaluation.metrics import (
+    Bootstrap,
     ReliabilityBin,
     balanced_accuracy,
     brier_scores,
@@ -39,14 +37,13 @@ from flowercnn.evaluation.metrics import (
     wilson_interval,
 )
 from flowercnn.evaluation.report import notebook_html, report_html
-from flowercnn.labels import LabelEncoder
-from flowercnn.preprocessing.preprocessing import BadImages
-from flowercnn.progress import tracked
-from flowercnn.sources.base import Sample
+from flowercnn.evaluation.results import ClassMetrics, Confusion, Metric, Mistake
+from flowercnn.preprocessing import BadImages
+from flowercnn.sources import Sample
 
 if TYPE_CHECKING:
-    from flowercnn.audit import AuditReport
-    from flowercnn.prediction.predictor import Predictor
+    from flowercnn.data import AuditReport
+    from flowercnn.prediction import Predictor
 
 __all__ = ["Evaluation", "evaluate", "pooled"]
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.atomic import as_path, write_result
+from flowercnn._utils import as_path, write_result
 from flowercnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from flowercnn.evaluation.figures import ClassMetrics
     from flowercnn.evaluation.metrics import ReliabilityBin
+    from flowercnn.evaluation.results import ClassMetrics
 
 __all__ = [
     "class_counts_figure",

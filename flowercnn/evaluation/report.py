@@ -20,17 +20,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from PIL import Image
 
 from flowercnn import __version__
+from flowercnn._utils import cpu_count, ordered_map
 from flowercnn.errors import FlowerCNNError, few
 from flowercnn.evaluation.charts import interval_chart, line_chart, reliability_chart
-from flowercnn.evaluation.figures import interval_text
-from flowercnn.parallel import cpu_count, ordered_map
-from flowercnn.preprocessing.decode import decode, read_content
-from flowercnn.preprocessing.preprocessing import Preprocessing
-from flowercnn.sources.base import Sample
+from flowercnn.evaluation.results import interval_text
+from flowercnn.preprocessing import Preprocessing, decode_image, read_content
+from flowercnn.sources import Sample
 
 if TYPE_CHECKING:
     from flowercnn.evaluation.evaluation import Evaluation
-    from flowercnn.evaluation.figures import ClassMetrics, Metric
+    from flowercnn.evaluation.results import ClassMetrics, Metric
 
 __all__ = ["notebook_html", "report_html"]
 
@@ -392,7 +391,7 @@ def _thumbnails(evaluation: Evaluation) -> dict[int, str]:
 
 def _thumbnail(sample: Sample) -> str | None:
     try:
-        picture = decode(
+        picture = decode_image(
             read_content(sample.image),
             background=_DEFAULTS.background,
             max_pixels=_DEFAULTS.max_pixels,

@@ -15,9 +15,9 @@ import numpy as np
 
 from flowercnn.errors import ConfigurationError
 from flowercnn.models.backbone_table import BACKBONES, BackboneSpec, Scaling
+from flowercnn.models.backend import import_keras, renew_constants, set_weights
+from flowercnn.models.graph import check_dropout, check_side
 from flowercnn.models.hub import HUB, load_hub_backbone, load_hub_scaling
-from flowercnn.models.keras3 import import_keras, renew_constants, set_weights
-from flowercnn.models.parts import check_dropout, check_side
 from flowercnn.models.weights import check_weights_option, fetch_weights, keras_cache, read_weights
 
 __all__ = ["PREFIX", "backbone_builders", "build_backbone", "find_weights", "is_backbone", "scale_pixels"]

@@ -11,12 +11,9 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.arguments import check_count
+from flowercnn._utils import check_count
 from flowercnn.errors import ConfigurationError
-from flowercnn.preprocessing.augment import Augmentation
-from flowercnn.preprocessing.geometry import ResizeMode
-from flowercnn.preprocessing.mixing import Mixing
-from flowercnn.preprocessing.preprocessing import Preprocessing
+from flowercnn.preprocessing import Augmentation, Mixing, Preprocessing, ResizeMode
 
 __all__ = ["Recipe"]
 

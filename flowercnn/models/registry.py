@@ -13,16 +13,13 @@ from typing import Any, Final
 import numpy as np
 
 from flowercnn.errors import ConfigurationError, UnknownNameError, closest
-from flowercnn.models.article import build_article
 from flowercnn.models.backbones import PREFIX, backbone_builders, build_backbone, is_backbone
-from flowercnn.models.fast import build_accurate, build_fast
+from flowercnn.models.backend import seeded_weights
+from flowercnn.models.graph import LAYER_NAME
 from flowercnn.models.hub import HUB
-from flowercnn.models.keras3 import seeded_weights
-from flowercnn.models.parts import LAYER_NAME
+from flowercnn.models.networks import build_accurate, build_article, build_fast
 from flowercnn.models.recipe import Recipe
-from flowercnn.preprocessing.augment import Augmentation
-from flowercnn.preprocessing.mixing import Mixing
-from flowercnn.preprocessing.preprocessing import Preprocessing
+from flowercnn.preprocessing import Augmentation, Mixing, Preprocessing
 
 __all__ = [
     "Builder",

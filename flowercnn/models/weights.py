@@ -16,11 +16,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from flowercnn._utils import user_home
 from flowercnn.errors import ConfigurationError, ModelFileError, SourceError
-from flowercnn.home import user_home
 from flowercnn.models.backbone_table import BackboneSpec
-from flowercnn.sources.download import ResumingDownloader
-from flowercnn.sources.url import shown
+from flowercnn.sources import ResumingDownloader, shown
 
 __all__ = ["fetch_weights", "keras_cache", "read_weights"]
 

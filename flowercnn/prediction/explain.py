@@ -10,9 +10,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from flowercnn.errors import ConfigurationError, UnknownNameError, closest
-from flowercnn.prediction.features import last_feature_map, no_feature_maps, with_features
-from flowercnn.prediction.inputs import PredictInput, one_picture
+from flowercnn.models import last_feature_map, no_feature_maps, with_features
 from flowercnn.prediction.predictor import Predictor
+from flowercnn.sources import PredictInput, one_picture
 
 __all__ = ["Explanation", "grad_cam", "occlusion"]
 
@@ -51,7 +51,7 @@ class Explanation:
 
     def figure(self, *, dark: bool = False) -> Any:
         """Return a ``matplotlib.figure.Figure`` of the picture and the overlay side by side."""
-        from flowercnn.evaluation.plots import overlay_figure
+        from flowercnn.evaluation import overlay_figure
 
         return overlay_figure([self.picture], [self.overlay()], [self.class_name], dark=dark)
 

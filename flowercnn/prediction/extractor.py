@@ -9,12 +9,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from flowercnn._utils import cpu_count, ordered_map
 from flowercnn.errors import ImageError
-from flowercnn.models.features import head_of
-from flowercnn.models.fold import fold_normalization
-from flowercnn.models.keras3 import import_keras
-from flowercnn.parallel import cpu_count, ordered_map
-from flowercnn.prediction.runtimes import LiteRTRuntime, light_copy
+from flowercnn.models import fold_normalization, head_of, import_keras
+from flowercnn.runtimes import LiteRTRuntime, light_copy
 
 __all__ = ["Extractor"]
 

@@ -9,13 +9,11 @@ from typing import Any, Final, get_args
 import numpy as np
 
 from flowercnn.errors import ConfigurationError, ModelFileError
+from flowercnn.models import output_shapes
 from flowercnn.prediction.calibration import Calibration
-from flowercnn.prediction.description import Description
-from flowercnn.prediction.exportfile import read_export
-from flowercnn.prediction.features import output_shapes
-from flowercnn.prediction.modelfile import read_model
 from flowercnn.prediction.network import Network, RuntimeChoice
-from flowercnn.prediction.runtimes import litert_is_installed
+from flowercnn.runtimes import litert_is_installed
+from flowercnn.saving import Description, read_export, read_model
 
 __all__ = ["check_layers", "feature_layers", "read_predictor"]
 

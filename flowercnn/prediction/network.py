@@ -6,10 +6,9 @@ import threading
 from typing import Any, Literal, TypeAlias
 
 from flowercnn.errors import ConfigurationError, ModelFileError
-from flowercnn.prediction.features import check_layers
-from flowercnn.prediction.flatbuffer import rebuilt
-from flowercnn.prediction.modelfile import ModelFile
-from flowercnn.prediction.runtimes import KerasRuntime, LiteRTRuntime, Runtime, light_copy, litert_is_installed
+from flowercnn.models import check_layers
+from flowercnn.runtimes import KerasRuntime, LiteRTRuntime, Runtime, light_copy, litert_is_installed
+from flowercnn.saving import ModelFile, rebuilt
 
 __all__ = ["Network", "RuntimeChoice"]
 

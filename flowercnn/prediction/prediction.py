@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.arguments import check_count
+from flowercnn._utils import check_count
 
 __all__ = ["Prediction"]
 

@@ -14,25 +14,22 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.atomic import as_path
+from flowercnn._utils import as_path
+from flowercnn.data import LabelEncoder, check_printable
 from flowercnn.errors import ConfigurationError, ImageError
-from flowercnn.labels import LabelEncoder, check_printable
 from flowercnn.prediction.calibration import Calibration, check_share
-from flowercnn.prediction.description import Description
-from flowercnn.prediction.inputs import PredictInput, keyed_pictures, one_picture
 from flowercnn.prediction.loading import check_layers, feature_layers, read_predictor
-from flowercnn.prediction.modelfile import write_model
 from flowercnn.prediction.network import Network, RuntimeChoice
 from flowercnn.prediction.prediction import Prediction
-from flowercnn.prediction.runtimes import KerasRuntime, RuntimeName, litert_interpreter
-from flowercnn.preprocessing.pixels import Pixels
-from flowercnn.preprocessing.preprocessing import Preprocessing
-from flowercnn.sources.base import ImageInput
+from flowercnn.preprocessing import Pixels, Preprocessing
+from flowercnn.runtimes import KerasRuntime, RuntimeName, litert_interpreter
+from flowercnn.saving import Description, write_model
+from flowercnn.sources import ImageInput, PredictInput, keyed_pictures, one_picture
 
 if TYPE_CHECKING:
-    from flowercnn.dataset import Dataset
-    from flowercnn.prediction.exports import ExportFormat, ExportReport
+    from flowercnn.data import Dataset
     from flowercnn.prediction.similar import Similar
+    from flowercnn.saving import ExportFormat, ExportReport
 
 __all__ = ["Predictor"]
 
@@ -50,7 +47,7 @@ class Predictor:
         model: A Keras model from (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities.
         class_names: One name per output, in order.
         preprocessing: How pictures become pixels.
-        calibration: What was fitted on validation pictures; see `flowercnn.prediction.calibrate.calibrate`. Its
+        calibration: What was fitted on validation pictures; see `flowercnn.prediction.calibrator.calibrate`. Its
             temperature must be in the model's weights already.
         info: Anything else to keep with the model (JSON values by name): versions, training, metrics.
         runtime: ``"keras"``, ``"litert"`` or ``"auto"``.
@@ -71,7 +68,7 @@ class Predictor:
         info: Mapping[str, Any] | None = None,
         runtime: RuntimeChoice = "auto",
     ) -> None:
-        from flowercnn.models.registry import check_probabilities, check_shapes
+        from flowercnn.models import check_probabilities, check_shapes
 
         if not isinstance(preprocessing, Preprocessing):
             raise ConfigurationError(
@@ -232,7 +229,7 @@ class Predictor:
         if self._calibration is None:
             raise ConfigurationError(
                 "This classifier was not calibrated: train with a val part, or use "
-                "flowercnn.prediction.calibrate.calibrate(predictor, train, val)."
+                "flowercnn.prediction.calibrator.calibrate(predictor, train, val)."
             )
         return self._calibration
 
@@ -391,7 +388,7 @@ class Predictor:
             MissingDependencyError: If the format needs a package that is not installed.
             ModelFileError: If the network cannot be written in this format, or the copy answers otherwise.
         """
-        from flowercnn.prediction.exports import export
+        from flowercnn.saving import export
 
         return export(self, self._description, path, format, images=images, min_agreement=min_agreement)
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.arguments import check_count
-from flowercnn.dataset import Dataset
+from flowercnn._utils import check_count
+from flowercnn.data import Dataset
 from flowercnn.errors import ConfigurationError, ImageError, few
 from flowercnn.prediction.extractor import Extractor
-from flowercnn.prediction.inputs import PredictInput, keyed_pictures, one_picture
-from flowercnn.sources.base import ImageInput, Sample
+from flowercnn.sources import ImageInput, PredictInput, Sample, keyed_pictures, one_picture
 
 if TYPE_CHECKING:
     from flowercnn.prediction.predictor import Predictor

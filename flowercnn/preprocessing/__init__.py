@@ -1,1 +1,7 @@
-"""From bytes to pixels, in one way for training, evaluation and prediction."""
+"""From bytes to pixels, and the augmentation of training batches."""
+
+from flowercnn._utils import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__, old={"cache": "flowercnn.preprocessing", "mixing": "flowercnn.preprocessing"}
+)

@@ -10,11 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.parallel import ordered_map
-from flowercnn.preprocessing.augment import Augmentation, AugmentationDraw
-from flowercnn.preprocessing.mixing import Mixing, MixingDraw
+from flowercnn._utils import generator, ordered_map
+from flowercnn.preprocessing.augment import Augmentation, AugmentationDraw, Mixing, MixingDraw
 from flowercnn.preprocessing.pixels import Pixels
-from flowercnn.seeding import generator
 
 __all__ = ["Part", "TrainingBatches"]
 

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from flowercnn.errors import FlowerCNNError, ImageError
-from flowercnn.sources.base import ImageInput
+from flowercnn.sources import ImageInput
 
-__all__ = ["FORMATS", "decode", "is_turned", "read_content"]
+__all__ = ["FORMATS", "decode_image", "is_turned", "read_content"]
 
 FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM")
 """The formats that are opened, told by content and not by suffix (MPO, of some cameras, is JPEG).
@@ -55,7 +55,7 @@ def read_content(image: ImageInput) -> bytes | Image.Image:
     )
 
 
-def decode(
+def decode_image(
     content: bytes | Image.Image,
     *,
     background: tuple[int, int, int],

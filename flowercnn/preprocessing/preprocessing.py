@@ -16,14 +16,12 @@ from typing import Any, Final, Literal, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
+from flowercnn._utils import picture_map, tracked
 from flowercnn.errors import ConfigurationError, ImageError, few
-from flowercnn.parallel import picture_map
-from flowercnn.preprocessing.cache import PixelCache
-from flowercnn.preprocessing.decode import decode, read_content
-from flowercnn.preprocessing.geometry import ResizeMode, resize
-from flowercnn.preprocessing.pixels import DiskPixels, MemoryPixels, Pixels
-from flowercnn.progress import tracked
-from flowercnn.sources.base import ImageInput, Sample
+from flowercnn.preprocessing.decode import decode_image, read_content
+from flowercnn.preprocessing.pixels import DiskPixels, MemoryPixels, PixelCache, Pixels
+from flowercnn.preprocessing.resize import ResizeMode, resize
+from flowercnn.sources import ImageInput, Sample
 
 __all__ = ["BadImages", "Preprocessing"]
 
@@ -199,7 +197,9 @@ class Preprocessing:
             return error
 
     def _pixels_of(self, content: Any) -> npt.NDArray[np.uint8]:
-        picture = decode(content, background=self.background, max_pixels=self.max_pixels, at_least=self.image_size)
+        picture = decode_image(
+            content, background=self.background, max_pixels=self.max_pixels, at_least=self.image_size
+        )
         return np.array(resize(picture, self.image_size, self.resize, self.background), dtype=np.uint8)
 
     def _fingerprint(self) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from flowercnn._utils import generator
 from flowercnn.preprocessing.decode import read_content
 from flowercnn.preprocessing.preprocessing import Preprocessing
-from flowercnn.seeding import generator
-from flowercnn.sources.base import Sample
+from flowercnn.sources import Sample
 
 __all__ = ["Views"]
 

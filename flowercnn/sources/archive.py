@@ -19,11 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, BinaryIO, Final, Literal, Protocol, cast
 
-from flowercnn.atomic import replace_file
+from flowercnn._utils import replace_file, user_cache
 from flowercnn.errors import ImageError, SourceError, few
-from flowercnn.home import user_cache
 from flowercnn.sources.tree import DEEPEST, ListedTree, is_picture
-from flowercnn.sources.url import shown
+from flowercnn.sources.urls import shown
 
 __all__ = [
     "ArchivedPicture",

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flowercnn.arguments import check_count
+from flowercnn._utils import check_count, check_seed, stable_hash
 from flowercnn.errors import ConfigurationError, DataError, UnknownNameError, closest
-from flowercnn.seeding import check_seed, stable_hash
 from flowercnn.sources.base import DataSource, Sample, declared_class_names
 
 __all__ = ["concat", "filter", "limit", "map_labels"]

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
+from flowercnn._utils import progress_bar
 from flowercnn.errors import ConfigurationError, SourceError
-from flowercnn.progress import progress_bar
-from flowercnn.sources.url import shown
+from flowercnn.sources.urls import shown
 
 __all__ = ["Download", "ResumingDownloader", "unpack_photographs"]
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from flowercnn._utils import expanded, user_cache
 from flowercnn.errors import ConfigurationError, SourceError, closest, few
-from flowercnn.home import expanded, user_cache
 from flowercnn.sources.base import Sample, SplitName
 from flowercnn.sources.download import Download, unpack_photographs
 from flowercnn.sources.folder import find_pictures

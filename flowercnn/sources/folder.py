@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from flowercnn.errors import ConfigurationError, SourceError, few
 from flowercnn.sources.base import ImageInput, Sample, SplitName
 from flowercnn.sources.tree import DEEPEST, IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, LocalTree, Tree, is_picture
-from flowercnn.sources.url import StorageOptions, checked_options, shown
+from flowercnn.sources.urls import StorageOptions, checked_options, shown
 
 __all__ = ["IMAGE_SUFFIXES", "ImageFolder", "find_pictures", "part_of"]
 

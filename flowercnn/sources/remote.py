@@ -18,15 +18,9 @@ from flowercnn.errors import (
     UnknownNameError,
     closest,
 )
-from flowercnn.sources.archive import (
-    is_archive,
-    is_compressed_tar,
-    list_archive,
-    list_unpacked_tar,
-    unpacked_tar,
-)
+from flowercnn.sources.archive import is_archive, is_compressed_tar, list_archive, list_unpacked_tar, unpacked_tar
 from flowercnn.sources.tree import DEEPEST, ListedTree
-from flowercnn.sources.url import StorageOptions, shown
+from flowercnn.sources.urls import StorageOptions, shown
 
 __all__ = ["RemoteFile", "RemotePicture", "open_remote_tree", "read_remote"]
 

@@ -16,7 +16,7 @@ from flowercnn.sources.base import DataSource, ImageInput, Sample, SplitName, in
 from flowercnn.sources.folder import part_of
 from flowercnn.sources.tablefile import Table, read_frame, read_table_file
 from flowercnn.sources.tree import readable_name
-from flowercnn.sources.url import StorageOptions, checked_options, key_of_url, shown
+from flowercnn.sources.urls import StorageOptions, checked_options, key_of_url, shown
 
 __all__ = ["ImageTable", "open_table"]
 

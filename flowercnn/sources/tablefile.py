@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final, TextIO, TypeAlias
 
 from flowercnn.errors import ConfigurationError, MissingDependencyError, SourceError, few
-from flowercnn.sources.url import shown
+from flowercnn.sources.urls import shown
 
 __all__ = ["ChooseColumns", "Table", "read_frame", "read_table_file"]
 

@@ -1,17 +1,5 @@
-"""Checks for those who extend the library: run them in your own tests.
+"""Checks for authors of sources and models."""
 
-from flowercnn.testing import check_model, check_source
+from flowercnn._utils import attach
 
-def test_my_source_keeps_the_contract():
-    check_source(MySource("sample data"))
-
-def test_my_network_keeps_the_contract():
-    check_model(my_network)
-"""
-
-from __future__ import annotations
-
-from flowercnn.testing.models import check_model, model_problems
-from flowercnn.testing.sources import check_source, source_problems
-
-__all__ = ["check_model", "check_source", "model_problems", "source_problems"]
+__getattr__, __dir__, __all__ = attach(__name__)

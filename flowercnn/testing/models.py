@@ -12,10 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flowercnn.errors import FlowerCNNError
-from flowercnn.models.keras3 import import_keras, renew_constants, seeded_weights
-from flowercnn.models.registry import build_model
-from flowercnn.models.twin import copy_model
-from flowercnn.prediction.safety import check_network
+from flowercnn.models import build_model, copy_model, import_keras, renew_constants, seeded_weights
+from flowercnn.saving import check_network
 
 __all__ = ["check_model", "model_problems"]
 

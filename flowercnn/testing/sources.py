@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from flowercnn.arguments import check_count
+from flowercnn._utils import check_count
 from flowercnn.errors import ConfigurationError, FlowerCNNError, few
-from flowercnn.preprocessing.decode import decode, read_content
-from flowercnn.sources.base import DataSource, ImageInput, Sample, declared_class_names
+from flowercnn.preprocessing import decode_image, read_content
+from flowercnn.sources import DataSource, ImageInput, Sample, declared_class_names
 
 __all__ = ["check_source", "source_problems"]
 
@@ -230,7 +230,7 @@ def _digest(image: ImageInput) -> str:
     """Return ``ok`` and a hash of the pixels, or why there are none."""
     try:
         content = read_content(image)
-        picture = decode(content, background=(255, 255, 255), max_pixels=_MAX_PIXELS)
+        picture = decode_image(content, background=(255, 255, 255), max_pixels=_MAX_PIXELS)
     except FlowerCNNError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001 - see above

@@ -14,15 +14,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from flowercnn.dataset import Dataset
+from flowercnn.data import Dataset
 from flowercnn.errors import ConfigurationError, FlowerCNNError, SplitError
-from flowercnn.evaluation.evaluation import evaluate
-from flowercnn.models.backbone_table import BACKBONES
-from flowercnn.models.backbones import PREFIX, find_weights
-from flowercnn.training.backbone import build_for, views_of
+from flowercnn.evaluation import evaluate
+from flowercnn.models import BACKBONES, PREFIX, find_weights
 from flowercnn.training.budget import parse_time
 from flowercnn.training.trainer import Trainer
-from flowercnn.training.transfer import compute_features, fit_on_features
+from flowercnn.training.transfer.backbone import build_for, views_of
+from flowercnn.training.transfer.features import compute_features, fit_on_features
 
 __all__ = ["choose_trainer", "weights_at_hand"]
 

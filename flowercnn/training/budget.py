@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 
 from flowercnn.errors import ConfigurationError
-from flowercnn.models.recipe import Recipe
+from flowercnn.models import Recipe
 from flowercnn.training.checkpoint import Checkpoint
-from flowercnn.training.history import History
+from flowercnn.training.run import History
 
 __all__ = ["deadline_of", "fit_epochs", "measured", "parse_time"]
 

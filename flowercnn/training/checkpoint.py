@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flowercnn.atomic import replace_file
+from flowercnn._utils import replace_file
 from flowercnn.errors import TrainingError
-from flowercnn.training.history import History
+from flowercnn.training.run import History
 
 __all__ = ["Checkpoint", "Checkpoints"]
 

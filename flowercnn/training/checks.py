@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowercnn.errors import ConfigurationError, DataError, TrainingError, few
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models import import_keras
 
 __all__ = ["check_classes_left", "check_finite", "listed_callbacks"]
 

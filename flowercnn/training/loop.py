@@ -12,21 +12,17 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from flowercnn._utils import progress_bar
 from flowercnn.errors import TrainingError
-from flowercnn.models.keras3 import seeded_weights
-from flowercnn.models.parts import couples_pictures, pictures_at_once
-from flowercnn.models.recipe import Recipe
-from flowercnn.models.twin import check_size, make_twin
-from flowercnn.preprocessing.batches import Part, TrainingBatches
-from flowercnn.preprocessing.pixels import Pixels
-from flowercnn.progress import progress_bar
+from flowercnn.models import Recipe, check_size, couples_pictures, make_twin, pictures_at_once, seeded_weights
+from flowercnn.preprocessing import Part, Pixels, TrainingBatches
 from flowercnn.training.budget import fit_epochs, measured
+from flowercnn.training.callbacks import make_hooks
 from flowercnn.training.checkpoint import Checkpoint, Checkpoints
 from flowercnn.training.checks import check_finite
-from flowercnn.training.history import History
-from flowercnn.training.hooks import make_hooks
+from flowercnn.training.early_stopping import BestEpoch
+from flowercnn.training.run import History
 from flowercnn.training.step import TrainStep, make_optimizer
-from flowercnn.training.watch import BestEpoch
 
 __all__ = ["Data", "Loop"]
 

@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.dataset import Dataset
-from flowercnn.interrupts import interrupts_deferred
-from flowercnn.models.fold import fold_normalization
-from flowercnn.models.recipe import Recipe
-from flowercnn.models.twin import choose_precision
-from flowercnn.prediction.predictor import Predictor
+from flowercnn._utils import interrupts_deferred
+from flowercnn.data import Dataset
+from flowercnn.models import Recipe, choose_precision, fold_normalization
+from flowercnn.prediction import Predictor
 from flowercnn.training.budget import deadline_of, fit_epochs
 from flowercnn.training.checkpoint import Checkpoint
 from flowercnn.training.checks import check_classes_left
-from flowercnn.training.history import History
+from flowercnn.training.early_stopping import advice, balance_note
 from flowercnn.training.loop import Data
-from flowercnn.training.run import TrainingRun
-from flowercnn.training.watch import advice, balance_note
+from flowercnn.training.run import History, TrainingRun
 
 if TYPE_CHECKING:
     from flowercnn.training.trainer import Trainer

@@ -8,13 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.models.fast import member_count
-from flowercnn.models.keras3 import import_keras
-from flowercnn.models.recipe import Recipe
-from flowercnn.preprocessing.augment import apply_augmentation
-from flowercnn.preprocessing.batches import Part
-from flowercnn.preprocessing.mixing import apply_mixing
-from flowercnn.training.muon import make_muon
+from flowercnn.models import Recipe, import_keras, member_count
+from flowercnn.preprocessing import Part, apply_augmentation, apply_mixing
+from flowercnn.training.optimizers import make_muon
 
 __all__ = ["TrainStep", "make_optimizer"]
 

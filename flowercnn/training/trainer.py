@@ -2,36 +2,61 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import inspect
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, TypedDict, get_args
 
 import numpy as np
 
-from flowercnn.atomic import as_path
-from flowercnn.dataset import Dataset
-from flowercnn.errors import ConfigurationError, DataError, SplitError, few
-from flowercnn.labels import check_printable
-from flowercnn.models.backbones import is_backbone
-from flowercnn.models.recipe import Recipe
-from flowercnn.models.registry import build_model, check_probabilities, check_shapes, recipe_of
-from flowercnn.models.twin import Precision, check_precision, choose_precision, copy_model, model_fingerprint
-from flowercnn.preprocessing.preprocessing import BadImages, Preprocessing
-from flowercnn.progress import tracked
-from flowercnn.seeding import check_seed
+from flowercnn._utils import as_path, check_seed, tracked
+from flowercnn.data import Dataset, check_printable
+from flowercnn.errors import ConfigurationError, DataError, SplitError, closest, few
+from flowercnn.models import (
+    Precision,
+    Recipe,
+    build_model,
+    check_precision,
+    check_probabilities,
+    check_shapes,
+    choose_precision,
+    copy_model,
+    is_backbone,
+    model_fingerprint,
+    recipe_of,
+)
+from flowercnn.preprocessing import BadImages, Preprocessing
 from flowercnn.training.budget import parse_time
 from flowercnn.training.checkpoint import Checkpoints
 from flowercnn.training.checks import listed_callbacks
-from flowercnn.training.finder import LearningRates, read_suggestion
+from flowercnn.training.learning_rate import LearningRates, read_suggestion
 from flowercnn.training.loop import Data, Loop
 from flowercnn.training.run import TrainingRun
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "TrainerSettings"]
+
+
+class TrainerSettings(TypedDict, total=False):
+    """All arguments of `Trainer` but ``model`` and ``seed``, with their meanings there."""
+
+    epochs: int | None
+    batch_size: int | None
+    image_size: tuple[int, int] | None
+    learning_rate: float | None
+    recipe: Recipe | None
+    preprocessing: Preprocessing | None
+    model_options: Mapping[str, Any]
+    precision: Precision
+    time_budget: str | float | None
+    early_stopping: int | None
+    bad_images: BadImages
+
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +221,7 @@ class Trainer:
             )
         folder = None if checkpoint_dir is None else as_path(checkpoint_dir, "checkpoint_dir")
         if is_backbone(self.model):
-            from flowercnn.training.backbone import fit_backbone as fit
+            from flowercnn.training.transfer.backbone import fit_backbone as fit
         else:
             from flowercnn.training.scratch import fit_from_scratch as fit
         return fit(self, train, val, checkpoint_dir=folder, callbacks=listed, progress=progress)
@@ -344,3 +369,19 @@ def _check_data(train: Dataset, val: Dataset | None) -> None:
     both = sorted(set(train.keys) & set(val.keys))
     if both:
         raise SplitError(f"{len(both)} samples are in both train and val: {few(both)}. Make both with Dataset.split.")
+
+
+def make_trainer(caller: Callable[..., Any], model: Any, seed: int, settings: TrainerSettings) -> Trainer:
+    """Return a trainer from the keyword arguments of `train` or `cross_validate`.
+
+    Raises:
+        ConfigurationError: If there is one that neither takes.
+    """
+    fields = {field.name for field in dataclasses.fields(Trainer)}
+    known = sorted((fields | set(inspect.signature(caller).parameters)) - {"settings"})
+    for name in settings:
+        if name not in fields:
+            raise ConfigurationError(
+                f"{caller.__name__} has no argument {name!r}.{closest(name, known)} Known: {', '.join(known)}."
+            )
+    return Trainer(model, seed=seed, **settings)

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 import flowercnn as fc
-from flowercnn.parallel import cpu_count, ordered_map
+from flowercnn._utils.parallel import cpu_count, ordered_map
 from flowercnn.sources.base import Sample
 
 ERRAND = 16  # pictures handed to a thread at a time, as the audit does

@@ -20,8 +20,8 @@ import numpy as np
 
 from flowercnn.models.backbone_table import BACKBONES
 from flowercnn.models.backbones import build_backbone
-from flowercnn.models.features import head_of
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.backend import import_keras
+from flowercnn.models.graph import head_of
 from flowercnn.prediction.extractor import Extractor
 
 PICTURES, ROUNDS = 96, 7

@@ -25,7 +25,7 @@ from PIL import Image
 
 import flowercnn as fc
 from flowercnn.evaluation.metrics import wilson_interval
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.backend import import_keras
 
 LARGEST_SIDE = 180
 

@@ -27,8 +27,8 @@ THEIRS = ("keras", "torch")
 
 
 def ours(side: int, *, alike: bool = False) -> Callable[[], object]:
+    from flowercnn.models.copies import choose_precision
     from flowercnn.models.registry import build_model, recipe_of
-    from flowercnn.models.twin import choose_precision
     from flowercnn.preprocessing.pixels import MemoryPixels
     from flowercnn.training.loop import Loop
 
@@ -48,7 +48,7 @@ def ours(side: int, *, alike: bool = False) -> Callable[[], object]:
 
 
 def keras_stock(side: int) -> Callable[[], object]:
-    from flowercnn.models.keras3 import import_keras
+    from flowercnn.models.backend import import_keras
     from flowercnn.models.registry import build_model
 
     keras = import_keras()

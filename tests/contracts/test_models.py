@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import flowercnn as fc
-from flowercnn.models.keras3 import import_keras, seeded_weights
+from flowercnn.models.backend import import_keras, seeded_weights
 from flowercnn.models.registry import check_probabilities
 from flowercnn.testing import check_model, model_problems
 

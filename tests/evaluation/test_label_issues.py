@@ -9,9 +9,9 @@ from scipy import stats
 
 import flowercnn as fc
 from flowercnn.evaluation.evaluation import pooled
-from flowercnn.evaluation.labels import label_issues
+from flowercnn.evaluation.label_errors import label_issues
 from flowercnn.evaluation.metrics import wilson_interval
-from flowercnn.workflow import CrossValidation, cross_validate
+from flowercnn.training import CrossValidation, cross_validate
 
 
 def mislabelled(seed: int, count: int = 1000, classes: int = 10) -> tuple[fc.Evaluation, Any]:

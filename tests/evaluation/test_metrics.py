@@ -18,7 +18,7 @@ from sklearn import metrics as theirs
 
 import flowercnn as fc
 from flowercnn.evaluation import metrics as ours
-from flowercnn.evaluation.compare import compare
+from flowercnn.evaluation.comparison import compare
 
 
 @st.composite

@@ -20,12 +20,12 @@ import flowercnn as fc
 from flowercnn.models import weights as weights_module
 from flowercnn.models.backbone_table import BACKBONES
 from flowercnn.models.backbones import build_backbone
-from flowercnn.models.features import head_of
-from flowercnn.models.fold import fold_normalization
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.backend import import_keras
+from flowercnn.models.copies import fold_normalization
+from flowercnn.models.graph import head_of
 from flowercnn.models.weights import fetch_weights
-from flowercnn.prediction.safety import check_network
-from flowercnn.training.transfer import freeze
+from flowercnn.saving.guards.keras_config import check_network
+from flowercnn.training.transfer.features import freeze
 
 QUICK = ("mobilenet", "mobilenetv3small", "vgg16")
 """Built in every run; the others are slow, and ``nox -s backbones`` runs all."""

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flowercnn import build_model
-from flowercnn.models.fold import fold_normalization
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.backend import import_keras
+from flowercnn.models.copies import fold_normalization
 
 PIXELS = np.random.default_rng(0).uniform(0, 255, (4, 48, 40, 3)).astype(np.float32)
 

@@ -9,7 +9,7 @@ import pytest
 
 import flowercnn as fc
 from flowercnn.errors import MissingDependencyError
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.backend import import_keras
 from flowercnn.models.registry import recipe_of
 
 hub = pytest.importorskip("keras_hub", reason="KerasHub is not installed: pip install keras-hub")

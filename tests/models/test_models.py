@@ -11,11 +11,11 @@ import pytest
 
 from flowercnn import ConfigurationError, UnknownNameError, build_model, list_models, register_model
 from flowercnn.models import registry
-from flowercnn.models.keras3 import import_keras
-from flowercnn.models.parts import activation_bytes, call_count, couples_pictures, pictures_at_once
+from flowercnn.models.backend import import_keras
+from flowercnn.models.copies import choose_precision, copy_model, make_twin
+from flowercnn.models.graph import activation_bytes, call_count, couples_pictures, pictures_at_once
 from flowercnn.models.recipe import Recipe
 from flowercnn.models.registry import recipe_of
-from flowercnn.models.twin import choose_precision, copy_model, make_twin
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 48, 40, 3), dtype=np.uint8)
 

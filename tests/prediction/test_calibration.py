@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import flowercnn as fc
-from flowercnn.prediction.calibrate import calibrate
 from flowercnn.prediction.calibration import (
     Calibration,
     Familiarity,
@@ -24,8 +23,9 @@ from flowercnn.prediction.calibration import (
     highest_expected,
     scores_of_truth,
 )
-from flowercnn.prediction.checksum import PLACEHOLDER, fill_checksum
+from flowercnn.prediction.calibrator import calibrate
 from flowercnn.prediction.explain import grad_cam, occlusion
+from flowercnn.saving.guards.checksum import PLACEHOLDER, fill_checksum
 
 
 def softmax(logits: Any) -> Any:

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 import flowercnn as fc
-from flowercnn.models.keras3 import import_keras
-from flowercnn.prediction import convert, exports, savedmodel
+from flowercnn.models.backend import import_keras
 from flowercnn.prediction.calibration import Calibration
-from flowercnn.prediction.exports import ExportReport
-from flowercnn.preprocessing.geometry import ResizeMode
+from flowercnn.preprocessing.resize import ResizeMode
+from flowercnn.runtimes import convert
+from flowercnn.saving import exports, savedmodel
+from flowercnn.saving.exports import ExportReport
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
 FLOAT_FORMATS = [("keras", ".keras"), ("h5", ".h5"), ("litert", ".tflite"), ("onnx", ".onnx")]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from flowercnn import ModelFileError
-from flowercnn.prediction import runtimes
-from flowercnn.prediction.flatbuffer import rebuilt
-from flowercnn.prediction.runtimes import LiteRTRuntime
+from flowercnn.runtimes import runtimes
+from flowercnn.runtimes.runtimes import LiteRTRuntime
+from flowercnn.saving.guards.flatbuffer import rebuilt
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="ai-edge-litert is not installed")
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")

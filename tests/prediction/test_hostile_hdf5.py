@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.prediction.checksum import PLACEHOLDER, append_checksum
-from flowercnn.prediction.hdf5 import check_structure
+from flowercnn.saving.guards.checksum import PLACEHOLDER, append_checksum
+from flowercnn.saving.guards.hdf5 import check_structure
 
 GOOD = Path(__file__).parent / "files" / "0.1.0.keras"
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.prediction.exportfile import write_onnx
-from flowercnn.prediction.modelfile import read_model
-from flowercnn.prediction.runtimes import OnnxRuntime
+from flowercnn.runtimes.runtimes import OnnxRuntime
+from flowercnn.saving.light import write_onnx
+from flowercnn.saving.modelfile import read_model
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.prediction import url
-from flowercnn.prediction.inputs import keyed_pictures
+from flowercnn.sources import urls as url
+from flowercnn.sources.inputs import keyed_pictures
 
 
 class Pictures(BaseHTTPRequestHandler):

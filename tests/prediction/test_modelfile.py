@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.models.keras3 import import_keras
-from flowercnn.models.twin import make_twin
+from flowercnn.models.backend import import_keras
+from flowercnn.models.copies import make_twin
 from flowercnn.prediction.calibration import Calibration
-from flowercnn.prediction.checksum import PLACEHOLDER, fill_checksum
-from flowercnn.prediction.modelfile import check_can_be_saved
+from flowercnn.saving.guards.checksum import PLACEHOLDER, fill_checksum
+from flowercnn.saving.modelfile import check_can_be_saved
 
 FILES = Path(__file__).parent / "files"
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import flowercnn as fc
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.backend import import_keras
 from flowercnn.prediction.calibration import Calibration
 from flowercnn.prediction.predictor import _unpickled
 

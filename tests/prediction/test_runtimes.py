@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.prediction import runtimes
+from flowercnn.runtimes import runtimes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
 
@@ -192,7 +192,7 @@ def test_a_large_network_is_computed_from_its_variables_to_the_same_answers(
     layers = tuple(layer.name for layer in predictor.model.layers if len(layer.output.shape) == 4)[1:3]
     expected = runtimes.KerasRuntime(predictor.model, layers).outputs(PIXELS)
     monkeypatch.setattr(runtimes, "_MOST_CONSTANTS", 0)
-    monkeypatch.setattr("flowercnn.prediction.convert.constant_function", None)
+    monkeypatch.setattr("flowercnn.runtimes.convert.constant_function", None)
     for answer, other in zip(runtimes.KerasRuntime(predictor.model, layers).outputs(PIXELS), expected, strict=True):
         assert np.allclose(answer, other, atol=1e-5)
     assert runtimes.KerasRuntime(predictor.model).outputs(PIXELS[:3])[1].shape == (3, 0)

@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.models.keras3 import import_keras
-from flowercnn.prediction import safety
-from flowercnn.prediction.checksum import PLACEHOLDER, fill_checksum
-from flowercnn.prediction.modelfile import read_model
+from flowercnn.models.backend import import_keras
+from flowercnn.saving.guards import keras_config as safety
+from flowercnn.saving.guards.checksum import PLACEHOLDER, fill_checksum
+from flowercnn.saving.modelfile import read_model
 
 GOOD = Path(__file__).parent / "files" / "0.1.0.keras"
 DESCRIPTION = "flowercnn.json"

@@ -10,7 +10,7 @@ from flowercnn import Preprocessing
 
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
-from flowercnn.prediction import savedmodel  # noqa: E402 - it needs TensorFlow
+from flowercnn.saving import savedmodel  # noqa: E402 - it needs TensorFlow
 
 
 def test_a_full_disk_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

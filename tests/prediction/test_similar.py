@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.backend import import_keras
 
 
 def test_embed_gives_the_input_of_the_last_dense_layer(predictor: fc.Predictor, coloured: fc.Dataset) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.prediction.checksum import PLACEHOLDER, append_checksum, fill_checksum
+from flowercnn.saving.guards.checksum import PLACEHOLDER, append_checksum, fill_checksum
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 

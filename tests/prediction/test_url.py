@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from flowercnn import ImageError
-from flowercnn.prediction import url
+from flowercnn.sources import urls as url
 
 Serve = Callable[[bytes], int]
 

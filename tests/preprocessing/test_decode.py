@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flowercnn import ImageError
-from flowercnn.preprocessing.decode import FORMATS, decode, read_content
+from flowercnn.preprocessing.decode import FORMATS, decode_image, read_content
 
 WHITE = (255, 255, 255)
 
@@ -28,7 +28,7 @@ def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:  
 
 def decoded(content: bytes | Image.Image, **options: Any) -> np.ndarray[Any, Any]:
     settings: dict[str, Any] = {"background": WHITE, "max_pixels": 10**6} | options
-    image = decode(content, **settings)
+    image = decode_image(content, **settings)
     assert image.mode == "RGB"
     return np.asarray(image)
 
@@ -134,7 +134,7 @@ GREY_OF_LAB = Image.new("LAB", (2, 2), (128, 128, 128))
 @pytest.mark.parametrize("mode", ["RGB", "L", "YCbCr"])
 @pytest.mark.parametrize(("image", "grey"), [(HALF_TRANSPARENT, 227), (GREY_OF_LAB, 119)], ids=["La", "LAB"])
 def test_modes_that_pillow_does_not_convert_at_once_are_pictures(image: Image.Image, grey: int, mode: Any) -> None:
-    picture = decode(image, background=WHITE, max_pixels=10**6, mode=mode)
+    picture = decode_image(image, background=WHITE, max_pixels=10**6, mode=mode)
     assert picture.mode == mode
     assert abs(np.asarray(picture.convert("L")).astype(int) - grey).max() <= 2
 
@@ -239,13 +239,15 @@ def test_large_jpegs_are_decoded_smaller_but_stay_larger_than_wanted(orientation
 
 
 def test_decoding_smaller_changes_little_after_resizing(photographs: Path) -> None:
-    from flowercnn.preprocessing.geometry import resize
+    from flowercnn.preprocessing.resize import resize
 
     differences = []
     for path in sorted(photographs.glob("*/*.jpg"))[::50]:
         content = path.read_bytes()
         whole, drafted = (
-            resize(decode(content, background=WHITE, max_pixels=10**8, at_least=size), (128, 128), "crop", WHITE)
+            resize(
+                decode_image(content, background=WHITE, max_pixels=10**8, at_least=size), (128, 128), "crop", WHITE
+            )
             for size in (None, (128, 128))
         )
         differences.append(np.abs(np.asarray(whole, dtype=float) - np.asarray(drafted, dtype=float)).mean())

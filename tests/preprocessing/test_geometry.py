@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from flowercnn.preprocessing.geometry import ResizeMode, resize
+from flowercnn.preprocessing.resize import ResizeMode, resize
 
 BLACK = (0, 0, 0)
 SIDE = st.integers(1, 60)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowercnn import ConfigurationError
-from flowercnn.preprocessing.mixing import Mixing, MixingDraw, apply_mixing
+from flowercnn.preprocessing.augment import Mixing, MixingDraw, apply_mixing
 
 SIZE = (8, 10)
 

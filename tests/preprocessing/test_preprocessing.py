@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from flowercnn import ConfigurationError, Dataset, ImageError, ImageFolder, Preprocessing, Sample, SourceError
-from flowercnn.preprocessing import cache
-from flowercnn.preprocessing.cache import clear_cache
-from flowercnn.preprocessing.pixels import DiskPixels, MemoryPixels
+from flowercnn.preprocessing import pixels as cache
+from flowercnn.preprocessing.pixels import DiskPixels, MemoryPixels, clear_cache
 
 
 @pytest.mark.parametrize(

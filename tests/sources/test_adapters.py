@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from flowercnn import ConfigurationError, Dataset, ImageError, Sample, SourceError
-from flowercnn.preprocessing.decode import decode, read_content
+from flowercnn.preprocessing.decode import decode_image, read_content
 from flowercnn.sources import from_arrays, from_huggingface, from_tensorflow
 from flowercnn.sources.adapters import _remove, _Spool
 from flowercnn.sources.base import declared_class_names
@@ -27,7 +27,7 @@ Png = Callable[[int], bytes]
 
 def pixels(sample: Sample) -> np.ndarray:
     content = read_content(sample.image)
-    return np.asarray(decode(content, background=(0, 0, 0), max_pixels=10**6))
+    return np.asarray(decode_image(content, background=(0, 0, 0), max_pixels=10**6))
 
 
 def labels(source: Any) -> list[str | None]:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import flowercnn as fc
 from flowercnn import (
     ConfigurationError,
     Flower17,
@@ -24,7 +23,7 @@ from flowercnn import (
 )
 from flowercnn.cli import main
 from flowercnn.sources import as_source, list_sources, open_source
-from flowercnn.sources.plugins import RegisteredSource, registered_sources
+from flowercnn.sources.registry import RegisteredSource, registered_sources
 
 Install = Callable[..., None]
 
@@ -241,15 +240,6 @@ def test_every_name_in_sources_can_be_imported_and_says_what_it_is(name: str) ->
     assert getattr(sources, name).__doc__ or name == "ImageInput"
 
 
-def test_an_unknown_name_in_sources_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'loader'"):
-        sources.loader  # noqa: B018  # type: ignore[attr-defined]
-
-
-def test_dir_lists_the_names_in_sources() -> None:
-    assert set(dir(sources)) >= set(sources.__all__)
-
-
 def test_importing_sources_imports_nothing_heavy() -> None:
     heavy = "'numpy', 'PIL', 'pandas', 'pyarrow', 'polars', 'fsspec', 'datasets', 'pooch', 'scipy', 'tensorflow'"
     code = f"import sys, flowercnn.sources; print(*{{{heavy}}} & set(sys.modules))"
@@ -268,12 +258,3 @@ def test_listing_a_folder_and_a_table_imports_no_extra(plant: Callable[..., Path
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
-
-
-def test_type_checkers_and_python_are_told_the_same_names_of_sources() -> None:
-    told = Path(sources.__file__).read_text(encoding="utf-8")
-    assert all(
-        f"from flowercnn.sources.{module} import {name} as {name}" in told for name, module in sources._HOME.items()
-    )
-    assert told.count(" as ") - told.count("as sources.filter") == len(sources._HOME)
-    assert fc.open_source is sources.open_source

@@ -28,7 +28,7 @@ from flowercnn import (
 )
 from flowercnn.sources import as_source, open_source
 from flowercnn.sources.remote import RemotePicture, _system, read_remote
-from flowercnn.sources.url import StorageOptions, key_of_url, shown
+from flowercnn.sources.urls import StorageOptions, key_of_url, shown
 from flowercnn.testing import check_source
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")

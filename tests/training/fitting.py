@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import flowercnn as fc
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.backend import import_keras
 
 SIZE = (32, 32)
 BACKBONE_OPTIONS: dict[str, Any] = {"weights": None, "until": "conv_pw_3_relu"}  # random layers tell colours apart

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.backend import import_keras
 from flowercnn.training import auto
 from flowercnn.training.auto import choose_trainer, weights_at_hand
 

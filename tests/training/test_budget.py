@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import flowercnn as fc
 from flowercnn.models.recipe import Recipe
 from flowercnn.training.budget import fit_epochs, measured, parse_time
-from flowercnn.training.history import History
 from flowercnn.training.loop import Loop
+from flowercnn.training.run import History
 
 
 @pytest.mark.parametrize(

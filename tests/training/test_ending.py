@@ -9,15 +9,13 @@ import pytest
 from fitting import BACKBONE_OPTIONS, backbone_trainer
 
 import flowercnn as fc
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.backend import import_keras
 from flowercnn.models.registry import recipe_of
 from flowercnn.preprocessing.views import Views
-from flowercnn.training import backbone, ending
-from flowercnn.training.ending import Ending, last_convolution
-from flowercnn.training.transfer import (
-    Features,
-    compute_features,
-)
+from flowercnn.training.transfer import backbone
+from flowercnn.training.transfer import finetune as ending
+from flowercnn.training.transfer.features import Features, compute_features
+from flowercnn.training.transfer.finetune import Ending, last_convolution
 
 
 def test_by_default_the_ending_is_tuned_where_pictures_and_memory_are_enough(

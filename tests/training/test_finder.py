@@ -8,7 +8,7 @@ import pytest
 from fitting import SIZE
 
 import flowercnn as fc
-from flowercnn.training.finder import read_suggestion
+from flowercnn.training.learning_rate import read_suggestion
 
 
 def test_a_learning_rate_is_found_and_plotted(coloured: fc.Dataset, tmp_path: Path) -> None:

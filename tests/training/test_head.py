@@ -8,11 +8,8 @@ import pytest
 
 import flowercnn as fc
 from flowercnn.models.registry import recipe_of
-from flowercnn.training.head import fit_head
-from flowercnn.training.transfer import (
-    Features,
-    fit_on_features,
-)
+from flowercnn.training.transfer.features import Features, fit_on_features
+from flowercnn.training.transfer.head import fit_head
 
 
 def blobs(per_class: int, num_classes: int, size: int) -> tuple[Any, Any]:

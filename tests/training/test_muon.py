@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flowercnn.models.keras3 import import_keras
-from flowercnn.training.muon import make_muon, orthogonalized
+from flowercnn.models.backend import import_keras
+from flowercnn.training.optimizers import make_muon, orthogonalized
 
 
 @pytest.mark.parametrize("shape", [(27, 32), (432, 48), (48, 432), (5, 5)])

@@ -9,10 +9,9 @@ from fitting import SIZE, fit, own_model, same, weights
 
 import flowercnn as fc
 from flowercnn.models import registry
-from flowercnn.models.fold import fold_normalization
-from flowercnn.models.keras3 import import_keras, seeded_weights
+from flowercnn.models.backend import import_keras, seeded_weights
+from flowercnn.models.copies import copy_model, fold_normalization, make_twin, model_fingerprint
 from flowercnn.models.recipe import Recipe
-from flowercnn.models.twin import copy_model, make_twin, model_fingerprint
 
 
 def test_settings_of_keras_for_all_layers_do_not_matter_or_are_refused(

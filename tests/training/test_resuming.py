@@ -14,14 +14,13 @@ from fitting import SIZE, fit, interrupt_in_epoch, own_model, same
 from PIL import Image
 
 import flowercnn as fc
-from flowercnn.models.fold import fold_normalization
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.backend import import_keras
+from flowercnn.models.copies import fold_normalization
 from flowercnn.models.recipe import Recipe
-from flowercnn.preprocessing.augment import Augmentation
-from flowercnn.preprocessing.mixing import Mixing
+from flowercnn.preprocessing.augment import Augmentation, Mixing
 from flowercnn.training import scratch
 from flowercnn.training.checkpoint import Checkpoint, Checkpoints
-from flowercnn.training.history import History
+from flowercnn.training.run import History
 
 
 def test_ctrl_c_keeps_what_was_learned(coloured: fc.Dataset) -> None:

@@ -10,7 +10,7 @@ import pytest
 import flowercnn as fc
 from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import Augmentation
-from flowercnn.training.search import SearchResult, search, usual_space
+from flowercnn.training.hyperparameters import SearchResult, search, usual_space
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed")
 

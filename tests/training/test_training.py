@@ -11,14 +11,14 @@ import pytest
 from fitting import SIZE, fit, same, weights
 
 import flowercnn as fc
-from flowercnn.models.keras3 import import_keras, seeded_weights
+from flowercnn._utils.progress import tracked
+from flowercnn.models.backend import import_keras, seeded_weights
 from flowercnn.models.recipe import Recipe
 from flowercnn.models.registry import recipe_of
 from flowercnn.preprocessing.augment import Augmentation
-from flowercnn.progress import tracked
 from flowercnn.training import loop
-from flowercnn.training.history import History
-from flowercnn.training.watch import BestEpoch, advice
+from flowercnn.training.early_stopping import BestEpoch, advice
+from flowercnn.training.run import History
 
 
 def test_training_learns_colours(run: fc.TrainingRun) -> None:

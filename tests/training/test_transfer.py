@@ -11,12 +11,12 @@ from fitting import BACKBONE_OPTIONS, backbone_trainer, same
 from PIL import Image
 
 import flowercnn as fc
-from flowercnn.models.features import head_of
-from flowercnn.models.keras3 import import_keras
+from flowercnn.models.backend import import_keras
+from flowercnn.models.graph import head_of
 from flowercnn.models.registry import recipe_of
 from flowercnn.preprocessing.views import Views
-from flowercnn.training import backbone
-from flowercnn.training.transfer import (
+from flowercnn.training.transfer import backbone
+from flowercnn.training.transfer.features import (
     compute_features,
     fit_on_features,
     freeze,

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from flowercnn._utils import expanded, user_cache
 from flowercnn.errors import SourceError
-from flowercnn.home import expanded, user_cache
 
 __all__ = ["DiskCache", "NewFile", "clear_cache", "default_cache_dir"]
 

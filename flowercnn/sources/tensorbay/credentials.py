@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from flowercnn._utils import expanded
 from flowercnn.errors import ConfigurationError
-from flowercnn.home import expanded
 
 __all__ = ["KEY_VARIABLES", "Credentials", "Masked", "Secret", "find_credentials", "key_problem", "masked"]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from flowercnn._utils.files import expanded, user_cache
 from flowercnn.errors import ConfigurationError, SourceError
-from flowercnn.home import expanded, user_cache
 from flowercnn.models.weights import keras_cache
 from flowercnn.sources.flowers import Flower17
 from flowercnn.sources.tensorbay import TensorBay

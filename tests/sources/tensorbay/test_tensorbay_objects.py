@@ -16,7 +16,7 @@ from tensorbay import dataset as sdk
 from tensorbay.label import Catalog, Classification
 from tensorbay.opendataset import Flower17
 
-from flowercnn.dataset import Dataset
+from flowercnn.data.dataset import Dataset
 from flowercnn.errors import ConfigurationError, DataError, SourceError
 from flowercnn.preprocessing.decode import read_content
 from flowercnn.sources.tensorbay import TensorBay

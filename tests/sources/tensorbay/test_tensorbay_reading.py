@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowercnn.dataset import Dataset
+from flowercnn.data.dataset import Dataset
 from flowercnn.errors import DataError, ImageError, SourceError, UnknownNameError
-from flowercnn.preprocessing.decode import decode
+from flowercnn.preprocessing.decode import decode_image
 from flowercnn.preprocessing.preprocessing import Preprocessing
 from flowercnn.sources.base import DataSource, Sample
-from flowercnn.sources.plugins import open_source
+from flowercnn.sources.registry import open_source
 from flowercnn.sources.tensorbay import TensorBay
 from flowercnn.testing.tensorbay_server import (
     EXAMPLE_CLASSES,
@@ -303,7 +303,7 @@ def test_files_in_chunks_arrive_whole(serve: Serve, read: Read) -> None:
 def test_pictures_are_decoded_after_the_connection_is_gone(server: TensorBayServer, read: Read) -> None:
     sample = next(iter(read(server, segments=["train"])))
     server.knobs.fault_rate = 1.0
-    assert decode(content(sample), background=(0, 0, 0), max_pixels=1000).size == (16, 12)
+    assert decode_image(content(sample), background=(0, 0, 0), max_pixels=1000).size == (16, 12)
 
 
 def test_a_file_that_is_no_picture_is_found_by_its_key_when_it_is_decoded(serve: Serve, read: Read) -> None:

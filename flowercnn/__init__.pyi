@@ -1,0 +1,57 @@
+from flowercnn import data as data
+from flowercnn import errors as errors
+from flowercnn import evaluation as evaluation
+from flowercnn import models as models
+from flowercnn import prediction as prediction
+from flowercnn import preprocessing as preprocessing
+from flowercnn import runtimes as runtimes
+from flowercnn import saving as saving
+from flowercnn import sources as sources
+from flowercnn import testing as testing
+from flowercnn import training as training
+from flowercnn.data import AuditReport as AuditReport
+from flowercnn.data import Dataset as Dataset
+from flowercnn.data import Splits as Splits
+from flowercnn.errors import ConfigurationError as ConfigurationError
+from flowercnn.errors import DataError as DataError
+from flowercnn.errors import FlowerCNNError as FlowerCNNError
+from flowercnn.errors import ImageError as ImageError
+from flowercnn.errors import MissingDependencyError as MissingDependencyError
+from flowercnn.errors import ModelFileError as ModelFileError
+from flowercnn.errors import OutputError as OutputError
+from flowercnn.errors import SourceError as SourceError
+from flowercnn.errors import SplitError as SplitError
+from flowercnn.errors import TrainingError as TrainingError
+from flowercnn.errors import UnknownNameError as UnknownNameError
+from flowercnn.evaluation import Evaluation as Evaluation
+from flowercnn.evaluation import compare as compare
+from flowercnn.evaluation import evaluate as evaluate
+from flowercnn.models import Recipe as Recipe
+from flowercnn.models import build_model as build_model
+from flowercnn.models import list_models as list_models
+from flowercnn.models import register_model as register_model
+from flowercnn.prediction import Calibration as Calibration
+from flowercnn.prediction import Prediction as Prediction
+from flowercnn.prediction import Predictor as Predictor
+from flowercnn.prediction import calibrate as calibrate
+from flowercnn.preprocessing import Augmentation as Augmentation
+from flowercnn.preprocessing import Mixing as Mixing
+from flowercnn.preprocessing import Preprocessing as Preprocessing
+from flowercnn.sources import DataSource as DataSource
+from flowercnn.sources import Flower17 as Flower17
+from flowercnn.sources import Flower102 as Flower102
+from flowercnn.sources import ImageFolder as ImageFolder
+from flowercnn.sources import ImageTable as ImageTable
+from flowercnn.sources import InMemory as InMemory
+from flowercnn.sources import Sample as Sample
+from flowercnn.sources import SyntheticFlowers as SyntheticFlowers
+from flowercnn.sources import TensorBay as TensorBay
+from flowercnn.sources import open_source as open_source
+from flowercnn.training import Trainer as Trainer
+from flowercnn.training import TrainingRun as TrainingRun
+from flowercnn.training import cross_validate as cross_validate
+from flowercnn.workflow import train as train
+
+__version__: str
+
+__all__: list[str]

@@ -1,0 +1,203 @@
+"""Files and folders that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+from flowercnn.errors import ConfigurationError, OutputError
+
+__all__ = [
+    "as_path",
+    "can_be_written",
+    "expanded",
+    "make_folder",
+    "replace_file",
+    "replace_folder",
+    "user_cache",
+    "user_home",
+    "write_result",
+]
+
+
+_LONG_NAME: Final = 200  # bytes; file systems take 255
+
+
+def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
+    """Return a path as the user means it: ``~`` at its beginning is the home folder, if there is one.
+
+    Args:
+        path: What the user gave.
+        name: Of the argument, for the error.
+
+    Raises:
+        ConfigurationError: If it is no path.
+    """
+    try:
+        return Path(os.path.expanduser(path))  # noqa: PTH111 - that of a Path fails where there is no home folder
+    except TypeError:
+        raise ConfigurationError(
+            f"{name} must be a path: a str or a pathlib.Path. Received: {name}={path!r}"
+        ) from None
+
+
+def can_be_written(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file could be written there, as far as can be told without writing; folders would be made."""
+    try:
+        target = as_path(path).absolute()
+    except FileNotFoundError:  # the current folder was removed
+        return False
+    above = next((folder for folder in target.parents if folder.exists()), None)  # none: a drive that is not there
+    return above is not None and above.is_dir() and os.access(above, os.W_OK | os.X_OK) and not target.is_dir()
+
+
+def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
+    """Let ``write`` fill a temporary file beside ``path``, then move it there, and return the path.
+
+    Whatever goes wrong, the file that was there before stays as it was and no temporary file is left. The
+    temporary name ends like ``path``, for writers that go by the suffix. Where ``path`` is a link, what it points to
+    is replaced; who may read the file before may read the new one.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    target = as_path(path)
+    place = Path(os.path.realpath(target)) if target.is_symlink() else target
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(place)
+    try:
+        write(temporary)
+        if place.is_file():
+            with contextlib.suppress(OSError):  # not every file system has modes
+                temporary.chmod(stat.S_IMODE(place.stat().st_mode))
+        os.replace(temporary, place)  # noqa: PTH105 - replaces on Windows too
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def write_result(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
+    """Do what `replace_file` does with a file that a user has named.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    try:
+        return replace_file(path, write)
+    except OSError as error:
+        raise _unwritable(path, error, "Give the name of a file") from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder that a user has named, if it is not there, and return its path.
+
+    Raises:
+        OutputError: If it cannot be made.
+    """
+    folder = as_path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error, "Give the name of a folder") from error
+    return folder
+
+
+def _unwritable(path: str | os.PathLike[str], error: OSError, way_out: str) -> OutputError:
+    return OutputError(
+        f"{path}: cannot be written ({error.strerror or error}). {way_out} in a folder that can be written."
+    )
+
+
+def replace_folder(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
+    """Let ``write`` fill a temporary folder beside ``path``, then move it there, and return the path.
+
+    Whatever goes wrong, what was there before stays as it was and no temporary folder is left. A folder that was
+    there is replaced only if it holds the same names at its top as the new one: it was written by the same program.
+
+    Raises:
+        OSError: If the folder cannot be written, or there is something else in its place.
+    """
+    target = as_path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = _beside(target), _beside(target)
+    try:
+        temporary.mkdir()
+        write(temporary)
+        if target.exists():
+            if {entry.name for entry in target.iterdir()} - {entry.name for entry in temporary.iterdir()}:
+                raise FileExistsError(errno.EEXIST, "there is another folder in its place", str(target))
+            target.rename(old)
+        temporary.rename(target)
+    finally:  # after Ctrl-C, too
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(temporary, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def _beside(target: Path) -> Path:
+    """Return a name that nobody has. It ends like the target's, which may be as long as names can be."""
+    end = target.name
+    while len(os.fsencode(end)) > _LONG_NAME:
+        end = end[1:]
+    return target.with_name(f".{secrets.token_hex(4)}.{end}")
+
+
+def user_cache() -> Path:
+    """Return the platform's place for a user's caches.
+
+    Raises:
+        ConfigurationError: If there is none, as the user has no home.
+    """
+    with _explained():
+        path = platformdirs.user_cache_path("flowercnn")
+    if not path.is_absolute():  # such as "~/.cache", which would be made in the current folder
+        raise _homeless()
+    return path
+
+
+def user_home() -> Path:
+    """Return the user's home.
+
+    Raises:
+        ConfigurationError: If there is none.
+    """
+    with _explained():
+        return Path.home()
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with the user's home for ``~``.
+
+    Raises:
+        ConfigurationError: If there is none.
+    """
+    with _explained():
+        return Path(path).expanduser()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, KeyError) as error:
+        raise _homeless() from error
+
+
+def _homeless() -> ConfigurationError:
+    return ConfigurationError(
+        "The user's home folder is not known: HOME is not set and the system has no entry for the user. "
+        "Set HOME, or give the folder: cache_dir or root."
+    )

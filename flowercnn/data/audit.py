@@ -1,0 +1,311 @@
+"""What is wrong with a data set, as a value. Reads every picture once, changes none."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from flowercnn.data.duplicates import exact_copies, join, near_pairs
+from flowercnn.data.grouping import units_of
+from flowercnn.data.inspection import Content
+from flowercnn.errors import few
+from flowercnn.sources import Sample
+
+if TYPE_CHECKING:
+    from flowercnn.data.dataset import Dataset
+
+__all__ = ["KINDS", "AuditReport", "Finding", "FindingKind", "audit"]
+
+FindingKind = Literal[
+    "unreadable",
+    "truncated",
+    "wrong_suffix",
+    "tiny",
+    "huge",
+    "odd_aspect",
+    "blank",
+    "rotated",
+    "exact_duplicates",
+    "near_duplicates",
+    "label_conflict",
+    "imbalance",
+    "small_class",
+]
+
+_TINY: Final = 32  # pixels of the shorter side
+_HUGE: Final = 20_000_000  # pixels
+_ODD_ASPECT: Final = 2.5
+_IMBALANCE: Final = 5.0
+_TOO_FEW_TO_SPLIT: Final = 3  # one each for train, val and test
+
+KINDS: Final[dict[FindingKind, str]] = {
+    "unreadable": "cannot be read or decoded",
+    "truncated": "cut short: the end of the file is missing",
+    "wrong_suffix": "not of the format the suffix of the name says",
+    "tiny": f"tiny: a side is shorter than {_TINY} pixels",
+    "huge": f"huge: more than {_HUGE // 10**6} million pixels",
+    "odd_aspect": f"of odd proportions: one side is at least {_ODD_ASPECT} times the other",
+    "blank": "blank, or nearly: one colour",
+    "rotated": "stored turned, with an EXIF note to put it right (no fault)",
+    "exact_duplicates": "groups of the same file",
+    "near_duplicates": "groups of nearly the same picture",
+    "label_conflict": "groups of the same picture under different labels",
+    "imbalance": f"imbalance: the largest class has at least {_IMBALANCE:g} times the pictures of the smallest",
+    "small_class": f"classes with fewer than {_TOO_FEW_TO_SPLIT} different pictures, too few for train, val and test",
+}
+"""What each kind of finding means. All but ``rotated`` are faults."""
+
+_SUFFIXES: Final = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+_FORMAT_OF: Final = {suffix: name for name, suffixes in _SUFFIXES.items() for suffix in suffixes}
+_SAME_FORMAT: Final = {"MPO": "JPEG", "DIB": "BMP"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing an audit found.
+
+    Args:
+        kind: What kind of thing; `KINDS` says what each means.
+        keys: The pictures, or the classes where classes are meant.
+        detail: What was seen.
+    """
+
+    kind: FindingKind
+    keys: tuple[str, ...]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What an audit found.
+
+    Args:
+        samples: How many pictures were looked at.
+        class_counts: Pictures of each class.
+        findings: Everything found, in the order of `KINDS`.
+    """
+
+    samples: int
+    class_counts: dict[str, int]
+    findings: tuple[Finding, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether no fault was found. Pictures that are stored turned are no fault."""
+        return all(finding.kind == "rotated" for finding in self.findings)
+
+    def of(self, *kinds: FindingKind) -> tuple[Finding, ...]:
+        """Return the findings of some kinds."""
+        return tuple(finding for finding in self.findings if finding.kind in kinds)
+
+    def counts(self) -> dict[FindingKind, int]:
+        """Return how many findings there are of each kind, zeros included."""
+        found = Counter(finding.kind for finding in self.findings)
+        return {kind: found[kind] for kind in KINDS}
+
+    @property
+    def unusable(self) -> tuple[tuple[str, str], ...]:
+        """Key and reason of each picture that cannot be decoded, or has no end."""
+        return tuple((f.keys[0], f.detail) for f in self.of("unreadable", "truncated"))
+
+    @property
+    def duplicates(self) -> tuple[tuple[str, ...], ...]:
+        """Keys of pictures with exactly the same content, a tuple per content."""
+        return tuple(finding.keys for finding in self.of("exact_duplicates"))
+
+    @property
+    def near_duplicates(self) -> tuple[tuple[str, ...], ...]:
+        """Keys of pictures that show nearly the same, a tuple per group."""
+        return tuple(finding.keys for finding in self.of("near_duplicates"))
+
+    @property
+    def conflicts(self) -> tuple[tuple[str, ...], ...]:
+        """Keys of the same or nearly the same picture under different labels, a tuple per group."""
+        return tuple(finding.keys for finding in self.of("label_conflict"))
+
+    @property
+    def too_small(self) -> tuple[str, ...]:
+        """Classes with too few different pictures for train, val and test."""
+        return tuple(finding.keys[0] for finding in self.of("small_class"))
+
+    def table(self) -> list[dict[str, str]]:
+        """Return a row per finding with ``kind``, ``keys`` and ``detail``, as ``pandas.DataFrame`` takes them."""
+        return [{"kind": f.kind, "keys": " = ".join(f.keys), "detail": f.detail} for f in self.findings]
+
+    def summary(self) -> str:
+        """Return what was found, a line for each kind of finding."""
+        lines = [_headline(self)]
+        for kind, count in self.counts().items():
+            if count:
+                lines.append(f"{count} {KINDS[kind]}: {few([_told(finding) for finding in self.of(kind)])}")
+        return "\n".join(lines if len(lines) > 1 else [*lines, "Nothing found."])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, as JSON can hold it."""
+        return {
+            "samples": self.samples,
+            "class_counts": self.class_counts,
+            "counts": self.counts(),
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+    def to_json(self) -> str:
+        """Return everything as JSON text."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def to_html(self, limit: int = 50) -> str:
+        """Return what was found as a part of a page: a table for each kind, names escaped.
+
+        Args:
+            limit: How many findings of a kind are listed; the others are counted.
+        """
+        parts = [f"<p>{escape(_headline(self))}.</p>"]
+        for kind, count in self.counts().items():
+            if not count:
+                continue
+            rows = "".join(
+                f"<tr><td>{escape(' = '.join(finding.keys))}</td><td>{escape(finding.detail)}</td></tr>"
+                for finding in self.of(kind)[:limit]
+            )
+            more = f"<p>and {count - limit} more</p>" if count > limit else ""
+            parts.append(
+                f"<details><summary><strong>{count}</strong> {escape(KINDS[kind])}</summary>"
+                f"<table><tbody>{rows}</tbody></table>{more}</details>"
+            )
+        if len(parts) == 1:
+            parts.append("<p>Nothing found.</p>")
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+
+def audit(dataset: Dataset, *, progress: bool = True) -> AuditReport:
+    """Look at every picture of a data set, and at its classes.
+
+    Each picture is read and decoded once, JPEGs at a fraction of their size; the data set remembers the result.
+
+    Args:
+        dataset: What to look at.
+        progress: Whether to show a progress bar.
+
+    Example:
+        >>> from flowercnn import Dataset, SyntheticFlowers
+        >>> report = audit(Dataset.from_source(SyntheticFlowers(per_class=3, num_classes=2)), progress=False)
+        >>> report.clean, report.counts()["blank"]
+        (True, 0)
+    """
+    contents = dataset.contents(progress=progress)
+    near = near_pairs(contents)
+    findings = [
+        *_of_pictures(dataset.samples, contents),
+        *_of_copies(dataset.samples, contents, near),
+        *_of_classes(dataset, contents, near),
+    ]
+    order = {kind: place for place, kind in enumerate(KINDS)}
+    findings.sort(key=lambda finding: order[finding.kind])
+    return AuditReport(len(dataset), dataset.class_counts(), tuple(findings))
+
+
+def _of_pictures(samples: Sequence[Sample], contents: Sequence[Content]) -> Iterator[Finding]:
+    for sample, content in zip(samples, contents, strict=True):
+        for kind, detail in _seen(sample, content):
+            yield Finding(kind, (sample.key,), detail)
+
+
+def _seen(sample: Sample, content: Content) -> Iterator[tuple[FindingKind, str]]:
+    """What is wrong with one picture."""
+    width, height = content.size
+    short, long = sorted((width, height))
+    if content.truncated:
+        yield "truncated", content.error or "the picture has no end mark, but can be decoded"
+    elif content.error is not None and long * short <= _HUGE:
+        yield "unreadable", content.error
+    suffix = _suffix(sample)
+    actual = _SAME_FORMAT.get(content.format or "", content.format)
+    if actual is not None and suffix in _FORMAT_OF and _FORMAT_OF[suffix] != actual:
+        yield "wrong_suffix", f"{actual} content in a file named {suffix}"
+    if long and short < _TINY:
+        yield "tiny", f"{width} x {height}"
+    if long * short > _HUGE:
+        yield "huge", f"{width} x {height}" + (f"; {content.error}" if content.error else "")
+    if long and long >= _ODD_ASPECT * short:
+        yield "odd_aspect", f"{width} x {height}"
+    if content.blank:
+        yield "blank", f"{width} x {height}"
+    if content.rotated:
+        yield "rotated", f"{width} x {height} as stored"
+
+
+def _suffix(sample: Sample) -> str:
+    name = os.fspath(sample.image) if isinstance(sample.image, (str, os.PathLike)) else sample.key
+    return PurePath(name).suffix.lower()
+
+
+def _of_copies(
+    samples: Sequence[Sample], contents: Sequence[Content], near: Sequence[tuple[int, int]]
+) -> Iterator[Finding]:
+    exact = exact_copies(contents)
+    for group in exact:
+        yield Finding("exact_duplicates", _keys(samples, group), _labels(samples, group))
+    of_near = {index for pair in near for index in pair}
+    for group in join(len(samples), near):
+        if group[0] in of_near:
+            yield Finding("near_duplicates", _keys(samples, group), _labels(samples, group))
+    visible = [group for group in exact if not contents[group[0]].blank]
+    for group in join(len(samples), [*visible, *near]):
+        if len({samples[index].label for index in group}) > 1:
+            yield Finding("label_conflict", _keys(samples, group), _labels(samples, group))
+
+
+def _of_classes(dataset: Dataset, contents: Sequence[Content], near: Sequence[tuple[int, int]]) -> Iterator[Finding]:
+    counts = {name: count for name, count in dataset.class_counts().items() if count}
+    if not counts:
+        return
+    largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
+    if counts[largest] >= _IMBALANCE * counts[smallest]:
+        detail = f"{largest}: {counts[largest]} pictures, {smallest}: {counts[smallest]}"
+        yield Finding("imbalance", (largest, smallest), detail)
+    units: Counter[int] = Counter()
+    for together in units_of(dataset.samples, contents, near):
+        units.update(set(dataset.labels[together].tolist()))
+    for label, name in enumerate(dataset.class_names):
+        if units[label] < _TOO_FEW_TO_SPLIT:
+            count = dataset.class_counts()[name]
+            detail = f"{count} pictures" if units[label] == count else f"{count} pictures in {units[label]} groups"
+            yield Finding("small_class", (name,), detail)
+
+
+def _keys(samples: Sequence[Sample], group: Sequence[int]) -> tuple[str, ...]:
+    return tuple(samples[index].key for index in group)
+
+
+def _labels(samples: Sequence[Sample], group: Sequence[int]) -> str:
+    return ", ".join(sorted({str(samples[index].label) for index in group}))
+
+
+def _headline(report: AuditReport) -> str:
+    counts = report.class_counts.values()
+    spread = f", {min(counts)} to {max(counts)} per class" if counts else ""
+    return f"{report.samples} pictures of {len(counts)} classes{spread}"
+
+
+def _told(finding: Finding) -> str:
+    together = finding.kind in ("exact_duplicates", "near_duplicates", "label_conflict")
+    keys = (" = " if together else ", ").join(finding.keys)
+    return keys if finding.kind in ("exact_duplicates", "near_duplicates") else f"{keys} ({finding.detail})"

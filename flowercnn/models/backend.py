@@ -1,0 +1,76 @@
+"""Keras, brought in when it is first needed, on the TensorFlow backend."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from flowercnn._utils import check_seed
+from flowercnn.errors import ConfigurationError
+
+__all__ = ["import_keras", "renew_constants", "seeded_weights", "set_weights"]
+
+_ONE_AT_A_TIME: Final = threading.RLock()
+
+
+def import_keras() -> Any:
+    """Return the keras module.
+
+    Raises:
+        ConfigurationError: If Keras runs on another backend.
+    """
+    import keras
+
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ConfigurationError(
+            f"flowercnn needs Keras on TensorFlow. Received: backend {backend!r}. "
+            "Unset KERAS_BACKEND, or set it to 'tensorflow', before Python starts."
+        )
+    if keras.config.image_data_format() != "channels_last" or keras.config.floatx() != "float32":
+        raise ConfigurationError(
+            "flowercnn needs Keras's usual settings: keras.config.image_data_format() 'channels_last' and floatx() "
+            f"'float32'. Received: {keras.config.image_data_format()!r}, {keras.config.floatx()!r}"
+        )
+    return keras
+
+
+@contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """Make the layers built inside start from weights that depend on ``seed`` alone.
+
+    Keras draws the seeds of initialisers and dropout from Python's ``random``; its state is put back afterwards, so
+    the user's own random numbers are not disturbed (``keras.utils.set_random_seed`` would reset three generators).
+    Nor does a precision matter that the user has set for all layers. One thread at a time.
+    """
+    checked = check_seed(seed)
+    keras = import_keras()  # now: the first import draws from the same random numbers
+    with _ONE_AT_A_TIME:
+        state, policy = random.getstate(), keras.config.dtype_policy()
+        random.seed(checked)
+        keras.config.set_dtype_policy("float32")
+        try:
+            yield
+        finally:
+            keras.config.set_dtype_policy(policy)
+            random.setstate(state)
+
+
+def set_weights(model: Any, weights: Sequence[Any]) -> None:
+    """Give a model or a layer weights, and let what it has made of the old ones follow.
+
+    ``set_weights`` of Keras does the first alone: a ``Normalization`` that was adapted would go on with mean 0 and
+    variance 1.
+    """
+    model.set_weights(weights)
+    renew_constants(model)
+
+
+def renew_constants(model: Any) -> None:
+    """Let every ``Normalization`` of a model, or the layer itself, compute with the weights it has now."""
+    for layer in model._flatten_layers():  # noqa: SLF001 - no public way into models within models and wrappers
+        if isinstance(layer, import_keras().layers.Normalization):
+            layer.finalize_state()

@@ -1,0 +1,156 @@
+"""Networks of the library: the tutorial's, and small residual networks to train from scratch."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from flowercnn._utils import check_count
+from flowercnn.models.backend import import_keras
+from flowercnn.models.graph import check_dropout, check_side
+
+__all__ = ["MEMBERS", "build_accurate", "build_article", "build_fast", "member_count"]
+
+
+_SMALLEST_ARTICLE_SIDE = 12  # three poolings by 3, 2 and 2 leave one pixel
+
+
+def build_article(image_size: tuple[int, int], num_classes: int) -> Any:
+    """Return three convolutions (8, 16, 32; 3x3, ReLU), max-pooling by 3, 2, 2, dense 32, softmax.
+
+    With (500, 500) and 17 classes it has 1,727,969 parameters.
+
+    Args:
+        image_size: (height, width), each at least 12.
+        num_classes: At least 2.
+
+    Returns:
+        A Keras model from (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities.
+
+    Raises:
+        ConfigurationError: If ``image_size`` is too small.
+    """
+    check_side("article", image_size, _SMALLEST_ARTICLE_SIDE)
+    keras = import_keras()
+    layers = keras.layers
+    stack = [keras.Input((*image_size, 3), name="pixels"), layers.Rescaling(1 / 255, name="rescale")]
+    for number, (filters, pool) in enumerate([(8, 3), (16, 2), (32, 2)], start=1):
+        stack.append(layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{number}"))
+        stack.append(layers.MaxPooling2D(pool, name=f"pool{number}"))
+    stack.append(layers.Flatten(name="flatten"))
+    stack.append(layers.Dense(32, activation="relu", name="dense"))
+    stack.append(layers.Dense(num_classes, activation="softmax", name="probabilities"))
+    return keras.Sequential(stack, name="article")
+
+
+MEMBERS: Final = "members"
+"""The name of the layer in which networks that are trained side by side meet."""
+
+_SMALLEST_SIDE = 32  # four halvings leave two pixels
+_MEAN, _SPREAD = 120.0, 64.0  # of natural photographs, roughly; the exact value matters little
+
+
+def build_fast(
+    image_size: tuple[int, int], num_classes: int, *, width: int = 32, blocks: int = 1, dropout: float = 0.0
+) -> Any:
+    """Return a strided stem and four stages of residual blocks (He et al. 2016), global average pooling, softmax.
+
+    Dense 3x3 convolutions are what a CPU computes fastest for its arithmetic; grouped and depthwise ones wait for
+    memory.
+
+    Args:
+        image_size: (height, width), each at least 32.
+        num_classes: At least 2.
+        width: Channels of the first stage; later stages have 1.5, 3 and 6 times as many.
+        blocks: Residual blocks per stage.
+        dropout: Share of features dropped before the last layer in training.
+
+    Returns:
+        A Keras model from (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities.
+
+    Raises:
+        ConfigurationError: If ``image_size`` is too small, or an option is out of range.
+    """
+    return _residual("fast", image_size, num_classes, members=1, width=width, blocks=blocks, dropout=dropout)
+
+
+def build_accurate(
+    image_size: tuple[int, int],
+    num_classes: int,
+    *,
+    members: int = 2,
+    width: int = 48,
+    blocks: int = 1,
+    dropout: float = 0.0,
+) -> Any:
+    """Return several networks such as `build_fast`'s, but wider, in one: side by side, their logits averaged.
+
+    They differ in their first weights alone, and err on some other pictures (Lakshminarayanan et al. 2017). In
+    training each learns by its own loss.
+
+    Args:
+        image_size: (height, width), each at least 32.
+        num_classes: At least 2.
+        members: How many networks, at least 1.
+        width: Of each, as in `build_fast`.
+        blocks: Of each, as in `build_fast`.
+        dropout: Of each, as in `build_fast`.
+
+    Returns:
+        A Keras model from (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities.
+
+    Raises:
+        ConfigurationError: If ``image_size`` is too small, or an option is out of range.
+    """
+    count = check_count("members", members)
+    return _residual("accurate", image_size, num_classes, members=count, width=width, blocks=blocks, dropout=dropout)
+
+
+def member_count(model: Any) -> int:
+    """Return how many networks a model joins: those whose last feature maps go into a layer named ``members``."""
+    joined = [layer for layer in model.layers if layer.name == MEMBERS and type(layer).__name__ == "Concatenate"]
+    return len(joined[0].input) if joined else 1
+
+
+def _residual(
+    name: str, image_size: tuple[int, int], num_classes: int, *, members: int, width: int, blocks: int, dropout: float
+) -> Any:
+    check_side(name, image_size, _SMALLEST_SIDE)
+    width, blocks, dropout = check_count("width", width), check_count("blocks", blocks), check_dropout(dropout)
+    keras = import_keras()
+    layers = keras.layers
+    pixels = keras.Input((*image_size, 3), name="pixels")
+    x = layers.Rescaling(1 / _SPREAD, offset=-_MEAN / _SPREAD, name="rescale")(pixels)
+    prefixes = [f"member{number}_" for number in range(1, members + 1)] if members > 1 else [""]
+    maps = [_tower(x, prefix, width=width, blocks=blocks) for prefix in prefixes]
+    x = layers.Concatenate(name=MEMBERS)(maps) if members > 1 else maps[0]
+    x = layers.GlobalAveragePooling2D(name="features")(x)
+    if members > 1:
+        x = layers.Rescaling(1 / members, name="mean")(x)
+    x = layers.Dropout(dropout, name="dropout")(x)
+    probabilities = layers.Dense(num_classes, activation="softmax", name="probabilities")(x)
+    return keras.Model(pixels, probabilities, name=name)
+
+
+def _tower(x: Any, prefix: str, *, width: int, blocks: int) -> Any:
+    """From scaled pixels to the last feature map."""
+    layers = import_keras().layers
+
+    def conv(x: Any, filters: int, name: str, *, strides: int = 1) -> Any:
+        x = layers.Conv2D(filters, 3, strides, padding="same", use_bias=False, name=f"{prefix}{name}_conv")(x)
+        return layers.BatchNormalization(name=f"{prefix}{name}_norm", momentum=0.9, epsilon=1e-3)(x)
+
+    def relu(x: Any, name: str) -> Any:
+        return layers.ReLU(name=f"{prefix}{name}")(x)
+
+    def block(x: Any, filters: int, name: str) -> Any:
+        y = relu(conv(x, filters, f"{name}_1"), f"{name}_relu1")
+        y = conv(y, filters, f"{name}_2")
+        return relu(layers.Add(name=f"{prefix}{name}_add")([x, y]), f"{name}_relu2")
+
+    x = relu(conv(x, width, "stem", strides=2), "stem_relu")
+    for stage, filters in enumerate([width * 3 // 2, width * 3, width * 6], start=1):
+        x = relu(conv(x, filters, f"down{stage}"), f"down{stage}_relu")
+        x = layers.MaxPooling2D(2, name=f"{prefix}down{stage}_pool")(x)
+        for number in range(1, blocks + 1):
+            x = block(x, filters, f"block{stage}{number}")
+    return x

@@ -1,0 +1,18 @@
+from flowercnn.preprocessing.augment import Augmentation as Augmentation
+from flowercnn.preprocessing.augment import Mixing as Mixing
+from flowercnn.preprocessing.augment import apply_augmentation as apply_augmentation
+from flowercnn.preprocessing.augment import apply_mixing as apply_mixing
+from flowercnn.preprocessing.batches import Part as Part
+from flowercnn.preprocessing.batches import TrainingBatches as TrainingBatches
+from flowercnn.preprocessing.decode import decode_image as decode_image
+from flowercnn.preprocessing.decode import is_turned as is_turned
+from flowercnn.preprocessing.decode import read_content as read_content
+from flowercnn.preprocessing.pixels import Pixels as Pixels
+from flowercnn.preprocessing.pixels import clear_cache as clear_cache
+from flowercnn.preprocessing.pixels import content_digest as content_digest
+from flowercnn.preprocessing.preprocessing import BadImages as BadImages
+from flowercnn.preprocessing.preprocessing import Preprocessing as Preprocessing
+from flowercnn.preprocessing.resize import ResizeMode as ResizeMode
+from flowercnn.preprocessing.views import Views as Views
+
+__all__: list[str]

@@ -1,0 +1,5 @@
+"""What computes a network: Keras, LiteRT, ONNX Runtime."""
+
+from flowercnn._utils import attach
+
+__getattr__, __dir__, __all__ = attach(__name__)

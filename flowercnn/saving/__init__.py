@@ -1,0 +1,5 @@
+"""Model files and exports."""
+
+from flowercnn._utils import attach
+
+__getattr__, __dir__, __all__ = attach(__name__)

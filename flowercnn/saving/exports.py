@@ -1,0 +1,322 @@
+"""Networks for other programs: written beside the target, proved on pictures, then moved into place."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from flowercnn._utils import as_path, replace_file, replace_folder
+from flowercnn.errors import ConfigurationError, ImageError, ModelFileError, closest
+from flowercnn.preprocessing import read_content
+from flowercnn.runtimes import Computer, KerasRuntime, litert_interpreter, to_litert, to_onnx
+from flowercnn.saving.description import Description
+from flowercnn.saving.light import read_export, write_litert, write_onnx
+from flowercnn.saving.modelfile import read_model
+from flowercnn.saving.savedmodel import SavedModelRuntime, write_saved_model
+from flowercnn.sources import PredictInput, keyed_pictures
+
+if TYPE_CHECKING:
+    from flowercnn.prediction import Predictor
+
+__all__ = ["ExportFormat", "ExportReport", "export"]
+
+ExportFormat: TypeAlias = Literal["keras", "h5", "saved_model", "litert", "litert-int8", "onnx"]
+"""For other programs: Keras, Keras 2, TensorFlow and TF Serving, LiteRT (TensorFlow Lite), ONNX."""
+
+_SUFFIXES: Final[dict[str, str]] = {
+    "keras": ".keras",
+    "h5": ".h5",
+    "saved_model": "",
+    "litert": ".tflite",
+    "litert-int8": ".tflite",
+    "onnx": ".onnx",
+}
+_BY_SUFFIX: Final[dict[str, ExportFormat]] = {".keras": "keras", ".h5": "h5", ".tflite": "litert", ".onnx": "onnx"}
+_MOST_PICTURES: Final = 400
+_FEWEST_FOR_INT8: Final = 16
+_LARGEST_DIFFERENCE: Final = 1e-4
+_AGREEMENT_OF_INT8: Final = 0.97
+_TIMED_CALLS: Final = 15
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written, and how it compares with the classifier it was made from, on the same pictures.
+
+    It can be given where a path is wanted.
+
+    Args:
+        path: The file or folder.
+        format: As asked for.
+        samples: How many pictures both have classified.
+        agreement: Share of them that got the same label, 0-1.
+        max_difference: The largest difference of a probability, 0-1.
+        size: Bytes of the file, or of all files of the folder.
+        seconds: For one picture, without decoding: the median of some calls.
+        bytes_agreement: Of a SavedModel, the agreement if it decodes the pictures itself. TensorFlow decodes and
+            resizes a little differently.
+    """
+
+    path: Path
+    format: ExportFormat
+    samples: int
+    agreement: float
+    max_difference: float
+    size: int
+    seconds: float
+    bytes_agreement: float | None = None
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was measured, as JSON can hold it."""
+        figures: dict[str, Any] = {
+            "format": self.format,
+            "samples": self.samples,
+            "agreement": self.agreement,
+            "max_difference": self.max_difference,
+            "size": self.size,
+            "seconds": self.seconds,
+        }
+        return figures if self.bytes_agreement is None else {**figures, "bytes_agreement": self.bytes_agreement}
+
+    def summary(self) -> str:
+        """Return the report in one line."""
+        return (
+            f"{self.path}: {self.format}, {self.size / 1e6:.2f} MB, {self.seconds * 1e3:.1f} ms per picture; on "
+            f"{self.samples} pictures the same label for {self.agreement:.1%}, probabilities within "
+            f"{self.max_difference:.1g}"
+        )
+
+
+def export(
+    predictor: Predictor,
+    description: Description,
+    path: str | os.PathLike[str],
+    format: ExportFormat | None,  # noqa: A002 - the public name
+    *,
+    images: PredictInput | None,
+    min_agreement: float | None,
+) -> ExportReport:
+    """Write an export and prove it; see `Predictor.export`."""
+    chosen = _choose_format(path, format)
+    if chosen not in ("keras", "h5"):
+        description = _for_others(description)
+    target = _target(as_path(path), chosen)
+    least = _least_agreement(chosen, min_agreement)
+    contents, pixels = _pictures(predictor, images, chosen)
+    ranges = None
+    if chosen == "litert-int8":
+        ranges, contents, pixels = pixels[::2], contents[1::2], pixels[1::2]
+    write, read = _format(chosen, predictor, description, ranges)
+    beside = target.with_name(f"{target.name}.json")
+    reports: list[ExportReport] = []
+
+    def write_and_prove(temporary: Path) -> None:
+        write(temporary)
+        try:
+            runtime = read(temporary)
+        except ModelFileError as error:
+            reason = str(error).removeprefix(f"{temporary}: ")
+            raise ModelFileError(f"{target}: not written, as it could not be loaded again: {reason}") from error
+        measured = _measure(predictor, runtime, pixels, contents)
+        report = ExportReport(target, chosen, len(pixels), size=_size(temporary), **measured)
+        _check(report, least)
+        reports.append(report)
+        # Before the export itself is moved into place: if this fails, nothing has changed yet.
+        _write_json(beside, report, description)
+
+    try:
+        with _put_back_on_failure(beside):
+            (replace_folder if chosen == "saved_model" else replace_file)(target, write_and_prove)
+    except OSError as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(
+            f"{error.filename2 or target}: cannot be written ({error.strerror or error}). Choose another path, or "
+            "make room there."
+        ) from error
+    return reports[0]
+
+
+def _for_others(description: Description) -> Description:
+    """Leave out what tells unknown pictures: other formats have no features to tell them by."""
+    if not description.calibration:
+        return description
+    return replace(description, calibration={**description.calibration, "familiarity": None})
+
+
+def _choose_format(path: str | os.PathLike[str], wanted: str | None) -> ExportFormat:
+    known: tuple[ExportFormat, ...] = get_args(ExportFormat)
+    told = _BY_SUFFIX.get(as_path(path).suffix)
+    for chosen in known:
+        if chosen == (told if wanted is None else wanted):
+            return chosen
+    hint = "" if wanted is None else closest(wanted, known)
+    raise ConfigurationError(
+        f"format must be one of {', '.join(known)}, or told by a suffix {', '.join(_BY_SUFFIX)}.{hint} "
+        f"Received: format={wanted!r}, path={os.fspath(path)!r}"
+    )
+
+
+def _target(path: Path, chosen: ExportFormat) -> Path:
+    suffix = _SUFFIXES[chosen]
+    if path.suffix == suffix or not suffix:
+        return path
+    if path.suffix in _BY_SUFFIX:
+        raise ConfigurationError(f"path must end in {suffix} for format={chosen!r}. Received: path={str(path)!r}")
+    return path.with_name(path.name + suffix)
+
+
+def _least_agreement(chosen: ExportFormat, wanted: float | None) -> float:
+    least = wanted if wanted is not None else _AGREEMENT_OF_INT8 if chosen == "litert-int8" else 1.0
+    if isinstance(least, bool) or not isinstance(least, (int, float)) or not 0 <= least <= 1:
+        raise ConfigurationError(f"min_agreement must be from 0 to 1. Received: min_agreement={wanted!r}")
+    return least
+
+
+def _pictures(
+    predictor: Predictor, images: PredictInput | None, chosen: ExportFormat
+) -> tuple[list[bytes], npt.NDArray[np.uint8]]:
+    """Pictures to prove an export on: their encoded bytes and their pixels, shape (n, height, width, 3)."""
+    if images is None:
+        if chosen == "litert-int8":
+            raise ConfigurationError(
+                "format='litert-int8' needs images=: some dozens of training pictures, to see in what range the "
+                "network's numbers are."
+            )
+        from flowercnn.sources import SyntheticFlowers
+
+        images = SyntheticFlowers(per_class=1)
+    given = [picture for _, picture in keyed_pictures(images)]
+    places = np.linspace(0, len(given) - 1, min(len(given), _MOST_PICTURES)).round().astype(int)
+    usable: list[tuple[bytes, npt.NDArray[np.uint8]]] = []
+    for place in places:
+        try:
+            content = read_content(given[place])
+            usable.append((_encoded(content), predictor.preprocessing.decode(content)))
+        except ImageError:
+            continue
+    fewest = _FEWEST_FOR_INT8 if chosen == "litert-int8" else 1
+    if len(usable) < fewest:
+        raise ConfigurationError(
+            f"images must hold at least {fewest} pictures that can be decoded. Received: {len(usable)}"
+        )
+    return [content for content, _ in usable], np.stack([pixels for _, pixels in usable])
+
+
+def _encoded(content: bytes | Image.Image) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    buffer = io.BytesIO()
+    content.convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _format(
+    chosen: ExportFormat, predictor: Predictor, description: Description, ranges: npt.NDArray[np.uint8] | None
+) -> tuple[Callable[[Path], object], Callable[[Path], Computer]]:
+    """How a format is written and how it is read again."""
+    model = predictor.model
+    if chosen in ("keras", "h5"):
+        return predictor.save, lambda path: KerasRuntime(read_model(path).keras_model())
+    if chosen == "saved_model":
+        return partial(write_saved_model, model=model, description=description), SavedModelRuntime
+    if chosen == "onnx":
+        proto = to_onnx(model)
+        return lambda path: write_onnx(path, proto, description), lambda path: read_export(path)[1]
+    litert_interpreter()  # before the work: without it nothing can be proved
+    flatbuffer = to_litert(model, ranges)
+    return lambda path: write_litert(path, flatbuffer, description), lambda path: read_export(path)[1]
+
+
+def _measure(
+    predictor: Predictor, runtime: Computer, pixels: npt.NDArray[np.uint8], contents: list[bytes]
+) -> dict[str, Any]:
+    expected = predictor.predict_proba(pixels)
+    received = np.concatenate([runtime(pixels[i : i + runtime.batch]) for i in range(0, len(pixels), runtime.batch)])
+    labels = expected.argmax(axis=1)
+    figures: dict[str, Any] = {
+        "agreement": float((received.argmax(axis=1) == labels).mean()),
+        "max_difference": float(np.abs(received - expected).max()),
+        "seconds": _seconds(runtime, pixels[:1]),
+    }
+    if isinstance(runtime, SavedModelRuntime):
+        figures["bytes_agreement"] = float((runtime.decode_and_predict(contents).argmax(axis=1) == labels).mean())
+    return figures
+
+
+def _seconds(runtime: Computer, picture: npt.NDArray[np.uint8]) -> float:
+    times = []
+    for _ in range(_TIMED_CALLS):
+        started = time.perf_counter()
+        runtime(picture)
+        times.append(time.perf_counter() - started)
+    return float(np.median(times))
+
+
+def _check(report: ExportReport, least: float) -> None:
+    most = 1.0 if report.format == "litert-int8" else _LARGEST_DIFFERENCE
+    if not (report.agreement >= least and report.max_difference <= most) or math.isnan(report.max_difference):
+        raise ModelFileError(
+            f"{report.path}: not written: on {report.samples} pictures the copy gives the same label for "
+            f"{report.agreement:.1%} (at least {least:.1%} wanted) and probabilities that differ by up to "
+            f"{report.max_difference:.2g} (at most {most:g} wanted). {_way_out(report, most)}"
+        )
+
+
+def _way_out(report: ExportReport, most: float) -> str:
+    if math.isnan(report.max_difference):
+        return (
+            "It returns NaN for some picture, or the network itself does. Look at its answers, predict_proba(), for "
+            "these pictures; if they are numbers, export to another format."
+        )
+    if report.max_difference > most:
+        return (
+            f"A layer computes otherwise in this format ({report.format}), or in float16 or bfloat16. Build the "
+            "network in float32, replace the layer, or export to another format: 'keras' and 'saved_model' compute "
+            "as TensorFlow does."
+        )
+    return "Give more representative images=, or lower min_agreement if you can live with it."
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _write_json(path: Path, report: ExportReport, description: Description) -> None:
+    document = {**json.loads(description.to_json()), "export": report.to_dict()}
+    document["preprocessing"]["filter"] = "hamming"  # for readers who resize pictures themselves
+    text = json.dumps(document, indent=1)
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def _put_back_on_failure(path: Path) -> Iterator[None]:
+    """Make a small file what it was before, or remove it if it was not there, if what is done meanwhile fails."""
+    before = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            if path.is_file():
+                path.unlink()
+        elif path.read_bytes() != before:
+            replace_file(path, lambda temporary: temporary.write_bytes(before))
+        raise

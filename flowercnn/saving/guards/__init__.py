@@ -1,0 +1,1 @@
+"""Checks of files from strangers, before anything is built from them."""

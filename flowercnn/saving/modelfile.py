@@ -1,0 +1,465 @@
+"""The model file: one archive that stock Keras opens, with what flowercnn needs beside the network.
+
+A ``.keras`` file is a zip of ``config.json``, ``metadata.json`` and ``model.weights.h5``; flowercnn adds
+``flowercnn.json`` (see `Description`) and ``model.tflite`` (the same network for LiteRT, to predict without
+TensorFlow), which Keras passes over. In an ``.h5`` file the same text is an attribute. Both end in a checksum.
+
+A file is read once, into memory. Its members, its description, its network and its weights are checked before
+anything else sees them: only Keras's own layers, no code, no reference to another file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import stat
+import struct
+import warnings
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from flowercnn._utils import replace_file
+from flowercnn.errors import ConfigurationError, FlowerCNNError, ModelFileError
+from flowercnn.preprocessing import Preprocessing
+from flowercnn.runtimes import quiet
+from flowercnn.saving.description import Description, parse_json
+from flowercnn.saving.guards.checksum import PLACEHOLDER, append_checksum, check_checksum, fill_checksum
+from flowercnn.saving.guards.hdf5 import check_structure
+from flowercnn.saving.guards.keras_config import check_network, check_weights
+
+__all__ = ["ModelFile", "read_file", "read_model", "write_model"]
+
+_CONFIG: Final = "config.json"
+_METADATA: Final = "metadata.json"
+_WEIGHTS: Final = "model.weights.h5"
+_DESCRIPTION: Final = "flowercnn.json"
+_LITERT: Final = "model.tflite"
+_KERAS_MEMBERS: Final = frozenset({_CONFIG, _METADATA, _WEIGHTS})
+_ATTRIBUTE: Final = "flowercnn"
+_MOST_JSON_BYTES: Final = 16 * 2**20
+_MOST_DIRECTORY_BYTES: Final = 2**16
+_END_BYTES: Final = 22  # of the record that ends an archive, without its comment
+_MOST_BYTES: Final = 2 * 2**30
+_WAY_OUT: Final = "Give a file that Predictor.save or Predictor.export has written."
+_MOST_ACTIVATIONS: Final = 2 * 2**30
+_MOST_CALLS: Final = 10_000  # of layers; `accurate` makes 79
+_RELATIVE_TOLERANCE: Final = 1e-3  # of float16
+_TOLERANCE: Final = 1e-6  # of a probability
+_HDF5_START: Final = b"\x89HDF\r\n\x1a\n"
+
+Shapes: TypeAlias = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model file whose members, description and network have been checked; nothing of it is built yet.
+
+    Args:
+        path: Where it was read.
+        description: Class names, preprocessing, calibration and the rest.
+        content: The whole file.
+        config: The network as Keras describes it, JSON.
+        litert: The network as LiteRT flatbuffer, unchecked, or ``None``.
+    """
+
+    path: Path
+    description: Description
+    content: bytes
+    config: bytes
+    litert: bytes | None = None
+
+    def keras_model(self) -> Any:
+        """Build the Keras model, after its weights have been checked, and return it.
+
+        Raises:
+            ModelFileError: If the weights are not those of the network, or not safe to load, or the network cannot
+                compute a picture.
+        """
+        try:
+            return self._keras_model()
+        except ModelFileError:
+            raise
+        except ImportError as error:
+            raise ModelFileError(
+                f"{self.path}: the Keras installed here cannot load model files from memory ({error}). Install the "
+                "version this flowercnn was tested with."
+            ) from error
+        except FlowerCNNError as error:
+            raise ModelFileError(f"{self.path}: not a model this library has saved: {error}") from error
+        except Exception as error:
+            # Networks that make no sense fail in Keras and HDF5 in too many ways to list.
+            raise ModelFileError(
+                f"{self.path}: the model file is damaged ({type(error).__name__}: {str(error)[:300]})."
+            ) from error
+
+    def check_weights(self) -> None:
+        """Refuse weights that are not those of the network, or not safe to load; nothing is built.
+
+        Raises:
+            ModelFileError: If they are refused.
+        """
+        is_archive = self.content.startswith(b"PK")
+        weights = _member(self.content, _WEIGHTS) if is_archive else self.content
+        stored = check_weights(weights, str(self.path))
+        _check_sizes(self.config, stored, str(self.path), exact=is_archive)
+
+    def _keras_model(self) -> Any:
+        from flowercnn.models import check_shapes
+
+        self.check_weights()
+        is_archive = self.content.startswith(b"PK")
+        load = _load_archive if is_archive else _load_h5
+        model = load(self._archive_of_keras() if is_archive else io.BytesIO(self.content))
+        check_shapes(model, "the model", self.description.preprocessing.image_size, len(self.description.class_names))
+        _compute_noise(model)
+        return model
+
+    def _archive_of_keras(self) -> io.BytesIO:
+        stripped = io.BytesIO()
+        with zipfile.ZipFile(stripped, "w") as archive:
+            for name in (_CONFIG, _METADATA, _WEIGHTS):
+                archive.writestr(name, _member(self.content, name))
+        stripped.seek(0)
+        return stripped
+
+
+def _compute_noise(model: Any) -> None:
+    """Compute one picture: settings that make no sense may build, and fail only then."""
+    import numpy as np
+
+    noise = np.random.default_rng(0).uniform(0, 255, (1, *model.input_shape[1:])).astype(np.float32)
+    model(noise, training=False)
+
+
+def check_can_be_saved(model: Any, class_names: Sequence[str] | None = None) -> None:
+    """Refuse a Keras model, and class names, that this library would refuse to load.
+
+    Args:
+        model: A Keras model.
+        class_names: One per output, if they are known.
+
+    Raises:
+        ModelFileError: If it has layers that model files may not hold, or the class names are too many or too long.
+    """
+    try:
+        config = json.loads(model.to_json())
+    except (NotImplementedError, TypeError, ValueError) as error:  # of layers that cannot describe themselves
+        raise ModelFileError(
+            f"this model has layers that Keras cannot save; use Keras's own, or do not ask for a file. {error}"
+        ) from error
+    check_network(config, "this model")
+    if class_names is not None:
+        _check_length(class_names, model)
+
+
+def _check_length(class_names: Sequence[str], model: Any) -> None:
+    try:
+        Description(tuple(class_names), Preprocessing(image_size=model.input_shape[1:3])).to_json()
+    except ModelFileError as error:
+        raise ModelFileError(
+            f"class_names: {len(class_names):,} names, {sum(map(len, class_names)):,} characters, cannot be saved "
+            f"with the model: {error} Shorten the names, or train without a file (out=None)."
+        ) from error
+
+
+def write_model(
+    path: str | os.PathLike[str], model: Any, description: Description, *, litert: bytes | None = None
+) -> Path:
+    """Write a model file, whole or not at all, and return its path.
+
+    Args:
+        path: Ends in ``.keras`` or ``.h5``.
+        model: A Keras model.
+        description: What is kept beside it.
+        litert: The same network for LiteRT, to be kept in a ``.keras`` file.
+
+    Raises:
+        ModelFileError: If the suffix is another, the network has layers this library would refuse to load or weights
+            that are not finite, or the file cannot be written.
+    """
+    import numpy as np
+
+    from flowercnn.models import copy_model
+
+    target = Path(path)
+    if target.suffix not in (".keras", ".h5"):
+        raise ModelFileError(f"{target}: the name of a model file must end in .keras or .h5.")
+    check_can_be_saved(model)
+    try:
+        model = copy_model(model)  # a compiled model would take its optimizer along
+    except ConfigurationError as error:
+        raise ModelFileError(f"{target}: not written: {error}") from error
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise ModelFileError(f"{target}: the network has weights that are NaN or infinite; it is not saved.")
+    text = description.to_json()
+
+    def write(temporary: Path) -> None:
+        with quiet():  # Keras calls .h5 a thing of the past, which the user has chosen
+            model.save(temporary)
+        if target.suffix == ".h5":
+            _describe_h5(temporary, text)
+        else:
+            _describe_archive(temporary, text, litert)
+        _check_written(temporary, target, model)
+
+    try:
+        return replace_file(target, write)
+    except OSError as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(f"{target}: the model cannot be written ({error.strerror or error}).") from error
+
+
+def _check_written(temporary: Path, target: Path, model: Any) -> None:
+    """Refuse a file that could not be loaded: what Keras writes is not quite what it says of a model before."""
+    try:
+        file = read_model(temporary)
+        if target.suffix == ".keras":
+            file.check_weights()
+            return
+    except ModelFileError as error:
+        reason = str(error).removeprefix(f"{temporary}: ")
+        raise ModelFileError(f"{target}: not written, as it could not be loaded again: {reason}") from error
+    # The older format forgets some settings of layers, such as several axes; nothing in the file tells that.
+    try:
+        same = _answer_alike(file.keras_model(), model)
+        reason = "" if same else "it would give other answers than the network"
+    except ModelFileError as error:
+        same, reason = False, str(error).removeprefix(f"{temporary}: ")
+    if not same:
+        raise ModelFileError(
+            f"{target}: not written: the older format .h5 cannot hold this network: {reason}. Save it as .keras."
+        )
+
+
+def _answer_alike(one: Any, other: Any) -> bool:
+    """Return whether two Keras models give the same probabilities for two pictures of noise."""
+    import numpy as np
+
+    noise = np.random.default_rng(0).uniform(0, 255, (2, *other.input_shape[1:])).astype(np.float32)
+    first, second = (np.asarray(model(noise, training=False), dtype=np.float64) for model in (one, other))
+    return np.allclose(first, second, rtol=_RELATIVE_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
+
+
+def _describe_h5(path: Path, text: str) -> None:
+    import h5py
+
+    with h5py.File(path, "a") as file:
+        file.attrs[_ATTRIBUTE] = text
+    append_checksum(path)
+
+
+def _describe_archive(path: Path, text: str, litert: bytes | None) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members: dict[str, str | bytes] = {name: archive.read(name) for name in (_CONFIG, _METADATA, _WEIGHTS)}
+    members[_DESCRIPTION] = text
+    if litert is not None:
+        members[_LITERT] = litert
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+        archive.comment = PLACEHOLDER
+    fill_checksum(path)
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a model file or export.
+
+    Raises:
+        ModelFileError: If it cannot be read, is no regular file, or is too large to be one.
+    """
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelFileError(f"{path}: it is a folder or a device, not a model file. {_WAY_OUT}")
+            if status.st_size > _MOST_BYTES:
+                raise ModelFileError(f"{path}: refused: larger than a model can be ({status.st_size:,} bytes).")
+            return file.read()
+    except FileNotFoundError as error:
+        raise ModelFileError(f"{path}: there is no such file. {_WAY_OUT}") from error
+    except IsADirectoryError as error:  # a SavedModel, too, which is for TensorFlow Serving
+        raise ModelFileError(f"{path}: it is a folder, not a model file. {_WAY_OUT}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a named pipe called model.keras must not hold everything up."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_model(path: Path) -> ModelFile:
+    """Return a checked model file, of which nothing is built yet.
+
+    Raises:
+        ModelFileError: If it cannot be read, is none, or is not safe to load.
+    """
+    content = read_file(path)
+    try:
+        if content.startswith(b"PK"):
+            return _read_archive(path, content)
+        if content.startswith(_HDF5_START):
+            return _read_h5(path, content)
+    except ModelFileError:
+        raise
+    except Exception as error:
+        # Damaged archives fail in zipfile and HDF5 in too many ways to list.
+        raise ModelFileError(f"{path}: the model file is damaged ({type(error).__name__}: {error}).") from error
+    raise ModelFileError(f"{path}: not a model file; it is neither a .keras archive nor HDF5. {_WAY_OUT}")
+
+
+def _read_archive(path: Path, content: bytes) -> ModelFile:
+    name = str(path)
+    _check_directory(content, name)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        _check_members(archive, path)
+        config = archive.read(_CONFIG)
+        check_network(parse_json(config, name), name)
+        parse_json(archive.read(_METADATA), name)
+        description = Description.from_json(archive.read(_DESCRIPTION), name)
+        check_structure(archive.read(_WEIGHTS), name)  # even if LiteRT computes and nobody reads them today
+        # Only now: before, there may be a better reason to refuse it.
+        check_checksum(content, name)
+        litert = archive.read(_LITERT) if _LITERT in archive.namelist() else None
+        return ModelFile(path, description, content, config, litert)
+
+
+def _check_directory(content: bytes, name: str) -> None:
+    """Refuse archives with a long list of members, before zipfile makes objects of all of it."""
+    end = content.rfind(b"PK\x05\x06", -(2**16 + _END_BYTES))  # where zipfile looks for it: a comment may follow
+    if end < 0 or end + _END_BYTES > len(content):
+        raise ModelFileError(f"{name}: the model file is damaged (the archive has no end).")
+    # The bytes count: zipfile reads all of them, however many members the archive claims to have.
+    (size,) = struct.unpack_from("<I", content, end + 12)
+    has_larger_numbers_elsewhere = content.startswith(b"PK\x06\x07", max(end - 20, 0))
+    if size > _MOST_DIRECTORY_BYTES or has_larger_numbers_elsewhere:
+        raise ModelFileError(f"{name}: refused: the archive has more members than a model.")
+
+
+def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
+    members = archive.infolist()
+    sizes = {member.filename: member.file_size for member in members}
+    known = {*_KERAS_MEMBERS, _DESCRIPTION, _LITERT}
+    if len(sizes) != len(members) or not _KERAS_MEMBERS <= sizes.keys() <= known:
+        raise ModelFileError(f"{path}: not a model file; the archive has other members than one of Keras. {_WAY_OUT}")
+    if _DESCRIPTION not in sizes:
+        raise ModelFileError(_unknown_classes(path))
+    for member in members:
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+            raise ModelFileError(f"{path}: refused: {member.filename} is compressed; Keras never does that.")
+        if member.flag_bits & 1:
+            raise ModelFileError(f"{path}: refused: {member.filename} is encrypted.")
+        if member.filename.endswith(".json") and member.file_size > _MOST_JSON_BYTES:
+            raise ModelFileError(
+                f"{path}: refused: {member.filename} is larger than any network needs ({member.file_size:,} bytes)."
+            )
+
+
+def _read_h5(path: Path, content: bytes) -> ModelFile:
+    import h5py
+
+    name = str(path)
+    if _is_of_plain_keras(content):
+        raise ModelFileError(_unknown_classes(path))
+    check_checksum(content, name)
+    check_structure(content, name)  # before it is read in C
+    with h5py.File(io.BytesIO(content), "r") as file:
+        if "model_config" not in file.attrs:
+            raise ModelFileError(f"{path}: not a model file; the HDF5 file holds no network. {_WAY_OUT}")
+        if _ATTRIBUTE not in file.attrs:
+            raise ModelFileError(_unknown_classes(path))
+        config = str(file.attrs["model_config"]).encode()
+        check_network(parse_json(config, name), name)
+        description = Description.from_json(str(file.attrs[_ATTRIBUTE]), name)
+    check_weights(content, name)
+    return ModelFile(path, description, content, config)
+
+
+def _is_of_plain_keras(content: bytes) -> bool:
+    """Tell an ``.h5`` file that was never ours from one of ours that was cut off, without opening it."""
+    has_checksum = content[-len(PLACEHOLDER) :].startswith(PLACEHOLDER.rstrip(b"0"))
+    if has_checksum or _is_cut_off(content):  # what says whose it is may be what is missing
+        return False
+    return b"model_config" in content and b"flowercnn-model" not in content
+
+
+def _is_cut_off(content: bytes) -> bool:
+    """Return whether an HDF5 file of the first version, which Keras writes, is shorter than its start says."""
+    is_first_version = content[8:9] == b"\0"
+    return is_first_version and len(content) < int.from_bytes(content[40:48], "little")
+
+
+# From memory, so that what is loaded is what was checked, whatever happens to the file meanwhile. The public function
+# takes paths only, and unpacks archives with more members than its own three to a temporary folder.
+
+
+def _load_archive(archive: io.BytesIO) -> Any:
+    from keras.src.saving import saving_lib
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Skipping")  # layers without weights in the file
+        return saving_lib.load_model(archive, compile=False, safe_mode=True)
+
+
+def _load_h5(content: io.BytesIO) -> Any:
+    import h5py
+    from keras.src.legacy.saving import legacy_h5_format
+
+    with h5py.File(content, "r") as file:
+        return legacy_h5_format.load_model_from_hdf5(file, compile=False, safe_mode=True)
+
+
+def _member(content: bytes, name: str) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return archive.read(name)
+
+
+def _check_sizes(config: bytes, stored: Shapes, name: str, *, exact: bool) -> None:
+    """Refuse a network whose weights are not those in the file, or whose activations no memory holds."""
+    # A thread of its own: Keras keeps the variables it has not made yet, per thread, and would make them later.
+    with ThreadPoolExecutor(1) as thread:
+        needed, with_seeds, activations, calls = thread.submit(_sizes, config).result()
+    # Whether the states of random numbers are stored with the weights is up to the version of Keras.
+    if exact and stored not in (needed, with_seeds):
+        raise ModelFileError(f"{name}: refused: the weights in the file are not those of the network.")
+    parameters = sum(math.prod(shape) for shape in needed)
+    if parameters > sum(math.prod(shape) for shape in stored):
+        raise ModelFileError(f"{name}: refused: the network needs {parameters:,} weights, more than the file holds.")
+    if calls > _MOST_CALLS:
+        raise ModelFileError(f"{name}: refused: the network calls its layers {calls:,} times.")
+    if activations > _MOST_ACTIVATIONS:
+        raise ModelFileError(f"{name}: refused: a single picture would need {activations:,} bytes of memory.")
+
+
+def _sizes(config: bytes) -> tuple[Shapes, Shapes, int, int]:
+    """The shapes of a network's weights, those with the states of random numbers, bytes of activations, and calls.
+
+    Shapes are sorted, activations and calls of layers those for one picture. The network is built without its
+    weights, so that nothing is allocated for sizes that only a description claims.
+    """
+    from flowercnn.models import activation_bytes, call_count, import_keras
+
+    keras = import_keras()
+    network = json.loads(config)
+    kind = keras.Sequential if network["class_name"] == "Sequential" else keras.Model
+    with keras.StatelessScope(initialize_variables=False):
+        sketch = kind.from_config(network["config"])
+        weights = sorted(tuple(weight.shape) for weight in sketch.weights)
+        variables = sorted(tuple(variable.shape) for variable in sketch.variables)
+        return weights, variables, activation_bytes(sketch), call_count(sketch)
+
+
+def _unknown_classes(path: Path) -> str:
+    return (
+        f"{path}: a Keras model, but not saved by flowercnn: it has no class names. Load it with keras and make "
+        "flowercnn.Predictor(model, class_names, preprocessing) of it."
+    )

@@ -1,0 +1,131 @@
+"""What users hand to a classifier, as pairs of key and picture."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from operator import itemgetter
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from flowercnn.errors import ConfigurationError, ImageError, SourceError
+from flowercnn.sources.archive import is_archive, open_archive
+from flowercnn.sources.base import DataSource, ImageInput, Sample
+from flowercnn.sources.folder import find_pictures
+from flowercnn.sources.tree import ListedTree, is_picture
+from flowercnn.sources.urls import fetch, is_url
+
+__all__ = ["PredictInput", "keyed_pictures", "one_picture"]
+
+PredictInput: TypeAlias = "ImageInput | Sample | DataSource | Iterable[Any]"
+"""One picture (an ``http`` or ``https`` URL and an open file included), a folder, archive or pattern, a data set or
+source, or an iterable of those."""
+
+_ONE_PICTURE_DIMENSIONS: Final = 3
+_KINDS_OF_TEXTS_AND_OBJECTS: Final = "OSTU"  # as NumPy names them
+
+
+def keyed_pictures(images: PredictInput) -> Iterator[tuple[str, ImageInput]]:
+    """Yield key and picture of everything in ``images``, in order, listing folders as it meets them.
+
+    The key of a file is its path, of a picture in an archive its path in it, of a URL the URL, of a sample its key,
+    of anything else its number from 0.
+
+    Raises:
+        ConfigurationError: If something is no picture and nothing that holds pictures.
+        SourceError: If a folder or archive cannot be listed, or nothing fits a pattern; in an iterable it becomes a
+            picture that cannot be read.
+    """
+    for number, (key, image) in enumerate(_expand(images)):
+        yield (str(number) if key is None else key), image
+
+
+def _expand(item: Any) -> Iterator[tuple[str | None, ImageInput]]:
+    if isinstance(item, Sample):
+        yield item.key, item.image
+    elif isinstance(item, (str, os.PathLike)):
+        yield from _expand_path(os.fspath(item))
+    elif isinstance(item, (bytes, bytearray, memoryview, Image.Image)) or _is_one_array(item):
+        yield None, item
+    elif callable(getattr(item, "read", None)):  # an open file is an iterable of lines too
+        yield None, item.read
+    elif isinstance(item, Iterable):
+        for member in item:
+            yield from _expand_path_in_list(member) if isinstance(member, (str, os.PathLike)) else _expand(member)
+    elif isinstance(item, Callable):  # type: ignore[arg-type]  # typing wants isinstance on a class
+        yield None, item
+    else:
+        raise ConfigurationError(
+            "Pictures must be paths, URLs, bytes, open files, Pillow images, uint8 arrays, samples, folders, or "
+            f"iterables of those. Received: {type(item).__name__} {item!r}"
+        )
+
+
+def _expand_path_in_list(member: str | os.PathLike[str]) -> Iterator[tuple[str, ImageInput]]:
+    """Yield what a path names; if that is nothing, one picture that cannot be read: the others do not wait for it."""
+    path = os.fspath(member)
+    try:
+        yield from _expand_path(path)
+    except SourceError as error:
+        yield path, partial(_fail, str(error))
+
+
+def _fail(reason: str) -> bytes:
+    raise ImageError(reason)
+
+
+def _expand_path(path: str) -> Iterator[tuple[str, ImageInput]]:
+    if is_url(path):
+        yield path, partial(fetch, path)
+        return
+    path = os.path.expanduser(path)  # noqa: PTH111 - paths stay the strings the user gave
+    if os.path.isdir(path):  # noqa: PTH112
+        yield from ((found, found) for found in find_pictures(path))
+    elif os.path.lexists(path):
+        if is_archive(path):
+            yield from sorted(_pictures_in(open_archive(path)), key=itemgetter(0))
+        else:
+            yield path, path
+    elif glob.has_magic(path):
+        found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - as the user wrote it, absolute or not
+        files = [name for name in found if os.path.isfile(name)]  # noqa: PTH113
+        if not files:
+            raise SourceError(f"{path}: no file fits this pattern.")
+        yield from ((name, name) for name in files)
+    else:
+        yield path, path  # its prediction will say that it is not there
+
+
+def _pictures_in(archive: ListedTree, folder: str = "") -> Iterator[tuple[str, ImageInput]]:
+    """Yield path and picture of all in an archive, unsorted: as in a folder, it takes no class folders to be one."""
+    for name, kind, handle in archive.entries(folder):
+        if kind == "folder":
+            yield from _pictures_in(archive, handle)
+        elif kind == "file" and is_picture(name):
+            yield folder + name, handle
+
+
+def one_picture(image: PredictInput) -> tuple[str, ImageInput]:
+    """Return the key and the only picture there is.
+
+    Raises:
+        ConfigurationError: If there are several, or none.
+        FlowerCNNError: As `keyed_pictures`.
+    """
+    pairs = list(islice(keyed_pictures(image), 2))
+    if len(pairs) != 1:
+        found = "several: give one at a time, or many to predict()" if pairs else "none"
+        raise ConfigurationError(f"image must be one picture. Received: {found}")
+    return pairs[0]
+
+
+def _is_one_array(item: Any) -> bool:
+    """Return whether this is an array of pixels; one of paths or other things is an iterable of them."""
+    if not isinstance(item, np.ndarray) or item.ndim > _ONE_PICTURE_DIMENSIONS:
+        return False
+    return item.ndim == 0 or item.dtype.kind not in _KINDS_OF_TEXTS_AND_OBJECTS

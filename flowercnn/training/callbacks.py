@@ -1,0 +1,30 @@
+"""Keras callbacks in trainings that Keras does not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from flowercnn.models import import_keras
+
+__all__ = ["make_hooks"]
+
+
+def make_hooks(callbacks: Iterable[Any], model: Any, *, epochs: int, steps: int, optimizer: Any = "sgd") -> Any:
+    """Return Keras's list of callbacks, for a model with all they look for in one that Keras trains.
+
+    Args:
+        callbacks: Keras callbacks.
+        model: What they see. It is compiled; nothing of that is used but by them.
+        epochs: How many there will be.
+        steps: Of an epoch.
+        optimizer: Whose learning rate they may read and set.
+    """
+    given = list(callbacks)
+    model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    if given:  # metrics that were never used have no names, and callbacks could not tell which way is better
+        model.compute_metrics(None, np.zeros(1), np.eye(1, model.output_shape[1]))
+        model.reset_metrics()
+    return import_keras().callbacks.CallbackList(given, model=model, epochs=epochs, steps=steps, verbose=0)

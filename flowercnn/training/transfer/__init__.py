@@ -1,0 +1,1 @@
+"""Transfer learning: a head on a pretrained backbone, and fine-tuning."""

@@ -1,0 +1,280 @@
+"""Training on top of a pretrained network: features once, the last layer in seconds, then fine-tuning on request."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from flowercnn._utils import picture_map, replace_file, tracked
+from flowercnn.data import Dataset, Units, draw_folds, draw_units, names_and_links
+from flowercnn.errors import ImageError, SplitError, TrainingError, few
+from flowercnn.models import Recipe, head_of, import_keras
+from flowercnn.prediction import Extractor
+from flowercnn.preprocessing import BadImages, Preprocessing, Views, content_digest, read_content
+from flowercnn.sources import Sample
+from flowercnn.training.transfer.head import Head, fit_head
+
+__all__ = ["Features", "compute_features", "fit_on_features", "freeze", "make_optimizer_by_depth", "stages"]
+
+_MOST_FOLDS: Final = 5
+_SLOWER: Final = 1 / 2.6  # per stage towards the pixels (Howard & Ruder 2018)
+_log = logging.getLogger(__name__)
+
+
+class Features:
+    """Feature vectors of the pictures of a data set.
+
+    Args:
+        rows: Shape (n, views, size), float32 or float16.
+        kept: Positions in the data set of the pictures they are of.
+        skipped: Keys of those that could not be decoded.
+    """
+
+    def __init__(self, rows: npt.NDArray[np.floating], kept: npt.NDArray[np.int64], skipped: tuple[str, ...]) -> None:
+        self.rows, self.kept, self.skipped = rows, kept, skipped
+
+
+def compute_features(
+    model: Any,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    views: Views,
+    output: Any = None,
+    bad_images: BadImages = "error",
+    cache: Path | None = None,
+    progress: bool = False,
+) -> Features:
+    """Return the feature vectors of a data set: one pass over its pictures, or none if they are in ``cache``.
+
+    Args:
+        model: A classifier that ends in a dense layer.
+        dataset: The pictures.
+        preprocessing: How they become pixels.
+        views: What is seen of each picture.
+        output: What is computed, shape (n, size), in place of the feature vectors; kept as float16.
+        bad_images: What to do about pictures that cannot be decoded.
+        cache: A folder where the vectors are kept, or ``None``. Ctrl-C keeps there what was computed.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ImageError: If pictures cannot be decoded; all are named.
+    """
+    name = _fingerprint(model, preprocessing, views, output)
+    dtype = np.float32 if output is None else np.float16
+    file = None if cache is None else cache / f"features-{name}.npz"
+    stored = {} if file is None else _read(file)
+    marks, known = _recognised(dataset, stored)
+    waiting = [sample for sample in dataset if sample.key not in known]
+    extractor = Extractor(model, pictures=len(waiting) * len(views), output=output)
+    errors: dict[str, ImageError] = {}
+
+    def seen(sample: Sample) -> npt.NDArray[np.uint8] | ImageError:
+        try:
+            content = read_content(sample.image)
+            if file is not None:
+                marks[sample.key] = _mark(content_digest(content), sample.key)
+            return views.of(dataclasses.replace(sample, image=content), preprocessing)
+        except ImageError as error:
+            return error
+
+    like = waiting[0].image if waiting else b""
+    stream = extractor.stream(picture_map(seen, waiting, like=like))
+    shown = tracked(stream, total=len(waiting), description="Features", unit="img", enabled=progress)
+    try:
+        for sample, result in zip(waiting, shown, strict=True):
+            if isinstance(result, ImageError):
+                errors[sample.key] = result
+            else:
+                known[sample.key] = result.astype(dtype)
+    finally:
+        if file is not None and waiting and known:
+            _write(file, {**stored, **{marks[key]: row for key, row in known.items()}})
+    if errors and (bad_images == "error" or len(errors) == len(dataset)):
+        raise ImageError(
+            f"{len(errors)} of {len(dataset)} pictures cannot be used: "
+            f"{few([f'{key}: {error}' for key, error in errors.items()])} "
+            "Replace or remove them, or leave them out with bad_images='skip'."
+        )
+    if errors:
+        _log.warning("%d pictures cannot be decoded and are left out: %s", len(errors), few(sorted(errors)))
+    kept = np.array([number for number, key in enumerate(dataset.keys) if key in known], dtype=np.int64)
+    rows = np.stack([known[dataset.keys[number]] for number in kept])
+    if not np.isfinite(rows).all():
+        raise TrainingError("The network's features are not finite. Are its weights the right ones?")
+    return Features(rows, kept, tuple(errors))
+
+
+def fit_on_features(features: Features, dataset: Dataset, recipe: Recipe, *, seed: int) -> Head:
+    """Return the last layer for the feature vectors of a data set; its settings are chosen by folds of it."""
+    used = dataset.subset(features.kept)
+    counts = np.bincount(used.labels, minlength=used.num_classes)
+    folds = _folds(used, seed)
+    head = fit_head(features.rows, used.labels, used.num_classes, folds, recipe.class_weights(counts))
+    _log.info(
+        "Last layer: shrinkage %g; in cross-validation accuracy %.3f, loss %.3f.",
+        head.shrinkage,
+        head.accuracy,
+        head.loss,
+    )
+    return head
+
+
+def _folds(dataset: Dataset, seed: int) -> Sequence[npt.NDArray[np.int64]]:
+    """Return the positions left out in turn to choose the settings of the last layer; none where that is impossible.
+
+    Copies of a picture stay together where they are known. Classes that would be gone without one unit of pictures
+    are always learned from: they must not keep the others from being cross-validated.
+    """
+    units = draw_units(*names_and_links(dataset.samples, dataset.known_contents()), seed)
+    testable, fewest = _testable(units, dataset.labels)
+    if not testable:
+        return ()
+    chosen = np.array(sorted(index for unit in testable for index in unit), dtype=np.int64)
+    place = {index: number for number, index in enumerate(chosen.tolist())}
+    moved = [[place[index] for index in unit] for unit in testable]
+    try:
+        folds = draw_folds(moved, dataset.labels[chosen], dataset.class_names, k=min(_MOST_FOLDS, fewest))
+    except SplitError as error:  # groups too large
+        _log.info("No cross-validation: %s", error)
+        return ()
+    return [chosen[fold] for fold in folds]
+
+
+def _testable(units: Units, labels: npt.NDArray[np.int64]) -> tuple[Units, int]:
+    """Return the units of classes that have others, and the fewest such a class has."""
+    while True:
+        classes = [set(labels[list(unit)].tolist()) for unit in units]
+        counts = Counter(label for of_unit in classes for label in of_unit)
+        kept = [
+            unit for unit, of_unit in zip(units, classes, strict=True) if min(counts[label] for label in of_unit) > 1
+        ]
+        if len(kept) == len(units):
+            return kept, min(counts.values(), default=0)
+        units = kept
+
+
+def stages(model: Any) -> dict[str, int]:
+    """Return how many reductions of resolution each layer with weights lies before the features; the head is 0."""
+    sizes: list[int] = []
+    found: dict[str, int] = {}
+    for layer in reversed(model.layers):
+        shape = tuple(layer.output.shape)
+        if len(shape) == 4 and (not sizes or shape[1] > sizes[-1]):  # noqa: PLR2004 - (n, height, width, channels)
+            sizes.append(int(shape[1]))
+        found[layer.name] = len(sizes)
+    return found
+
+
+def freeze(model: Any, depth: int | None) -> None:
+    """Make layers trainable down to a depth, as `stages` counts it; normalisation and scaling never.
+
+    Args:
+        model: A backbone with its head; changed.
+        depth: How many stages are trainable: 0 the head alone, 1 the last stage too; ``None`` all.
+    """
+    for name, stage in stages(model).items():
+        layer = model.get_layer(name)
+        layer.trainable = name not in ("scale", "to_bgr") and (depth is None or stage <= depth)
+        for part in layer._flatten_layers():  # noqa: SLF001 - no public way into models within models
+            if type(part).__name__ in ("BatchNormalization", "Normalization"):
+                part.trainable = False
+
+
+def make_optimizer_by_depth(recipe: Recipe, model: Any) -> Any:
+    """Return Adam for what `freeze` left trainable, with a lower rate for each stage farther from the head."""
+    optimizers = import_keras().optimizers
+    depth = stages(model)
+    # By variable, not by name: those of a model within the model do not have its name.
+    by_variable = {id(each): _SLOWER ** depth[layer.name] for layer in model.layers for each in layer.weights}
+    rates = [by_variable[id(each)] for each in model.trainable_variables]
+
+    class AdamByDepth(optimizers.AdamW):  # type: ignore[name-defined, misc]  # Keras is untyped
+        def build(self, variables: Any) -> None:
+            super().build(variables)
+            if len(rates) != len(variables):
+                raise ValueError(f"Made for {len(rates)} variables. Received: {len(variables)}")
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            rate = rates[self._get_variable_index(variable)]
+            super().update_step(gradient, variable, learning_rate * rate)
+
+    optimizer = AdamByDepth(recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def set_head(model: Any, head: Head) -> None:
+    """Give a backbone its last layer."""
+    head_of(model).set_weights([head.kernel, head.bias])
+
+
+def figures(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Return loss and accuracy of probabilities."""
+    of_truth = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)
+    accuracy = float((probabilities.argmax(axis=1) == labels).mean())
+    return {"loss": float(-np.log(of_truth).mean()), "accuracy": accuracy}
+
+
+def head_record(
+    head: Head, train: Features, labels: npt.NDArray[np.int64], val: Features | None, val_labels: Any
+) -> dict[str, float]:
+    """Return what `History` keeps of the training of the last layer."""
+    record = figures(head.probabilities(train.rows[:, 0]), labels)
+    if val is not None:
+        measured = figures(head.probabilities(val.rows[:, 0]), val_labels)
+        record |= {f"val_{name}": value for name, value in measured.items()}
+    return {**record, "learning_rate": 0.0}
+
+
+def _fingerprint(model: Any, preprocessing: Preprocessing, views: Views, output: Any) -> str:
+    said = repr((preprocessing.to_dict(), views, None if output is None else output.shape))
+    digest = hashlib.blake2b(said.encode(), digest_size=12)
+    head = {id(weight) for weight in head_of(model).weights}
+    for weight in model.weights:
+        if id(weight) not in head:
+            digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()
+
+
+def _mark(digest: str | None, key: str) -> str:
+    """Return what features are kept under: the key of their picture is not enough, as a picture may be changed."""
+    return f"{digest} {key}"
+
+
+def _recognised(
+    dataset: Dataset, stored: Mapping[str, npt.NDArray[np.floating]]
+) -> tuple[dict[str, str], dict[str, npt.NDArray[np.floating]]]:
+    """Return the marks of the pictures that were seen before, and the features of those that are the same still."""
+    keys = {mark.partition(" ")[2] for mark in stored}
+    again = dataset.subset([number for number, key in enumerate(dataset.keys) if key in keys])
+    marks = {key: _mark(digest, key) for key, digest in again.digests().items()}
+    return marks, {key: stored[mark] for key, mark in marks.items() if mark in stored}
+
+
+def _read(path: Path) -> dict[str, npt.NDArray[np.floating]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {str(mark): row for mark, row in zip(file["marks"], file["rows"], strict=True)}
+    except FileNotFoundError:
+        return {}
+    except Exception as error:  # NumPy raises anything on damaged files
+        raise TrainingError(f"{path}: the features kept here cannot be read ({error}). Remove the file.") from error
+
+
+def _write(path: Path, rows: dict[str, npt.NDArray[np.floating]]) -> None:
+    marks, vectors = np.array(list(rows)), np.stack(list(rows.values()))
+    try:
+        replace_file(path, lambda temporary: np.savez(temporary, marks=marks, rows=vectors))
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: the features cannot be kept ({error.strerror or error}). Give another folder."
+        ) from error
