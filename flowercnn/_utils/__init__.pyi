@@ -1,4 +1,10 @@
+from flowercnn._utils.arguments import check_choice as check_choice
+from flowercnn._utils.arguments import check_class_names as check_class_names
 from flowercnn._utils.arguments import check_count as check_count
+from flowercnn._utils.arguments import check_instance as check_instance
+from flowercnn._utils.arguments import check_number as check_number
+from flowercnn._utils.arguments import check_pair as check_pair
+from flowercnn._utils.arguments import check_share as check_share
 from flowercnn._utils.files import as_path as as_path
 from flowercnn._utils.files import can_be_written as can_be_written
 from flowercnn._utils.files import expanded as expanded
