@@ -10,7 +10,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
 __all__ = [
     "ConfigurationError",
@@ -83,6 +83,26 @@ def few(items: Collection[object], limit: int = 10) -> str:
     shown = ", ".join(printable(str(item)) for item in list(items)[:limit])
     more = len(items) - limit
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def unusable(errors: Mapping[str, object], total: int) -> ImageError:
+    """Return the error that names all images that cannot be used.
+
+    Args:
+        errors: Of each why, by its key.
+        total: How many images there are in all.
+    """
+    listed = few([f"{key}: {error}" for key, error in errors.items()])
+    return ImageError(
+        f"{len(errors)} of {counted(total, 'image')} cannot be used: {listed} Replace or remove them, or leave them "
+        "out with bad_images='skip'."
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as ``"1 image"`` or ``"2 classes"``."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def printable(text: str) -> str:

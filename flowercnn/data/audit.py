@@ -9,16 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
+
+import numpy as np
 
 from flowercnn.data.duplicates import exact_copies, join, near_pairs
 from flowercnn.data.grouping import units_of
 from flowercnn.data.inspection import Content
-from flowercnn.errors import few
+from flowercnn.errors import counted, few
 from flowercnn.sources import Sample
-
-if TYPE_CHECKING:
-    from flowercnn.data.dataset import Dataset
 
 __all__ = ["KINDS", "AuditReport", "Finding", "FindingKind", "audit"]
 
@@ -195,31 +194,30 @@ class AuditReport:
         return self.to_html()
 
 
-def audit(dataset: Dataset, *, progress: bool = True) -> AuditReport:
-    """Look at every picture of a data set, and at its classes.
-
-    Each picture is read and decoded once, JPEGs at a fraction of their size; the data set remembers the result.
+def audit(
+    samples: Sequence[Sample], labels: Sequence[int], class_names: Sequence[str], contents: Sequence[Content]
+) -> AuditReport:
+    """Return what is wrong with the images and classes of a data set.
 
     Args:
-        dataset: What to look at.
-        progress: Whether to show a progress bar.
-
-    Example:
-        >>> from flowercnn import Dataset, SyntheticFlowers
-        >>> report = audit(Dataset.from_source(SyntheticFlowers(per_class=3, num_classes=2)), progress=False)
-        >>> report.clean, report.counts()["blank"]
-        (True, 0)
+        samples: The samples.
+        labels: The label of each.
+        class_names: The classes, in the order of the labels.
+        contents: What was found in the image of each sample.
     """
-    contents = dataset.contents(progress=progress)
     near = near_pairs(contents)
+    counts = np.bincount(labels, minlength=len(class_names)).tolist()
+    units = np.zeros(len(class_names), dtype=np.int64)
+    for together in units_of(samples, contents, near):
+        units[np.unique(np.asarray(labels)[together])] += 1
     findings = [
-        *_of_pictures(dataset.samples, contents),
-        *_of_copies(dataset.samples, contents, near),
-        *_of_classes(dataset, contents, near),
+        *_of_pictures(samples, contents),
+        *_of_copies(samples, contents, near),
+        *_of_classes(class_names, counts, units.tolist()),
     ]
     order = {kind: place for place, kind in enumerate(KINDS)}
     findings.sort(key=lambda finding: order[finding.kind])
-    return AuditReport(len(dataset), dataset.class_counts(), tuple(findings))
+    return AuditReport(len(samples), dict(zip(class_names, counts, strict=True)), tuple(findings))
 
 
 def _of_pictures(samples: Sequence[Sample], contents: Sequence[Content]) -> Iterator[Finding]:
@@ -273,22 +271,20 @@ def _of_copies(
             yield Finding("label_conflict", _keys(samples, group), _labels(samples, group))
 
 
-def _of_classes(dataset: Dataset, contents: Sequence[Content], near: Sequence[tuple[int, int]]) -> Iterator[Finding]:
-    counts = {name: count for name, count in dataset.class_counts().items() if count}
-    if not counts:
+def _of_classes(class_names: Sequence[str], counts: Sequence[int], units: Sequence[int]) -> Iterator[Finding]:
+    present = [label for label, count in enumerate(counts) if count]
+    if not present:
         return
-    largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
+    largest, smallest = max(present, key=lambda label: counts[label]), min(present, key=lambda label: counts[label])
     if counts[largest] >= _IMBALANCE * counts[smallest]:
-        detail = f"{largest}: {counts[largest]} pictures, {smallest}: {counts[smallest]}"
-        yield Finding("imbalance", (largest, smallest), detail)
-    units: Counter[int] = Counter()
-    for together in units_of(dataset.samples, contents, near):
-        units.update(set(dataset.labels[together].tolist()))
-    for label, name in enumerate(dataset.class_names):
+        named = (class_names[largest], class_names[smallest])
+        detail = f"{named[0]}: {counted(counts[largest], 'image')}, {named[1]}: {counted(counts[smallest], 'image')}"
+        yield Finding("imbalance", named, detail)
+    for label, name in enumerate(class_names):
         if units[label] < _TOO_FEW_TO_SPLIT:
-            count = dataset.class_counts()[name]
-            detail = f"{count} pictures" if units[label] == count else f"{count} pictures in {units[label]} groups"
-            yield Finding("small_class", (name,), detail)
+            images = counted(counts[label], "image")
+            grouped = "" if units[label] == counts[label] else f" in {counted(units[label], 'group')}"
+            yield Finding("small_class", (name,), images + grouped)
 
 
 def _keys(samples: Sequence[Sample], group: Sequence[int]) -> tuple[str, ...]:

@@ -1,35 +1,40 @@
-"""What is learned from: an immutable, indexed selection of samples with their classes. Reads no pixels."""
+"""Data sets and their parts: an immutable, indexed selection of samples with their classes."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
-from typing import TYPE_CHECKING, Literal, get_args, overload
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn._utils import check_seed
+from flowercnn._utils import check_choice, check_class_names, check_instance, check_seed
+from flowercnn.data.audit import AuditReport, audit
+from flowercnn.data.grouping import Overlap, find_overlaps, in_a_later_part, names_and_links
+from flowercnn.data.inspection import Content
 from flowercnn.data.labels import LabelEncoder
-from flowercnn.data.splitting import Fold, Splits, Units, check_fractions, draw_folds, draw_split, draw_units
-from flowercnn.errors import ConfigurationError, DataError, SplitError, few
-from flowercnn.sources import DataSource, Sample, checked_class_names, declared_class_names
+from flowercnn.data.listing import list_labelled
+from flowercnn.data.reading import LoadedImages, Readings
+from flowercnn.data.split_file import PARTS, read_split_file, write_split_file
+from flowercnn.data.splitting import Units, check_fractions, draw_folds, draw_split, draw_units
+from flowercnn.errors import ConfigurationError, ImageError, SplitError, counted, few, unusable
+from flowercnn.preprocessing import BadImages, Preprocessing
+from flowercnn.sources import DataSource, ImageInput, Sample, as_source, declared_class_names
 
-if TYPE_CHECKING:
-    from flowercnn.data.audit import AuditReport
-    from flowercnn.data.inspection import Content
-
-__all__ = ["Dataset", "Duplicates"]
+__all__ = ["Dataset", "Duplicates", "Fold", "Splits", "as_dataset"]
 
 Duplicates = Literal["group", "ignore"]
-"""What a split does about copies of a picture: keep them together, or not look for them."""
+"""What a split does about duplicates: keep them together, or not look for them."""
 
-_CONTENTS = "_contents"
+T = TypeVar("T")
+
 
 _log = logging.getLogger(__name__)
 
@@ -55,11 +60,12 @@ class Dataset:
 
     samples: tuple[Sample, ...]
     encoder: LabelEncoder
+    _readings: Readings = field(default_factory=Readings, init=False)
 
     @classmethod
     def from_source(
         cls,
-        source: DataSource,
+        source: DataSource | str | os.PathLike[str],
         *,
         class_names: Sequence[str] | None = None,
         unlabelled: Literal["error", "skip"] = "error",
@@ -69,7 +75,8 @@ class Dataset:
         The class order is ``class_names`` if given, else the order the source declares, else sorted names.
 
         Args:
-            source: Any object that yields `Sample` objects.
+            source: A source, the path of a folder, an archive or a table, or a URI such as
+                ``"tensorbay:Flower17-1"``; see `flowercnn.sources.as_source`.
             class_names: All classes in the order wanted, those without a sample included.
             unlabelled: What to do with samples whose label is ``None``: raise an error or leave them out.
 
@@ -78,20 +85,10 @@ class Dataset:
             DataError: If there is no sample, a key occurs twice, or a sample has no label.
             UnknownNameError: If a label is not among the declared class names.
         """
-        if unlabelled not in ("error", "skip"):
-            raise ConfigurationError(f"unlabelled must be 'error' or 'skip'. Received: unlabelled={unlabelled!r}")
-        samples = list(_checked(source))
-        nameless = [sample.key for sample in samples if sample.label is None]
-        if nameless and unlabelled == "error":
-            raise DataError(
-                f"{len(nameless)} of {len(samples)} samples have no label: {few(nameless)}. "
-                "Label them, or leave them out with unlabelled='skip'."
-            )
-        labelled = tuple(sample for sample in samples if sample.label is not None)
-        if not labelled:
-            raise DataError(f"The source has no {'labelled ' if samples else ''}samples. Received: {source!r}")
-        _refuse_repeated_keys(labelled)
-        declared = declared_class_names(source) if class_names is None else checked_class_names(class_names)
+        check_choice("unlabelled", unlabelled, ("error", "skip"))
+        source = as_source(source)
+        labelled = list_labelled(source, skip_unlabelled=unlabelled == "skip")
+        declared = declared_class_names(source) if class_names is None else check_class_names(class_names)
         names = [sample.label for sample in labelled if sample.label is not None]
         dataset = cls(labelled, LabelEncoder.fit(names) if declared is None else LabelEncoder(declared))
         dataset.labels  # noqa: B018 - a label that is no class is found now, not in the middle of training
@@ -186,13 +183,12 @@ class Dataset:
         if len(np.unique(chosen)) != chosen.size:
             raise ConfigurationError("indices must not name a sample twice. Received: repeated positions")
         part = Dataset(tuple(self.samples[index] for index in chosen), self.encoder)
-        if _CONTENTS in self.__dict__:
-            part.__dict__[_CONTENTS] = tuple(self.__dict__[_CONTENTS][index] for index in chosen)
+        object.__setattr__(part, "_readings", self._readings)
         return part
 
     def split(
         self,
-        val: float = 0.2,
+        val: float = 0.1,
         test: float = 0.2,
         seed: int = 0,
         *,
@@ -226,10 +222,10 @@ class Dataset:
 
     def predefined_split(
         self,
-        val: float = 0.2,
+        val: float = 0.1,
+        test: float = 0.2,
         seed: int = 0,
         *,
-        test: float = 0.0,
         duplicates: Literal["error", "drop", "ignore"] = "error",
         progress: bool = True,
     ) -> Splits:
@@ -239,9 +235,9 @@ class Dataset:
         that only ``val`` or ``test`` have pictures of are named in a warning.
 
         Args:
-            val: As in `split`.
+            val: Share of each class for ``val`` where the owner has made none; 0 leaves it empty.
+            test: Share of each class for ``test``, likewise.
             seed: As in `split`.
-            test: Likewise, where there is no ``test``.
             duplicates: What to do about pictures that are in two of the owner's parts, as `Splits.overlaps` finds
                 them: ``"error"``; ``"drop"`` to leave them out of ``train`` (or ``val``) and keep them in ``test``;
                 ``"ignore"`` to read no picture.
@@ -250,10 +246,7 @@ class Dataset:
         Raises:
             SplitError: If a sample has no part, there is no train, or pictures are in two parts (all are listed).
         """
-        if duplicates not in ("error", "drop", "ignore"):
-            raise ConfigurationError(
-                f"duplicates must be 'error', 'drop' or 'ignore'. Received: duplicates={duplicates!r}"
-            )
+        check_choice("duplicates", duplicates, ("error", "drop", "ignore"))
         check_fractions(val, test)
         if not self.has_splits:
             raise SplitError("Not every sample has a predefined part (Sample.split); draw one with split().")
@@ -287,30 +280,93 @@ class Dataset:
         everything = np.arange(len(self))
         return [Fold(self.subset(np.setdiff1d(everything, fold)), self.subset(fold)) for fold in folds]
 
-    def contents(self, *, progress: bool = True) -> tuple[Content, ...]:
-        """Return what one reading of each picture tells (hash, size, thumbnail, errors), in order.
+    def load(
+        self, preprocessing: Preprocessing, *, bad_images: BadImages = "error", progress: bool = True
+    ) -> LoadedImages:
+        """Return the images at one size, decoded once: parts of one data set share what was decoded.
 
-        The pictures are read at the first call; the data set and the parts made of it afterwards remember the result.
+        Args:
+            preprocessing: How they become pixels. Within its ``memory_limit`` they are kept in memory, otherwise in a
+                cache on disk, until `release` or another preprocessing.
+            bad_images: ``"error"``: one error that names all images that cannot be decoded; ``"skip"``: leave
+                them out.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            ImageError: If images cannot be decoded, or all were to be skipped.
+            SourceError: If an image cannot be fetched, or the cache cannot be written.
         """
-        if _CONTENTS not in self.__dict__:
-            from flowercnn.data.inspection import read_contents
+        self.read(preprocessing, bad_images=bad_images, progress=progress)
+        errors = self._readings.errors(self.samples, preprocessing)
+        kept = np.array([i for i, sample in enumerate(self.samples) if sample.key not in errors], dtype=np.int64)
+        pixels = self._readings.pixels(self.samples, preprocessing)
+        return LoadedImages(pixels, self.labels[kept], kept, tuple(errors))
 
-            self.__dict__[_CONTENTS] = read_contents(self.samples, description="Comparing", progress=progress)
-        contents: tuple[Content, ...] = self.__dict__[_CONTENTS]
-        return contents
+    def read(
+        self,
+        preprocessing: Preprocessing,
+        *,
+        bad_images: BadImages = "error",
+        inspect: bool = False,
+        keep_encoded: bool = False,
+        progress: bool = True,
+    ) -> None:
+        """Read every image once, for all that follows: `split`, `load` and `decode_each` find it read.
+
+        Args:
+            preprocessing: As in `load`.
+            bad_images: As in `load`.
+            inspect: Whether `split` and `audit` will want what `contents` returns.
+            keep_encoded: Whether the images will be decoded in other ways, too; they are kept until `release`.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            ImageError: As in `load`.
+            SourceError: As in `load`.
+        """
+        check_instance("preprocessing", preprocessing, Preprocessing)
+        check_choice("bad_images", bad_images, get_args(BadImages))
+        self._readings.read(
+            self.samples,
+            preprocessing=preprocessing,
+            inspect=inspect,
+            keep_encoded=keep_encoded,
+            progress=progress,
+        )
+        errors = self._readings.errors(self.samples, preprocessing)
+        if errors and (bad_images == "error" or len(errors) == len(self)):
+            raise unusable(errors, len(self))
+
+    def decode_each(self, preprocessing: Preprocessing) -> Iterator[npt.NDArray[np.uint8] | ImageError]:
+        """Yield the pixels of each image in order, or why it cannot be decoded, in bounded memory.
+
+        What `load` has decoded is taken from there.
+        """
+        return self._readings.stream(self.samples, preprocessing)
+
+    def encoded(self, index: int) -> ImageInput:
+        """Return an image as it can be decoded: as `read` has kept it, or as the sample has it."""
+        return self._readings.image(self.samples[index])
+
+    def release(self) -> None:
+        """Forget decoded and encoded images, of this data set and of all its parts."""
+        self._readings.release()
+
+    def contents(self, *, progress: bool = True) -> tuple[Content, ...]:
+        """Return what an inspection of each image finds (hash, size, thumbnail, errors), in order.
+
+        The images are read at the first call; the data set and its parts remember the result.
+        """
+        return self._readings.contents(self.samples, progress=progress)
 
     def known_contents(self) -> tuple[Content, ...] | None:
-        """Return what `contents` has read before, or ``None``: nothing is read now."""
-        known: tuple[Content, ...] | None = self.__dict__.get(_CONTENTS)
-        return known
+        """Return what `contents` has found before, or ``None``: nothing is read now."""
+        return self._readings.known_contents(self.samples)
 
     def _units(self, seed: int, duplicates: Duplicates, *, progress: bool) -> Units:
         """Samples that stay together, in the order in which they are drawn."""
-        if duplicates not in get_args(Duplicates):
-            raise ConfigurationError(f"duplicates must be 'group' or 'ignore'. Received: duplicates={duplicates!r}")
+        check_choice("duplicates", duplicates, get_args(Duplicates))
         check_seed(seed)
-        from flowercnn.data.grouping import names_and_links
-
         contents = self.contents(progress=progress) if duplicates == "group" else None
         return draw_units(*names_and_links(self.samples, contents), seed)
 
@@ -322,15 +378,8 @@ class Dataset:
         return digest.hexdigest()
 
     def digests(self) -> dict[str, str | None]:
-        """Return a hash of the content of each picture by its key; ``None`` for one that cannot be read.
-
-        For that every picture is read, unless an audit or a split has done so.
-        """
-        from flowercnn.data.inspection import read_digests
-
-        if _CONTENTS in self.__dict__:
-            return dict(zip(self.keys, (content.digest for content in self.contents()), strict=True))
-        return dict(zip(self.keys, read_digests(self.samples), strict=True))
+        """Return a hash of the content of each image by its key; ``None`` for one that cannot be read."""
+        return self._readings.digests(self.samples)
 
     def content_fingerprint(self) -> str:
         """Return 32 hexadecimal digits that change as `fingerprint` does, and with the content of a picture, too."""
@@ -341,25 +390,13 @@ class Dataset:
 
     def audit(self, *, progress: bool = True) -> AuditReport:
         """Return what is wrong with the pictures and their labels; reads every file, changes none."""
-        from flowercnn.data.audit import audit
+        contents = self.contents(progress=progress)
+        return audit(self.samples, self.labels.tolist(), self.class_names, contents)
 
-        return audit(self, progress=progress)
 
-
-def _checked(source: DataSource) -> Iterator[Sample]:
-    """Yield the samples of a source, with a sentence for its author if it is none."""
-    if isinstance(source, (str, bytes)) or not isinstance(source, DataSource):
-        raise ConfigurationError(
-            "source must be an object that yields flowercnn.Sample, such as flowercnn.ImageFolder('photos'). "
-            f"Received: {type(source).__name__} {source!r}"
-        )
-    for sample in source:
-        if not isinstance(sample, Sample):
-            raise ConfigurationError(
-                f"A source must yield flowercnn.Sample(key, label, image). "
-                f"Received from {type(source).__name__}: {type(sample).__name__}"
-            )
-        yield sample
+def as_dataset(value: Dataset | DataSource | str | os.PathLike[str]) -> Dataset:
+    """Return what users pass where a data set is wanted as a `Dataset`: a source, a path or a URI is listed."""
+    return value if isinstance(value, Dataset) else Dataset.from_source(value)
 
 
 def _without_overlaps(splits: Splits, *, drop: bool) -> Splits:
@@ -367,20 +404,18 @@ def _without_overlaps(splits: Splits, *, drop: bool) -> Splits:
     if not drop:
         splits.check(progress=False)
         return splits
-    from flowercnn.data.grouping import overlapping
-
-    doubled = overlapping(splits)
-    if any(doubled):
+    samples, contents = splits._read(progress=False)  # noqa: SLF001 - of this module
+    doubled = in_a_later_part(samples, contents, splits._of_each(range(len(PARTS))))  # noqa: SLF001
+    if doubled:
         _log.warning(
-            "%d pictures of train or val are the same or nearly as one in a later part and are left out: %s",
-            sum(map(len, doubled)),
-            few(
-                [part.keys[index] for part, indices in zip(splits, doubled, strict=True) for index in sorted(indices)]
-            ),
+            "%s of train or val are the same or nearly as one in a later part and are left out: %s",
+            counted(len(doubled), "image"),
+            few([samples[index].key for index in sorted(doubled)]),
         )
+    first = [0, len(splits.train), len(splits.train) + len(splits.val)]
     kept = [
-        part.subset([index for index in range(len(part)) if index not in indices])
-        for part, indices in zip(splits, doubled, strict=True)
+        part.subset([index for index in range(len(part)) if start + index not in doubled])
+        for start, part in zip(first, splits, strict=True)
     ]
     return Splits(*kept)
 
@@ -398,8 +433,109 @@ def _warn_of_unlearned(splits: Splits) -> None:
         )
 
 
-def _refuse_repeated_keys(samples: Sequence[Sample]) -> None:
-    if len({sample.key for sample in samples}) == len(samples):
-        return
-    repeated = [f"{key!r} ({n} times)" for key, n in Counter(sample.key for sample in samples).items() if n > 1]
-    raise DataError(f"Every key must be unique. Received: {len(repeated)} repeated keys: {few(repeated)}")
+class Splits(NamedTuple):
+    """The three parts of a data set: ``train, val, test = dataset.split()``.
+
+    Args:
+        train: What the weights are learned from.
+        val: What choices are made on (early stopping, calibration). Empty if not asked for.
+        test: What the final figure is measured on; nothing is ever selected on it. Empty if not asked for.
+    """
+
+    train: Dataset
+    val: Dataset
+    test: Dataset
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the keys of each part to a JSON file, whole or not at all, and return its path.
+
+        Raises:
+            OutputError: If the file cannot be written.
+        """
+        keys = {name: part.keys for name, part in self._asdict().items()}
+        return write_split_file(path, self.train.class_names, keys)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], dataset: Dataset, *, check: bool = True, progress: bool = True
+    ) -> Splits:
+        """Return the saved parts of ``dataset``, checked again.
+
+        Args:
+            path: A file that `save` has written.
+            dataset: The data set that was split.
+            check: Whether to look for pictures in two parts, as `check` does.
+            progress: Whether to show a progress bar while pictures are read.
+
+        Raises:
+            ConfigurationError: If ``dataset`` is none.
+            SplitError: If the file is no split file, names keys the data set has not, puts one key in two parts,
+                or was made for other classes, or if a picture is in two parts. Samples that are new since then are an
+                error too: split again.
+        """
+        check_instance("dataset", dataset, Dataset, "make one with Dataset.from_source(source)")
+        content = read_split_file(path)
+        if tuple(content["class_names"]) != dataset.class_names:
+            raise SplitError(
+                f"{path}: the split was made for other classes. Received: {few(dataset.class_names)}; "
+                f"saved: {few(content['class_names'])}. Split the data set again."
+            )
+        position = {key: index for index, key in enumerate(dataset.keys)}
+        listed = [key for name in PARTS for key in content[name]]
+        missing = [key for key in listed if key not in position]
+        new = sorted(position.keys() - set(listed))
+        twice = len(listed) - len(set(listed))
+        if missing or new or twice:
+            raise SplitError(
+                f"{path}: a split must name every sample of the data set once. Received: {len(missing)} keys the "
+                f"data set has not ({few(missing, 3)}), {len(new)} samples the split has not ({few(new, 3)}), "
+                f"{twice} keys in two parts. Split the data set again."
+            )
+        if check:
+            dataset.contents(progress=progress)  # now: the parts know then what was read
+        splits = cls(*(dataset.subset([position[key] for key in content[name]]) for name in PARTS))
+        if check:
+            splits.check(progress=progress)
+        return splits
+
+    def overlaps(self, *, progress: bool = True) -> list[Overlap]:
+        """Return the pairs of samples in different parts with one key, one group, one file, or nearly one picture.
+
+        Pictures are read if the data set has not read them yet.
+        """
+        samples, contents = self._read(progress=progress)
+        return find_overlaps(samples, contents, self._of_each(PARTS))
+
+    def _read(self, *, progress: bool) -> tuple[list[Sample], list[Content]]:
+        """Return the samples of all parts and what was found in their images."""
+        samples = [sample for part in self for sample in part.samples]
+        return samples, [content for part in self for content in part.contents(progress=progress)]
+
+    def _of_each(self, values: Sequence[T]) -> list[T]:
+        """Return the value of its part for each sample."""
+        return [value for value, part in zip(values, self, strict=True) for _ in part.samples]
+
+    def check(self, *, progress: bool = True) -> None:
+        """Make sure that nothing is on two sides.
+
+        Raises:
+            SplitError: If something is; the pairs are listed.
+        """
+        found = self.overlaps(progress=progress)
+        if found:
+            raise SplitError(
+                f"{len(found)} pairs of samples are in different parts though they are the same or nearly: "
+                f"{few(found)}. Split again with Dataset.split, which keeps them together."
+            )
+
+
+class Fold(NamedTuple):
+    """One turn of a cross-validation.
+
+    Args:
+        train: All samples but this fold's.
+        test: This fold's samples.
+    """
+
+    train: Dataset
+    test: Dataset

@@ -1,21 +1,34 @@
-"""Which samples belong on one side of a split, and which pairs are on two."""
+"""Grouping: the samples that belong on one side of a split, and pairs that are on two."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from flowercnn.data.duplicates import exact_copies, join, near_pairs
 from flowercnn.data.inspection import Content
-from flowercnn.data.splitting import Overlap, Splits
 from flowercnn.sources import Sample
 
-if TYPE_CHECKING:
-    from flowercnn.data.dataset import Dataset
+__all__ = ["Overlap", "find_overlaps", "in_a_later_part", "names_and_links", "units_of"]
 
-__all__ = ["find_overlaps", "names_and_links", "overlapping", "units_of"]
+
+class Overlap(NamedTuple):
+    """Two samples in different parts that should not be.
+
+    Args:
+        first: Part and key of the one, such as ``"train rose/1.jpg"``.
+        second: Part and key of the other.
+        reason: ``"same key"``, ``"same group"``, ``"same file"`` or ``"near-duplicate"``.
+    """
+
+    first: str
+    second: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.first} = {self.second} ({self.reason})"
 
 
 def names_and_links(
@@ -40,19 +53,17 @@ def units_of(
     return join(len(samples), [*_same([sample.group for sample in samples]), *exact, *near])
 
 
-def find_overlaps(parts: Mapping[str, Dataset], *, progress: bool) -> list[Overlap]:
+def find_overlaps(samples: Sequence[Sample], contents: Sequence[Content], parts: Sequence[str]) -> list[Overlap]:
     """Return the pairs of samples in different parts that are the same, or nearly, or of one group.
 
     Args:
-        parts: Data sets by the name to call them by.
-        progress: Whether to show a progress bar while pictures are read.
+        samples: The samples of all parts.
+        contents: What was found in their images.
+        parts: The name of the part of each sample.
     """
-    samples = [sample for part in parts.values() for sample in part.samples]
-    side = [name for name, part in parts.items() for _ in part.samples]
-    contents = [content for part in parts.values() for content in part.contents(progress=progress)]
 
-    def told(index: int) -> str:
-        return f"{side[index]} {samples[index].key}"
+    def named(index: int) -> str:
+        return f"{parts[index]} {samples[index].key}"
 
     found: dict[tuple[int, int], Overlap] = {}
     for reason, links in (
@@ -61,23 +72,23 @@ def find_overlaps(parts: Mapping[str, Dataset], *, progress: bool) -> list[Overl
         ("same file", _copies(contents)),
         ("near-duplicate", near_pairs(contents)),
     ):
-        for pair in _across(links, side):
-            found.setdefault(pair, Overlap(told(pair[0]), told(pair[1]), reason))
+        for pair in _across(links, parts):
+            found.setdefault(pair, Overlap(named(pair[0]), named(pair[1]), reason))
     return [found[pair] for pair in sorted(found)]
 
 
-def overlapping(splits: Splits) -> list[set[int]]:
-    """Return, for each part, the positions of its samples that are in a later part too."""
-    samples = [sample for part in splits for sample in part.samples]
-    side = [number for number, part in enumerate(splits) for _ in part.samples]
-    contents = [content for part in splits for content in part.contents(progress=False)]
-    first = [0, len(splits.train), len(splits.train) + len(splits.val)]
-    doubled: list[set[int]] = [set(), set(), set()]
+def in_a_later_part(samples: Sequence[Sample], contents: Sequence[Content], parts: Sequence[int]) -> set[int]:
+    """Return the positions of samples that belong together with one of a later part.
+
+    Args:
+        samples: The samples of all parts.
+        contents: What was found in their images.
+        parts: The number of the part of each sample.
+    """
+    doubled: set[int] = set()
     for together in names_and_links(samples, contents)[1]:
-        last = max(side[index] for index in together)
-        for index in together:
-            if side[index] < last:
-                doubled[side[index]].add(index - first[side[index]])
+        last = max(parts[index] for index in together)
+        doubled.update(index for index in together if parts[index] < last)
     return doubled
 
 
@@ -103,7 +114,7 @@ def _copies(contents: Sequence[Content]) -> Iterator[list[int]]:
     yield from (copies for copies in exact_copies(contents) if not contents[copies[0]].blank)
 
 
-def _across(links: Iterator[list[int]] | Sequence[Sequence[int]], side: Sequence[str]) -> Iterator[tuple[int, int]]:
+def _across(links: Iterator[list[int]] | Sequence[Sequence[int]], parts: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Yield the pairs of positions that are linked but on different sides."""
     for link in links:
-        yield from ((a, b) for a, b in combinations(sorted(link), 2) if side[a] != side[b])
+        yield from ((a, b) for a, b in combinations(sorted(link), 2) if parts[a] != parts[b])

@@ -1,8 +1,7 @@
-"""What one reading of a picture tells: a hash, size and format, a thumbnail, or why it is no use."""
+"""Inspection of an image: hash, size and format, a thumbnail, or why it cannot be used."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageStat
 
-from flowercnn._utils import picture_map, tracked
 from flowercnn.errors import FlowerCNNError
-from flowercnn.preprocessing import Preprocessing, content_digest, decode_image, is_turned, read_content
-from flowercnn.sources import Sample
+from flowercnn.preprocessing import Preprocessing, decode_image, is_turned
 
-__all__ = ["THUMBNAIL_SIDE", "Content", "read_contents", "read_digests"]
+__all__ = ["THUMBNAIL_SIDE", "Content", "inspect_image"]
 
 THUMBNAIL_SIDE: Final = 32
 _BLANK_THUMBNAIL: Final = 5.0  # spread of grey values, of 255; the plainest of 1,088 flower photographs has 15
@@ -51,38 +48,13 @@ class Content:
     colours: npt.NDArray[np.float32] | None = None
 
 
-def read_contents(samples: Sequence[Sample], *, description: str, progress: bool) -> tuple[Content, ...]:
-    """Read every picture once, in threads; JPEGs are decoded at a fraction of their size.
+def inspect_image(content: bytes | Image.Image, digest: str | None) -> Content:
+    """Return what an image shows of itself; JPEGs are decoded at a fraction of their size.
 
     Args:
-        samples: What to read.
-        description: What the progress bar says.
-        progress: Whether to show it.
+        content: The encoded image, or a Pillow image.
+        digest: A hash of it.
     """
-    like = samples[0].image if samples else b""
-    contents = picture_map(_examine, samples, like=like, count=len(samples))
-    return tuple(tracked(contents, total=len(samples), description=description, unit="img", enabled=progress))
-
-
-def read_digests(samples: Sequence[Sample]) -> tuple[str | None, ...]:
-    """Read every picture once, in threads, and return its `Content.digest`; nothing is decoded."""
-    like = samples[0].image if samples else b""
-    return tuple(picture_map(_digest, samples, like=like, count=len(samples)))
-
-
-def _digest(sample: Sample) -> str | None:
-    try:
-        return content_digest(read_content(sample.image))
-    except FlowerCNNError:
-        return None
-
-
-def _examine(sample: Sample) -> Content:
-    try:
-        content = read_content(sample.image)
-        digest = content_digest(content)
-    except FlowerCNNError as error:
-        return Content(error=str(error))
     header = _Header()
     try:
         picture = _decode(content, mode="YCbCr", inspect=header.read)

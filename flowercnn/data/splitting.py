@@ -7,158 +7,21 @@ the order of listing nor on names, and adding pictures moves few of those alread
 
 from __future__ import annotations
 
-import json
-import operator
-import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn._utils import as_path, check_seed, stable_hash, write_result
+from flowercnn._utils import check_count, check_seed, check_share, stable_hash
 from flowercnn.errors import ConfigurationError, SplitError, few
 
-if TYPE_CHECKING:
-    from flowercnn.data.dataset import Dataset
+__all__ = ["Units", "check_fractions", "draw_folds", "draw_split", "draw_units"]
 
-__all__ = ["Fold", "Overlap", "Splits", "check_fractions", "draw_folds", "draw_split", "draw_units"]
-
-_FORMAT = "flowercnn-splits"
 _NAMES = ("train", "val", "test")
-_NUMBERS = (int, float, np.integer, np.floating)
 
 Indices = npt.NDArray[np.int64]
 Units = Sequence[Sequence[int]]
 """Positions of samples that stay together, in the order in which they are drawn."""
-
-
-class Overlap(NamedTuple):
-    """Two samples in different parts that should not be.
-
-    Args:
-        first: Part and key of the one, such as ``"train rose/1.jpg"``.
-        second: Part and key of the other.
-        reason: ``"same key"``, ``"same group"``, ``"same file"`` or ``"near-duplicate"``.
-    """
-
-    first: str
-    second: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.first} = {self.second} ({self.reason})"
-
-
-class Splits(NamedTuple):
-    """The three parts of a data set: ``train, val, test = dataset.split()``.
-
-    Args:
-        train: What the weights are learned from.
-        val: What choices are made on (early stopping, calibration). Empty if not asked for.
-        test: What the final figure is measured on; nothing is ever selected on it. Empty if not asked for.
-    """
-
-    train: Dataset
-    val: Dataset
-    test: Dataset
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the keys of each part to a JSON file, whole or not at all, and return its path.
-
-        Raises:
-            OutputError: If the file cannot be written.
-        """
-        content = {
-            "format": _FORMAT,
-            "version": 1,
-            "class_names": list(self.train.class_names),
-            **{name: list(part.keys) for name, part in zip(_NAMES, self, strict=True)},
-        }
-        text = json.dumps(content, ensure_ascii=True, indent=1)
-        return write_result(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-    @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], dataset: Dataset, *, check: bool = True, progress: bool = True
-    ) -> Splits:
-        """Return the saved parts of ``dataset``, checked again.
-
-        Args:
-            path: A file that `save` has written.
-            dataset: The data set that was split.
-            check: Whether to look for pictures in two parts, as `check` does.
-            progress: Whether to show a progress bar while pictures are read.
-
-        Raises:
-            ConfigurationError: If ``dataset`` is none.
-            SplitError: If the file is no split file, names keys the data set has not, puts one key in two parts,
-                or was made for other classes, or if a picture is in two parts. Samples that are new since then are an
-                error too: split again.
-        """
-        if not hasattr(dataset, "encoder"):  # the class cannot be imported here: it imports this module
-            raise ConfigurationError(
-                "dataset must be a flowercnn.Dataset; make one with Dataset.from_source(source). "
-                f"Received: {type(dataset).__name__}"
-            )
-        content = _read_split_file(as_path(path))
-        if tuple(content["class_names"]) != dataset.class_names:
-            raise SplitError(
-                f"{path}: the split was made for other classes. Received: {few(dataset.class_names)}; "
-                f"saved: {few(content['class_names'])}. Split the data set again."
-            )
-        position = {key: index for index, key in enumerate(dataset.keys)}
-        listed = [key for name in _NAMES for key in content[name]]
-        missing = [key for key in listed if key not in position]
-        new = sorted(position.keys() - set(listed))
-        twice = len(listed) - len(set(listed))
-        if missing or new or twice:
-            raise SplitError(
-                f"{path}: a split must name every sample of the data set once. Received: {len(missing)} keys the "
-                f"data set has not ({few(missing, 3)}), {len(new)} samples the split has not ({few(new, 3)}), "
-                f"{twice} keys in two parts. Split the data set again."
-            )
-        if check:
-            dataset.contents(progress=progress)  # now: the parts know then what was read
-        splits = cls(*(dataset.subset([position[key] for key in content[name]]) for name in _NAMES))
-        if check:
-            splits.check(progress=progress)
-        return splits
-
-    def overlaps(self, *, progress: bool = True) -> list[Overlap]:
-        """Return the pairs of samples in different parts with one key, one group, one file, or nearly one picture.
-
-        Pictures are read if the data set has not read them yet.
-        """
-        from flowercnn.data.grouping import find_overlaps
-
-        return find_overlaps(dict(zip(_NAMES, self, strict=True)), progress=progress)
-
-    def check(self, *, progress: bool = True) -> None:
-        """Make sure that nothing is on two sides.
-
-        Raises:
-            SplitError: If something is; the pairs are listed.
-        """
-        found = self.overlaps(progress=progress)
-        if found:
-            raise SplitError(
-                f"{len(found)} pairs of samples are in different parts though they are the same or nearly: "
-                f"{few(found)}. Split again with Dataset.split, which keeps them together."
-            )
-
-
-class Fold(NamedTuple):
-    """One turn of a cross-validation.
-
-    Args:
-        train: All samples but this fold's.
-        test: This fold's samples.
-    """
-
-    train: Dataset
-    test: Dataset
 
 
 def check_fractions(val: float, test: float) -> None:
@@ -167,9 +30,7 @@ def check_fractions(val: float, test: float) -> None:
     Raises:
         ConfigurationError: Unless both are numbers of at least 0 with a sum below 1.
     """
-    for name, value in (("val", val), ("test", test)):
-        if isinstance(value, bool) or not isinstance(value, _NUMBERS) or not 0 <= value < 1:
-            raise ConfigurationError(f"{name} must be a share from 0 to below 1. Received: {name}={value!r}")
+    val, test = check_share("val", val), check_share("test", test)
     if val + test >= 1:
         raise ConfigurationError(
             f"val + test must be below 1, so that something is left for train. Received: val={val!r}, test={test!r}"
@@ -226,12 +87,7 @@ def draw_folds(units: Units, labels: Indices, class_names: Sequence[str], *, k: 
         SplitError: If a class has fewer samples than folds, or all in one unit, so that a fold has nothing of it to
             learn from.
     """
-    try:
-        folds = operator.index(k)
-    except TypeError:
-        folds = 0
-    if folds < 2:  # noqa: PLR2004 - one fold leaves nothing to learn from
-        raise ConfigurationError(f"k must be an int of at least 2. Received: k={k!r}")
+    folds = check_count("k", k, least=2)
     counts = np.bincount(labels, minlength=len(class_names))
     _check_class_sizes(counts, class_names, folds)
     filled = np.zeros((folds, len(class_names)), dtype=np.int64)
@@ -291,21 +147,3 @@ def draw_units(names: Sequence[tuple[str, str]], together: Sequence[Sequence[int
         tuple(unit): min((stable_hash(seed, *names[index]), names[index]) for index in unit) for unit in together
     }
     return sorted(ordered, key=lambda unit: ordered[unit])
-
-
-def _read_split_file(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SplitError(f"{path}: the split file cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise SplitError(f"{path}: not a split file; write one with Splits.save.") from error
-    lists = ("class_names", *_NAMES)
-    if (
-        not isinstance(content, dict)
-        or content.get("format") != _FORMAT
-        or not all(isinstance(content.get(name), list) for name in lists)
-        or not all(isinstance(item, str) for name in lists for item in content[name])
-    ):
-        raise SplitError(f"{path}: not a split file; write one with Splits.save.")
-    return content

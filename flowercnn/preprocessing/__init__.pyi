@@ -7,6 +7,10 @@ from flowercnn.preprocessing.batches import TrainingBatches as TrainingBatches
 from flowercnn.preprocessing.decode import decode_image as decode_image
 from flowercnn.preprocessing.decode import is_turned as is_turned
 from flowercnn.preprocessing.decode import read_content as read_content
+from flowercnn.preprocessing.pixels import DiskStore as DiskStore
+from flowercnn.preprocessing.pixels import JoinedPixels as JoinedPixels
+from flowercnn.preprocessing.pixels import MemoryPixels as MemoryPixels
+from flowercnn.preprocessing.pixels import MemoryStore as MemoryStore
 from flowercnn.preprocessing.pixels import Pixels as Pixels
 from flowercnn.preprocessing.pixels import clear_cache as clear_cache
 from flowercnn.preprocessing.pixels import content_digest as content_digest

@@ -16,12 +16,173 @@ from PIL import Image
 from flowercnn._utils import expanded, replace_file, user_cache
 from flowercnn.errors import ImageError, SourceError
 
-__all__ = ["DiskPixels", "MemoryPixels", "PixelCache", "Pixels", "clear_cache", "content_digest", "default_cache_dir"]
+__all__ = [
+    "DiskPixels",
+    "DiskStore",
+    "JoinedPixels",
+    "MemoryPixels",
+    "MemoryStore",
+    "PixelCache",
+    "Pixels",
+    "clear_cache",
+    "content_digest",
+    "default_cache_dir",
+]
 
+Encoded = bytes | Image.Image
+Decode = Callable[[Encoded], npt.NDArray[np.uint8]]
+Indices = Sequence[int] | npt.NDArray[np.integer]
 
 _SUBFOLDER = "flowercnn-pixels"
 _FORM = "d"  # of the files, a part of their folder's name: change it with them
 _DIGEST = 16  # bytes at the end of every file
+
+
+class Pixels(Protocol):
+    """Images of one size, taken by position."""
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        ...
+
+    def take(self, indices: Indices) -> npt.NDArray[np.uint8]:
+        """Return the images at ``indices``, shape (n, height, width, 3), uint8."""
+        ...
+
+
+class MemoryPixels:
+    """Images in one array.
+
+    Args:
+        array: Shape (n, height, width, 3), uint8.
+    """
+
+    def __init__(self, array: npt.NDArray[np.uint8]) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def take(self, indices: Indices) -> npt.NDArray[np.uint8]:
+        """Return the images at ``indices``, shape (n, height, width, 3), uint8."""
+        return self._array[np.asarray(indices, dtype=np.int64)]
+
+
+class DiskPixels:
+    """Images in files of raw pixels, read when they are taken.
+
+    They are read, not mapped: mapped files count as memory of the process.
+
+    Args:
+        paths: One file per image.
+        image_size: (height, width) of all.
+    """
+
+    def __init__(self, paths: Sequence[Path], image_size: tuple[int, int]) -> None:
+        self._paths = tuple(paths)
+        self._shape = (*image_size, 3)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def take(self, indices: Indices) -> npt.NDArray[np.uint8]:
+        """Return the images at ``indices``, shape (n, height, width, 3), uint8.
+
+        Raises:
+            SourceError: If a file of the cache was removed or cut since it was listed.
+        """
+        images = np.empty((len(indices), *self._shape), dtype=np.uint8)
+        for image, index in zip(images, indices, strict=True):
+            path = self._paths[index]
+            try:
+                with path.open("rb", buffering=0) as file:
+                    read = file.readinto(image.data.cast("B"))
+            except OSError as error:
+                read, reason = 0, error.strerror
+            else:
+                reason = "cut short"
+            if read != image.nbytes:
+                raise SourceError(f"{path}: a file of the image cache was lost while in use ({reason}). Run again.")
+        return images
+
+
+class JoinedPixels:
+    """Some images of others, in any order: a part of a data set whose images are loaded.
+
+    Args:
+        loaded: Images that were loaded together.
+        places: Of each image the number of its ``loaded`` and its position there, shape (n, 2).
+    """
+
+    def __init__(self, loaded: Sequence[Pixels], places: npt.NDArray[np.int64]) -> None:
+        self._loaded, self._places = tuple(loaded), places.reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def take(self, indices: Indices) -> npt.NDArray[np.uint8]:
+        """Return the images at ``indices``, shape (n, height, width, 3), uint8."""
+        numbers, positions = self._places[np.asarray(indices, dtype=np.int64)].T
+        used = np.unique(numbers).tolist()
+        if len(used) == 1:
+            chosen: npt.NDArray[np.uint8] = self._loaded[used[0]].take(positions)
+            return chosen
+        parts = {number: self._loaded[number].take(positions[numbers == number]) for number in used}
+        shape = next(iter(parts.values())).shape[1:] if parts else (0, 0, 3)
+        images = np.empty((len(numbers), *shape), dtype=np.uint8)
+        for number, part in parts.items():
+            images[numbers == number] = part
+        return images
+
+
+class MemoryStore:
+    """Decoded images on their way into memory.
+
+    Args:
+        decode: What decodes and resizes an image.
+        count: How many there will be at most.
+        image_size: (height, width) of all.
+    """
+
+    def __init__(self, decode: Decode, count: int, image_size: tuple[int, int]) -> None:
+        self._array = np.empty((count, *image_size, 3), dtype=np.uint8)
+        self._filled = 0
+        self.prepare = decode
+
+    def add(self, image: npt.NDArray[np.uint8]) -> None:
+        """Keep what ``prepare`` returned, as the next image."""
+        self._array[self._filled] = image
+        self._filled += 1
+
+    def pixels(self) -> MemoryPixels:
+        """Return the images that were added."""
+        return MemoryPixels(self._array[: self._filled])
+
+
+class DiskStore:
+    """Decoded images on their way into the cache on disk.
+
+    Args:
+        decode: What decodes and resizes an image.
+        cache: Where they are kept.
+        image_size: (height, width) of all.
+    """
+
+    def __init__(self, decode: Decode, cache: PixelCache, image_size: tuple[int, int]) -> None:
+        self._decode, self._cache, self._image_size = decode, cache, image_size
+        self._paths: list[Path] = []
+
+    def prepare(self, content: Encoded) -> Path:
+        """Return the file of an image; it is decoded only if the cache does not have it."""
+        return self._cache.get(content, lambda: self._decode(content))
+
+    def add(self, path: Path) -> None:
+        """Keep what ``prepare`` returned, as the next image."""
+        self._paths.append(path)
+
+    def pixels(self) -> DiskPixels:
+        """Return the images that were added."""
+        return DiskPixels(self._paths, self._image_size)
 
 
 def default_cache_dir() -> Path:
@@ -30,14 +191,14 @@ def default_cache_dir() -> Path:
 
 
 def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> None:
-    """Remove all decoded pictures from a cache folder, and nothing else."""
+    """Remove all decoded images from a cache folder, and nothing else."""
     shutil.rmtree(expanded(cache_dir or default_cache_dir()) / _SUBFOLDER, ignore_errors=True)
 
 
 class PixelCache:
-    """One file of raw pixels per picture, named by a hash of its content, in a folder named by the settings.
+    """One file of raw pixels per image, named by a hash of its content, in a folder named by the settings.
 
-    So an entry serves every data set and split the picture is in, a changed picture is another entry, and several
+    So an entry serves every data set and split the image is in, a changed image is another entry, and several
     processes can fill one cache: entries are moved into place whole. 16 bytes of digest follow the pixels, so that
     a file that was changed or damaged is not believed.
 
@@ -51,8 +212,8 @@ class PixelCache:
         self._folder = expanded(cache_dir or default_cache_dir()) / _SUBFOLDER / (settings + _FORM)
         self._bytes = image_size[0] * image_size[1] * 3
 
-    def get(self, content: bytes | Image.Image, pixels: Callable[[], npt.NDArray[np.uint8]]) -> Path:
-        """Return the file with the pixels of a picture, made from ``pixels()`` if it is not there yet.
+    def get(self, content: Encoded, pixels: Callable[[], npt.NDArray[np.uint8]]) -> Path:
+        """Return the file with the pixels of an image, made from ``pixels()`` if it is not there yet.
 
         Raises:
             SourceError: If it cannot be written.
@@ -66,7 +227,7 @@ class PixelCache:
             return replace_file(path, lambda temporary: temporary.write_bytes(entry + _digest(entry)))
         except OSError as error:
             raise SourceError(
-                f"{self._folder}: the picture cache cannot be written ({error.strerror or error}). Free some space, "
+                f"{self._folder}: the image cache cannot be written ({error.strerror or error}). Free some space, "
                 "set cache_dir to another folder, or raise memory_limit."
             ) from error
 
@@ -82,8 +243,8 @@ def _digest(entry: bytes) -> bytes:
     return hashlib.blake2b(entry, digest_size=_DIGEST).digest()
 
 
-def content_digest(content: bytes | Image.Image) -> str:
-    """Return a name for a picture's content.
+def content_digest(content: Encoded) -> str:
+    """Return a name for an image's content.
 
     Raises:
         ImageError: If it is a Pillow image that cannot be decoded.
@@ -100,71 +261,3 @@ def content_digest(content: bytes | Image.Image) -> str:
     except Exception as error:  # Pillow's decoders raise anything on damaged files
         raise ImageError(f"damaged or cut short ({type(error).__name__}: {error}).") from error
     return digest.hexdigest()
-
-
-class Pixels(Protocol):
-    """Pictures of one size, taken by position."""
-
-    def __len__(self) -> int:
-        """Return how many pictures there are."""
-        ...
-
-    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-        """Return the pictures at ``indices``, shape (n, height, width, 3), uint8."""
-        ...
-
-
-class MemoryPixels:
-    """Pictures in one array.
-
-    Args:
-        array: Shape (n, height, width, 3), uint8.
-    """
-
-    def __init__(self, array: npt.NDArray[np.uint8]) -> None:
-        self._array = array
-
-    def __len__(self) -> int:
-        return len(self._array)
-
-    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-        """Return the pictures at ``indices``, shape (n, height, width, 3), uint8."""
-        return self._array[np.asarray(indices, dtype=np.int64)]
-
-
-class DiskPixels:
-    """Pictures in files of raw pixels, read when taken.
-
-    They are read, not mapped: mapped files count as memory of the process.
-
-    Args:
-        paths: One file per picture.
-        image_size: (height, width) of all.
-    """
-
-    def __init__(self, paths: Sequence[Path], image_size: tuple[int, int]) -> None:
-        self._paths = tuple(paths)
-        self._shape = (*image_size, 3)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-        """Return the pictures at ``indices``, shape (n, height, width, 3), uint8.
-
-        Raises:
-            SourceError: If a file of the cache was removed or cut since it was listed.
-        """
-        pictures = np.empty((len(indices), *self._shape), dtype=np.uint8)
-        for picture, index in zip(pictures, indices, strict=True):
-            path = self._paths[index]
-            try:
-                with path.open("rb", buffering=0) as file:
-                    read = file.readinto(picture.data.cast("B"))
-            except OSError as error:
-                read, reason = 0, error.strerror
-            else:
-                reason = "cut short"
-            if read != picture.nbytes:
-                raise SourceError(f"{path}: a file of the picture cache was lost while in use ({reason}). Run again.")
-        return pictures

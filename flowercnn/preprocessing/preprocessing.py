@@ -10,16 +10,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn._utils import picture_map, tracked
-from flowercnn.errors import ConfigurationError, ImageError, few
+from flowercnn._utils import as_path, check_choice, check_count, check_pair, picture_map, tracked
+from flowercnn.errors import ConfigurationError, ImageError, few, unusable
 from flowercnn.preprocessing.decode import decode_image, read_content
-from flowercnn.preprocessing.pixels import DiskPixels, MemoryPixels, PixelCache, Pixels
+from flowercnn.preprocessing.pixels import DiskStore, MemoryStore, PixelCache, Pixels
 from flowercnn.preprocessing.resize import ResizeMode, resize
 from flowercnn.sources import ImageInput, Sample
 
@@ -69,16 +68,17 @@ class Preprocessing:
     cache_dir: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_size", _check_image_size(self.image_size))
-        if self.resize not in get_args(ResizeMode):
-            raise ConfigurationError(f"resize must be 'stretch', 'crop' or 'pad'. Received: resize={self.resize!r}")
-        object.__setattr__(self, "background", _check_colour(self.background))
-        for name, least in (("max_pixels", 1), ("memory_limit", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigurationError(f"{name} must be an int of at least {least}. Received: {name}={value!r}")
-        if self.cache_dir is not None and not isinstance(self.cache_dir, (str, os.PathLike)):
-            raise ConfigurationError(f"cache_dir must be a path or None. Received: cache_dir={self.cache_dir!r}")
+        checked = {
+            "image_size": check_pair("image_size", self.image_size, most=_LARGEST_SIDE),
+            "resize": check_choice("resize", self.resize, get_args(ResizeMode)),
+            "background": _check_colour(self.background),
+            "max_pixels": check_count("max_pixels", self.max_pixels),
+            "memory_limit": check_count("memory_limit", self.memory_limit, least=0),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        if self.cache_dir is not None:
+            as_path(self.cache_dir, "cache_dir")
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Preprocessing:
@@ -144,51 +144,38 @@ class Preprocessing:
             ImageError: If pictures cannot be decoded, or all were to be skipped.
             SourceError: If the cache cannot be written.
         """
-        if bad_images not in ("error", "skip"):
-            raise ConfigurationError(f"bad_images must be 'error' or 'skip'. Received: bad_images={bad_images!r}")
-        height, width = self.image_size
-        if self.cache_dir is not None or len(samples) * height * width * 3 > self.memory_limit:
-            pixels, errors = self._load_to_disk(samples, progress=progress)
-        else:
-            pixels, errors = self._load_to_memory(samples, progress=progress)
-        if errors and (bad_images == "error" or len(errors) == len(samples)):
-            listed = few([f"{samples[index].key}: {error}" for index, error in errors.items()])
-            raise ImageError(
-                f"{len(errors)} pictures cannot be used: {listed} "
-                "Replace or remove them, or leave them out with bad_images='skip'."
-            )
-        return pixels, np.array([index for index in range(len(samples)) if index not in errors], dtype=np.int64)
-
-    def _load_to_memory(self, samples: Sequence[Sample], *, progress: bool) -> tuple[Pixels, dict[int, ImageError]]:
-        array = np.empty((len(samples), *self.image_size, 3), dtype=np.uint8)
+        check_choice("bad_images", bad_images, get_args(BadImages))
+        store = self.open_store(len(samples))
         errors: dict[int, ImageError] = {}
-        filled = 0
-        for index, result in enumerate(_decoded(self._decode_or_error, samples, progress=progress)):
-            if isinstance(result, ImageError):
-                errors[index] = result
-            else:
-                array[filled] = result
-                filled += 1
-        return MemoryPixels(array[:filled]), errors
 
-    def _load_to_disk(self, samples: Sequence[Sample], *, progress: bool) -> tuple[Pixels, dict[int, ImageError]]:
-        cache = PixelCache(self.cache_dir, self._fingerprint(), self.image_size)
-
-        def entry_or_error(image: ImageInput) -> Path | ImageError:
+        def prepared(image: ImageInput) -> Any:
             try:
-                content = read_content(image)
-                return cache.get(content, lambda: self._pixels_of(content))
+                return store.prepare(read_content(image))
             except ImageError as error:
                 return error
 
-        paths: list[Path] = []
-        errors: dict[int, ImageError] = {}
-        for index, result in enumerate(_decoded(entry_or_error, samples, progress=progress)):
+        for index, result in enumerate(_decoded(prepared, samples, progress=progress)):
             if isinstance(result, ImageError):
                 errors[index] = result
             else:
-                paths.append(result)
-        return DiskPixels(paths, self.image_size), errors
+                store.add(result)
+        if errors and (bad_images == "error" or len(errors) == len(samples)):
+            raise unusable({samples[index].key: error for index, error in errors.items()}, len(samples))
+        kept = [index for index in range(len(samples)) if index not in errors]
+        return store.pixels(), np.array(kept, dtype=np.int64)
+
+    def open_store(self, count: int, *, used: int = 0) -> MemoryStore | DiskStore:
+        """Return where decoded images go: memory, or the cache on disk if they are too many.
+
+        Args:
+            count: How many there will be at most.
+            used: Bytes of ``memory_limit`` that are used already.
+        """
+        height, width = self.image_size
+        if self.cache_dir is None and used + count * height * width * 3 <= self.memory_limit:
+            return MemoryStore(self._pixels_of, count, self.image_size)
+        cache = PixelCache(self.cache_dir, self._fingerprint(), self.image_size)
+        return DiskStore(self._pixels_of, cache, self.image_size)
 
     def _decode_or_error(self, image: ImageInput) -> npt.NDArray[np.uint8] | ImageError:
         try:
@@ -212,18 +199,6 @@ def _decoded(function: Callable[[ImageInput], R], samples: Sequence[Sample], *, 
     images = (sample.image for sample in samples)
     results = picture_map(function, images, like=samples[0].image if samples else b"", count=len(samples))
     return tracked(results, total=len(samples), description="Decoding", unit="img", enabled=progress)
-
-
-def _check_image_size(image_size: Any) -> tuple[int, int]:
-    rule = f"image_size must be (height, width), two ints from 1 to {_LARGEST_SIDE}."
-    try:
-        height, width = map(operator.index, image_size)
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{rule} Received: image_size={image_size!r}") from None
-    has_truths = any(isinstance(side, bool) for side in image_size)  # which are ints to Python
-    if has_truths or not (1 <= height <= _LARGEST_SIDE and 1 <= width <= _LARGEST_SIDE):
-        raise ConfigurationError(f"{rule} Received: image_size={image_size!r}")
-    return height, width
 
 
 def _check_colour(colour: Any) -> tuple[int, int, int]:

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flowercnn import ConfigurationError, DataError, Dataset, DataSource, FlowerCNNError, Sample, UnknownNameError
+import flowercnn as fc
+from flowercnn import (
+    ConfigurationError,
+    DataError,
+    Dataset,
+    DataSource,
+    FlowerCNNError,
+    Sample,
+    SourceError,
+    UnknownNameError,
+)
+from flowercnn.data import as_dataset
 
 
 class Rows:
@@ -68,7 +80,17 @@ def test_no_samples_are_an_error() -> None:
         Dataset.from_source(Rows(("1", None)), unlabelled="skip")
 
 
-@pytest.mark.parametrize("source", ["photos", 3, None])
+def test_a_path_or_a_uri_is_taken_wherever_a_source_is(photo_folder: Path) -> None:
+    listed = Dataset.from_source(fc.ImageFolder(photo_folder))
+    for source in (photo_folder, str(photo_folder), f"folder:{photo_folder}"):
+        assert Dataset.from_source(source).keys == listed.keys
+        assert as_dataset(source).labels.tolist() == listed.labels.tolist()
+    assert as_dataset(listed) is listed
+    with pytest.raises(SourceError, match="photos-of-nobody"):
+        Dataset.from_source("photos-of-nobody")
+
+
+@pytest.mark.parametrize("source", [b"photos", 3, None])
 def test_what_is_no_source_is_refused_with_the_way_out(source: DataSource) -> None:
     with pytest.raises(ConfigurationError, match="ImageFolder"):
         Dataset.from_source(source)

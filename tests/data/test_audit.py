@@ -13,7 +13,7 @@ from PIL import Image, features
 import flowercnn as fc
 from flowercnn.data.audit import KINDS, AuditReport
 from flowercnn.data.duplicates import join, near_pairs
-from flowercnn.data.inspection import read_contents
+from flowercnn.data.reading import Readings
 
 PER_CLASS = 8
 
@@ -136,7 +136,7 @@ def test_imbalance_and_classes_too_small_are_named(pictures: Any, folder: Path) 
         pictures.copy_of(pictures.texture(77), copy).save(folder / "lonely" / f"copy{copy}.jpg")
     report = audited(folder)
     assert report.too_small == ("lonely",)
-    assert "3 pictures in 1 groups" in report.of("small_class")[0].detail
+    assert "3 images in 1 group" in report.of("small_class")[0].detail
     for copy in range(2):
         (folder / "lonely" / f"copy{copy}.jpg").unlink()
     assert audited(folder).of("imbalance")[0].detail == "a: 8 pictures, lonely: 1"
@@ -171,7 +171,7 @@ def test_many_alike_pictures_are_one_group(pictures: Any) -> None:
     base = pictures.texture(5)
     frames = [np.asarray(base.point(lambda v, k=number % 7: min(255, v + k))) for number in range(300)]
     dataset = fc.Dataset.from_source(fc.InMemory(frames, ["a"] * 300))
-    contents = read_contents(dataset.samples, description="", progress=False)
+    contents = Readings().contents(dataset.samples)
     assert [len(group) for group in join(300, near_pairs(contents)) if len(group) > 1] == [7]  # the others are exact
 
 
@@ -184,7 +184,7 @@ def test_handwritten_digits_are_not_taken_for_copies() -> None:
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     pictures = [np.repeat((image * 15.9).astype(np.uint8)[..., None], 3, axis=2) for image in digits.images]
     dataset = fc.Dataset.from_source(fc.InMemory(pictures, [f"digit {digit}" for digit in digits.target]))
-    contents = read_contents(dataset.samples, description="", progress=False)
+    contents = Readings().contents(dataset.samples)
     assert len(near_pairs(contents)) < 20
     dataset.split(progress=False)
 
@@ -194,7 +194,7 @@ def test_copies_are_found_among_pictures_that_are_all_alike(pictures: Any) -> No
     images = [Image.fromarray((image * 15.9).astype(np.uint8)).resize((64, 64)) for image in digits.images[:400]]
     saved = [pictures.encoded(image.convert("RGB"), quality=quality) for quality in (90, 60) for image in images]
     samples = [fc.Sample(str(number), "a", content) for number, content in enumerate(saved)]
-    pairs = set(near_pairs(read_contents(samples, description="", progress=False)))
+    pairs = set(near_pairs(Readings().contents(samples)))
     assert len({(number, number + 400) for number in range(400)} & pairs) > 390
 
 
@@ -206,7 +206,7 @@ def test_pictures_that_are_nearly_alike_must_have_like_colours_unless_one_is_gre
     def are_copies(first: Any, second: Any) -> bool:
         arrays = [np.clip(each, 0, 255).astype(np.uint8) for each in (first, second)]
         samples = [fc.Sample(str(number), "a", array) for number, array in enumerate(arrays)]
-        return bool(near_pairs(read_contents(samples, description="", progress=False)))
+        return bool(near_pairs(Readings().contents(samples)))
 
     assert are_copies(red, other)
     assert are_copies(red, grey)
@@ -225,7 +225,7 @@ def test_clean_photographs_give_no_false_alarms(photographs: Path) -> None:
 def test_photographs_that_are_only_alike_are_no_copies(photographs: Path) -> None:
     def are_copies(*names: str) -> bool:
         samples = [fc.Sample(name, "a", photographs / f"{name}.jpg") for name in names]
-        return bool(near_pairs(read_contents(samples, description="", progress=False)))
+        return bool(near_pairs(Readings().contents(samples)))
 
     assert not are_copies("Daisy/image_0801", "Dandelion/image_0967")  # flowers of like shape on dark ground
     assert not are_copies("Daffodil/image_0031", "Daffodil/image_0065")  # one flower, photographed twice
