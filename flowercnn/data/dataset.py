@@ -296,13 +296,13 @@ class Dataset:
             ImageError: If images cannot be decoded, or all were to be skipped.
             SourceError: If an image cannot be fetched, or the cache cannot be written.
         """
-        self.read(preprocessing, bad_images=bad_images, progress=progress)
+        self.read_images(preprocessing, bad_images=bad_images, progress=progress)
         errors = self._readings.errors(self.samples, preprocessing)
         kept = np.array([i for i, sample in enumerate(self.samples) if sample.key not in errors], dtype=np.int64)
         pixels = self._readings.pixels(self.samples, preprocessing)
         return LoadedImages(pixels, self.labels[kept], kept, tuple(errors))
 
-    def read(
+    def read_images(
         self,
         preprocessing: Preprocessing,
         *,
@@ -345,7 +345,7 @@ class Dataset:
         return self._readings.stream(self.samples, preprocessing)
 
     def encoded(self, index: int) -> ImageInput:
-        """Return an image as it can be decoded: as `read` has kept it, or as the sample has it."""
+        """Return an image as it can be decoded: as `read_images` has kept it, or as the sample has it."""
         return self._readings.image(self.samples[index])
 
     def release(self) -> None:

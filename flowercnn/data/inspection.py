@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageStat
 
 from flowercnn.errors import FlowerCNNError
-from flowercnn.preprocessing import Preprocessing, decode_image, is_turned
+from flowercnn.preprocessing import (
+    Preprocessing,
+    decode_image,
+    decode_upright,
+    draft_scale,
+    draft_size,
+    is_exact,
+    is_turned,
+    to_mode,
+    ycbcr_to_rgb,
+)
 
-__all__ = ["THUMBNAIL_SIDE", "Content", "inspect_image"]
+__all__ = ["THUMBNAIL_SIDE", "Content", "Inspector"]
 
 THUMBNAIL_SIDE: Final = 32
 _BLANK_THUMBNAIL: Final = 5.0  # spread of grey values, of 255; the plainest of 1,088 flower photographs has 15
 _BLANK_PICTURE: Final = 12.0
 _JPEG_END: Final = b"\xff\xd9"
 _DEFAULTS: Final = Preprocessing()
+_DRAFT: Final = (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,49 +59,92 @@ class Content:
     colours: npt.NDArray[np.float32] | None = None
 
 
-def inspect_image(content: bytes | Image.Image, digest: str | None) -> Content:
-    """Return what an image shows of itself; JPEGs are decoded at a fraction of their size.
+class Inspector:
+    """Looks at one image, and decodes it for training: once for both where that comes to the same.
 
     Args:
         content: The encoded image, or a Pillow image.
-        digest: A hash of it.
     """
-    header = _Header()
-    try:
-        picture = _decode(content, mode="YCbCr", inspect=header.read)
-    except FlowerCNNError as error:
-        cut = _has_no_end(content, header.format) or _is_too_short(content) or "truncated" in str(error).lower()
-        return Content(digest, str(error), header.size, header.format, header.rotated, truncated=cut)
-    side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    small = np.asarray(picture.resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0))
-    grey = small[..., 0].copy()
-    return Content(
-        digest,
-        size=header.size,
-        format=header.format,
-        rotated=header.rotated,
-        truncated=_has_no_end(content, header.format),
-        blank=_shows_nothing(grey, content),
-        thumbnail=grey,
-        colours=small[..., 1:].reshape(4, THUMBNAIL_SIDE // 4, 4, -1, 2).mean((1, 3), dtype=np.float32) - 128,
-    )
+
+    def __init__(self, content: bytes | Image.Image) -> None:
+        self._content = content
+        self._decoded: Image.Image | None = None
+        self._size: tuple[int, int] = (0, 0)
+        self._format: str | None = None
+        self._rotated = False
+
+    def pixels(self, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+        """Return the pixels for training, as `Preprocessing.decode` does.
+
+        Raises:
+            ImageError: If the image cannot be used.
+        """
+        serves = False
+
+        def open_for_both(image: Image.Image) -> None:
+            nonlocal serves
+            self._look_at(image)
+            size = draft_size(image, preprocessing.image_size)
+            serves = draft_scale(image, size) == draft_scale(image, _DRAFT) and _is_usual(preprocessing)
+            if serves and image.mode == "RGB" and image.format in ("JPEG", "MPO") and is_exact():
+                image.draft("YCbCr", size)
+
+        upright = decode_upright(
+            self._content,
+            max_pixels=preprocessing.max_pixels,
+            at_least=preprocessing.image_size,
+            inspect=open_for_both,
+        )
+        if serves:
+            self._decoded = upright
+        is_drafted = serves and upright.mode == "YCbCr" and self._format in ("JPEG", "MPO")
+        rgb = ycbcr_to_rgb(upright) if is_drafted else to_mode("RGB", upright, preprocessing.background)
+        return preprocessing.fit(rgb)
+
+    def content(self, digest: str | None) -> Content:
+        """Return what the image shows of itself; a JPEG is decoded at a fraction of its size.
+
+        Args:
+            digest: A hash of the image.
+        """
+        content = self._content
+        try:
+            upright = self._decoded or decode_upright(content, max_pixels=_DEFAULTS.max_pixels, inspect=self._draft)
+            image = to_mode("YCbCr", upright, _DEFAULTS.background)
+        except FlowerCNNError as error:
+            cut = _has_no_end(content, self._format) or _is_too_short(content) or "truncated" in str(error).lower()
+            return Content(digest, str(error), self._size, self._format, self._rotated, truncated=cut)
+        side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+        small = np.asarray(image.resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0))
+        grey = small[..., 0].copy()
+        colours = small[..., 1:].reshape(4, THUMBNAIL_SIDE // 4, 4, -1, 2).mean((1, 3), dtype=np.float32)
+        return Content(
+            digest,
+            size=self._size,
+            format=self._format,
+            rotated=self._rotated,
+            truncated=_has_no_end(content, self._format),
+            blank=_shows_nothing(grey, content),
+            thumbnail=grey,
+            colours=colours - 128,
+        )
+
+    def _look_at(self, image: Image.Image) -> None:
+        self._size, self._format = image.size, image.format
+        self._rotated = is_turned(image)
+
+    def _draft(self, image: Image.Image) -> None:
+        self._look_at(image)
+        image.draft("YCbCr", _DRAFT)
 
 
-class _Header:
-    """What can be known of a picture before it is decoded; a JPEG is then decoded small, grey apart from colour."""
-
-    size: tuple[int, int] = (0, 0)
-    format: str | None = None
-    rotated = False
-
-    def read(self, image: Image.Image) -> None:
-        self.size, self.format = image.size, image.format
-        self.rotated = is_turned(image)
-        image.draft("YCbCr", (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
+def _is_usual(preprocessing: Preprocessing) -> bool:
+    """Whether an inspection may use what is decoded for training."""
+    return (preprocessing.background, preprocessing.max_pixels) == (_DEFAULTS.background, _DEFAULTS.max_pixels)
 
 
-def _decode(content: bytes | Image.Image, **options: Any) -> Image.Image:
-    return decode_image(content, background=_DEFAULTS.background, max_pixels=_DEFAULTS.max_pixels, **options)
+def _decode(content: bytes | Image.Image) -> Image.Image:
+    return decode_image(content, background=_DEFAULTS.background, max_pixels=_DEFAULTS.max_pixels)
 
 
 def _shows_nothing(grey: npt.NDArray[np.uint8], content: bytes | Image.Image) -> bool:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from flowercnn._utils import picture_map, tracked
-from flowercnn.data.inspection import Content, inspect_image
+from flowercnn.data.inspection import Content, Inspector
 from flowercnn.errors import FlowerCNNError, ImageError, SourceError
 from flowercnn.preprocessing import (
     DiskStore,
@@ -199,13 +199,14 @@ class Readings:
             if wanted:  # the place cannot be reached: nothing is wrong with the image
                 raise
             return _Image(None, None, Content(error=str(error)), None)
-        content = inspect_image(encoded, found) if inspect else None
-        if chunk is None or not wanted:
-            return _Image(encoded, found, content, None)
-        try:
-            return _Image(encoded, found, content, chunk.store.prepare(encoded))
-        except ImageError as error:
-            return _Image(encoded, found, content, error)
+        inspector = Inspector(encoded)
+        entry: Any = None
+        if chunk is not None and wanted:
+            try:
+                entry = chunk.store.prepare(encoded, lambda: inspector.pixels(chunk.preprocessing))
+            except ImageError as error:
+                entry = error
+        return _Image(encoded, found, inspector.content(found) if inspect else None, entry)
 
 
 class _Image(NamedTuple):
@@ -220,8 +221,8 @@ class _Image(NamedTuple):
 class _Chunk:
     """Images that are decoded in one go: those of ``wanted``, into ``store``."""
 
-    def __init__(self, wanted: frozenset[str], store: MemoryStore | DiskStore) -> None:
-        self.wanted, self.store = wanted, store
+    def __init__(self, wanted: frozenset[str], store: MemoryStore | DiskStore, preprocessing: Preprocessing) -> None:
+        self.wanted, self.store, self.preprocessing = wanted, store, preprocessing
         self.keys: list[str] = []
         self.errors: dict[str, ImageError] = {}
 
@@ -254,7 +255,7 @@ class _DecodedImages:
         store = self.preprocessing.open_store(len(wanted), used=self._bytes)
         if isinstance(store, MemoryStore):
             self._bytes += len(wanted) * height * width * 3
-        return _Chunk(wanted, store)
+        return _Chunk(wanted, store, self.preprocessing)
 
     def close_chunk(self, chunk: _Chunk) -> None:
         """Take in the images of a chunk."""

@@ -6,7 +6,8 @@ import io
 import math
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Literal
 
 import numpy as np
@@ -15,7 +16,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from flowercnn.errors import FlowerCNNError, ImageError
 from flowercnn.sources import ImageInput
 
-__all__ = ["FORMATS", "decode_image", "is_turned", "read_content"]
+__all__ = [
+    "FORMATS",
+    "decode_image",
+    "decode_upright",
+    "draft_scale",
+    "draft_size",
+    "is_turned",
+    "read_content",
+    "to_mode",
+]
 
 FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM")
 """The formats that are opened, told by content and not by suffix (MPO, of some cameras, is JPEG).
@@ -25,6 +35,7 @@ Pillow knows many more: each is more to attack."""
 _MAX_FILE_BYTES: Final = 2**30
 _DRAFT_MARGIN: Final = 1.25
 _EXIF_ORIENTATION: Final = 0x0112
+_JPEG: Final = ("JPEG", "MPO")
 _TURNED: Final = range(2, 9)
 _TURNED_BY_QUARTER: Final = range(5, 9)
 _BY_WAY_OF: Final = {"La": "LA", "LAB": "RGB"}  # modes that Pillow does not convert to all others
@@ -64,7 +75,7 @@ def decode_image(
     at_least: tuple[int, int] | None = None,
     inspect: Callable[[Image.Image], object] = lambda _: None,
 ) -> Image.Image:
-    """Return the picture in colour or grey, turned as its EXIF orientation says.
+    """Return the image in colour or grey, turned as its EXIF orientation says.
 
     Palettes and greys become RGB, CMYK is converted without a colour profile, transparent parts show
     ``background``, 16-bit greys keep their high byte, and of several frames the first is taken.
@@ -72,7 +83,7 @@ def decode_image(
     Args:
         content: Encoded bytes or a Pillow image, which is not changed.
         background: RGB, 0-255, behind transparent parts.
-        max_pixels: Larger pictures are refused before they are decoded.
+        max_pixels: Larger images are refused before they are decoded.
         mode: ``"RGB"``, ``"L"`` for grey, or ``"YCbCr"`` for grey beside colour.
         at_least: (height, width) wanted in the end. A JPEG at least two and a half times as large each way is decoded
             at a half, a quarter or an eighth, but never below one and a quarter times this size: resizing it has
@@ -80,14 +91,26 @@ def decode_image(
         inspect: Called with the opened image before it is decoded, to look at its size, format and notes.
 
     Raises:
-        ImageError: If it is no picture, has no pixels, is damaged or cut short, too large, or of a kind without
+        ImageError: If it is not an image, has no pixels, is damaged or cut short, too large, or of a kind without
             defined colours.
     """
-    try:
+    upright = decode_upright(content, max_pixels=max_pixels, at_least=at_least, inspect=inspect)
+    return to_mode(mode, upright, background)
+
+
+def decode_upright(
+    content: bytes | Image.Image,
+    *,
+    max_pixels: int,
+    at_least: tuple[int, int] | None = None,
+    inspect: Callable[[Image.Image], object] = lambda _: None,
+) -> Image.Image:
+    """Return the image in its own mode, turned as its EXIF orientation says; see `decode_image`."""
+    with _explained():
         if isinstance(content, Image.Image):
             _check_has_pixels(content)
             inspect(content)
-            return _to_mode(mode, _upright(content), background)
+            return _upright(content)
         if not content:
             raise ImageError("the file is empty (0 bytes).")
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -96,16 +119,32 @@ def decode_image(
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(
-                    f"{width} x {height} pixels are more than max_pixels={max_pixels:,}. Scale the picture down, or "
+                    f"{width} x {height} pixels are more than max_pixels={max_pixels:,}. Scale the image down, or "
                     "raise max_pixels if you trust it."
                 )
             if at_least is not None:
-                _draft(image, at_least)
-            return _to_mode(mode, _upright(image), background)
+                image.draft(None, draft_size(image, at_least))
+            return _upright(image)
+
+
+def to_mode(mode: str, image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Return an image in another mode, transparent parts on ``background``.
+
+    Raises:
+        ImageError: If it is of a kind without defined colours, or damaged.
+    """
+    with _explained():
+        return _converted(mode, image, background)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"not a picture in one of the formats {', '.join(FORMATS)}.") from error
+        raise ImageError(f"not an image in one of the formats {', '.join(FORMATS)}.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"too large: {error}") from error
     except Exception as error:  # Pillow's decoders raise anything on damaged files
@@ -160,14 +199,20 @@ def _check_has_pixels(image: Image.Image) -> None:
         raise ImageError(f"{width} x {height} pixels: a picture must have at least one.")
 
 
-def _draft(image: Image.Image, at_least: tuple[int, int]) -> None:
-    """Let the JPEG decoder scale down by 2, 4 or 8 where the result stays above the size wanted."""
-    if image.format not in ("JPEG", "MPO"):
-        return
+def draft_size(image: Image.Image, at_least: tuple[int, int]) -> tuple[int, int]:
+    """Return the least (width, height) at which a JPEG is decoded when (height, width) is wanted in the end."""
     height, width = at_least
-    if image.getexif().get(_EXIF_ORIENTATION) in _TURNED_BY_QUARTER:
+    if image.format in _JPEG and image.getexif().get(_EXIF_ORIENTATION) in _TURNED_BY_QUARTER:
         height, width = width, height
-    image.draft(None, (math.ceil(_DRAFT_MARGIN * width), math.ceil(_DRAFT_MARGIN * height)))
+    return math.ceil(_DRAFT_MARGIN * width), math.ceil(_DRAFT_MARGIN * height)
+
+
+def draft_scale(image: Image.Image, size: tuple[int, int]) -> int:
+    """Return by how much the decoder of a JPEG scales down if a (width, height) is to be left; 1 for others."""
+    if image.format not in _JPEG:
+        return 1
+    scale = min(image.width // size[0], image.height // size[1])
+    return next(each for each in (8, 4, 2, 1) if scale >= each or each == 1)
 
 
 def is_turned(image: Image.Image) -> bool:
@@ -180,7 +225,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if is_turned(image) else image  # it would copy an upright one
 
 
-def _to_mode(mode: str, image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def _converted(mode: str, image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     if image.mode in _BY_WAY_OF:
         image = image.convert(_BY_WAY_OF[image.mode])
     if image.mode == mode and not image.has_transparency_data:

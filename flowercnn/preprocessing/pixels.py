@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Encoded = bytes | Image.Image
-Decode = Callable[[Encoded], npt.NDArray[np.uint8]]
+Decode = Callable[[], npt.NDArray[np.uint8]]
 Indices = Sequence[int] | npt.NDArray[np.integer]
 
 _SUBFOLDER = "flowercnn-pixels"
@@ -139,15 +139,17 @@ class MemoryStore:
     """Decoded images on their way into memory.
 
     Args:
-        decode: What decodes and resizes an image.
         count: How many there will be at most.
         image_size: (height, width) of all.
     """
 
-    def __init__(self, decode: Decode, count: int, image_size: tuple[int, int]) -> None:
+    def __init__(self, count: int, image_size: tuple[int, int]) -> None:
         self._array = np.empty((count, *image_size, 3), dtype=np.uint8)
         self._filled = 0
-        self.prepare = decode
+
+    def prepare(self, _content: Encoded, pixels: Decode) -> npt.NDArray[np.uint8]:
+        """Return the pixels of an image."""
+        return pixels()
 
     def add(self, image: npt.NDArray[np.uint8]) -> None:
         """Keep what ``prepare`` returned, as the next image."""
@@ -163,18 +165,17 @@ class DiskStore:
     """Decoded images on their way into the cache on disk.
 
     Args:
-        decode: What decodes and resizes an image.
         cache: Where they are kept.
         image_size: (height, width) of all.
     """
 
-    def __init__(self, decode: Decode, cache: PixelCache, image_size: tuple[int, int]) -> None:
-        self._decode, self._cache, self._image_size = decode, cache, image_size
+    def __init__(self, cache: PixelCache, image_size: tuple[int, int]) -> None:
+        self._cache, self._image_size = cache, image_size
         self._paths: list[Path] = []
 
-    def prepare(self, content: Encoded) -> Path:
+    def prepare(self, content: Encoded, pixels: Decode) -> Path:
         """Return the file of an image; it is decoded only if the cache does not have it."""
-        return self._cache.get(content, lambda: self._decode(content))
+        return self._cache.get(content, pixels)
 
     def add(self, path: Path) -> None:
         """Keep what ``prepare`` returned, as the next image."""
@@ -212,7 +213,7 @@ class PixelCache:
         self._folder = expanded(cache_dir or default_cache_dir()) / _SUBFOLDER / (settings + _FORM)
         self._bytes = image_size[0] * image_size[1] * 3
 
-    def get(self, content: Encoded, pixels: Callable[[], npt.NDArray[np.uint8]]) -> Path:
+    def get(self, content: Encoded, pixels: Decode) -> Path:
         """Return the file with the pixels of an image, made from ``pixels()`` if it is not there yet.
 
         Raises:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from flowercnn._utils import as_path, check_choice, check_count, check_pair, picture_map, tracked
 from flowercnn.errors import ConfigurationError, ImageError, few, unusable
@@ -150,7 +151,8 @@ class Preprocessing:
 
         def prepared(image: ImageInput) -> Any:
             try:
-                return store.prepare(read_content(image))
+                content = read_content(image)
+                return store.prepare(content, lambda: self._pixels_of(content))
             except ImageError as error:
                 return error
 
@@ -173,9 +175,9 @@ class Preprocessing:
         """
         height, width = self.image_size
         if self.cache_dir is None and used + count * height * width * 3 <= self.memory_limit:
-            return MemoryStore(self._pixels_of, count, self.image_size)
+            return MemoryStore(count, self.image_size)
         cache = PixelCache(self.cache_dir, self._fingerprint(), self.image_size)
-        return DiskStore(self._pixels_of, cache, self.image_size)
+        return DiskStore(cache, self.image_size)
 
     def _decode_or_error(self, image: ImageInput) -> npt.NDArray[np.uint8] | ImageError:
         try:
@@ -184,10 +186,21 @@ class Preprocessing:
             return error
 
     def _pixels_of(self, content: Any) -> npt.NDArray[np.uint8]:
-        picture = decode_image(
-            content, background=self.background, max_pixels=self.max_pixels, at_least=self.image_size
+        image = decode_image(
+            content,
+            background=self.background,
+            max_pixels=self.max_pixels,
+            at_least=self.image_size,
         )
-        return np.array(resize(picture, self.image_size, self.resize, self.background), dtype=np.uint8)
+        return self.fit(image)
+
+    def fit(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """Return a decoded image at ``image_size``, shape (height, width, 3), uint8.
+
+        Args:
+            image: In mode RGB, upright.
+        """
+        return np.array(resize(image, self.image_size, self.resize, self.background), dtype=np.uint8)
 
     def _fingerprint(self) -> str:
         """Return a name for all that decides about pixels; another one means other pixels."""

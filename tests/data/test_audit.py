@@ -139,7 +139,7 @@ def test_imbalance_and_classes_too_small_are_named(pictures: Any, folder: Path) 
     assert "3 images in 1 group" in report.of("small_class")[0].detail
     for copy in range(2):
         (folder / "lonely" / f"copy{copy}.jpg").unlink()
-    assert audited(folder).of("imbalance")[0].detail == "a: 8 pictures, lonely: 1"
+    assert audited(folder).of("imbalance")[0].detail == "a: 8 images, lonely: 1 image"
 
 
 def test_an_audit_changes_no_file(pictures: Any, folder: Path) -> None:

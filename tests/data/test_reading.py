@@ -52,7 +52,7 @@ class Counting:
 def test_images_read_for_all_purposes_are_fetched_once() -> None:
     source = Counting()
     dataset = Dataset.from_source(source)
-    dataset.read(SMALL, inspect=True, keep_encoded=True, progress=False)
+    dataset.read_images(SMALL, inspect=True, keep_encoded=True, progress=False)
     train, val, test = dataset.split(0.25, 0.25, progress=False)
     for part in (train, val, test):
         part.load(SMALL, progress=False)
@@ -111,7 +111,7 @@ def test_bad_images_are_named_at_once_or_left_out_and_not_fetched_again() -> Non
     source = Counting(bad=(3,), unreadable=(8,))
     dataset = Dataset.from_source(source)
     with pytest.raises(ImageError, match=r"2 of 12 images cannot be used: 3.png: .*, 8.png: it is gone."):
-        dataset.read(SMALL, inspect=True, keep_encoded=True, progress=False)
+        dataset.read_images(SMALL, inspect=True, keep_encoded=True, progress=False)
     loaded = dataset.load(SMALL, bad_images="skip", progress=False)
     assert loaded.skipped == ("3.png", "8.png")
     assert loaded.kept.tolist() == [0, 1, 2, 4, 5, 6, 7, 9, 10, 11]
@@ -125,7 +125,7 @@ def test_bad_images_are_named_at_once_or_left_out_and_not_fetched_again() -> Non
 def test_encoded_images_beyond_the_limit_go_to_a_temporary_folder_that_is_removed() -> None:
     dataset = Dataset.from_source(Counting())
     settings = SMALL.replace(memory_limit=2 * len(encoded(0)))
-    dataset.read(settings, keep_encoded=True, progress=False)
+    dataset.read_images(settings, keep_encoded=True, progress=False)
     paths = [image for image in map(dataset.encoded, range(12)) if not isinstance(image, bytes)]
     assert 9 <= len(paths) <= 11
     assert all(path.exists() for path in paths)  # type: ignore[union-attr]

@@ -165,11 +165,11 @@ def test_what_is_no_picture_is_refused(image: Any, reason: str) -> None:
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"not a picture at all", "not a picture in one of the formats"),
-        (b"%PDF-1.4", "not a picture"),
+        (b"not a picture at all", "not an image in one of the formats"),
+        (b"%PDF-1.4", "not an image"),
         (encoded(gradient(200, 200), "JPEG")[:900], "damaged or cut short"),
         (encoded(gradient(200, 200), "PNG")[:300], "damaged or cut short"),
-        (b"\xff\xd8\xff\xe0" + bytes(20), "not a picture|damaged"),
+        (b"\xff\xd8\xff\xe0" + bytes(20), "not an image|damaged"),
     ],
 )
 def test_damaged_content_is_refused_with_the_reason(content: bytes, reason: str) -> None:
