@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from flowercnn._utils import as_path, can_be_written, moved
-from flowercnn.data import Dataset, Duplicates, Splits, check_fractions
+from flowercnn.data import AuditReport, Dataset, Duplicates, Splits, as_dataset, check_fractions
 from flowercnn.errors import ConfigurationError, FlowerCNNError, SplitError, few
 from flowercnn.evaluation import evaluate
 from flowercnn.models import is_backbone
 from flowercnn.prediction import Predictor, calibrate
+from flowercnn.preprocessing import BadImages
 from flowercnn.saving import check_can_be_saved
-from flowercnn.sources import DataSource, as_source
+from flowercnn.sources import DataSource
 from flowercnn.training import Trainer, TrainerSettings, TrainingRun, choose_trainer, make_trainer
 
 __all__ = ["train"]
@@ -79,62 +80,81 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
     """
     check_fractions(val, test)
     _check_places(out, checkpoint_dir)
-    automatic = model == "auto" if isinstance(model, str) else False
+    automatic = isinstance(model, str) and model == "auto"
     trainer = make_trainer(train, "fast" if automatic else model, seed, settings)
-    dataset = Dataset.from_source(as_source(source))
+    dataset = as_dataset(source)
+    _check_predefined(dataset)
     if out is not None and not automatic:
         _check_can_be_saved(trainer, dataset)
-    splits = _split(dataset, val=val, test=test, seed=seed, duplicates=duplicates, progress=progress)
-    _refuse_bad_images(dataset, splits, trainer, read=duplicates == "group", progress=progress)
-    reason: tuple[str, ...] = ()
-    if automatic:
-        trainer, why = choose_trainer(splits.train, seed=seed, settings=settings, progress=progress)
-        reason = (why,)
-    run = trainer.fit(splits.train, splits.val, checkpoint_dir=checkpoint_dir, callbacks=callbacks, progress=progress)
-    parts = {name: part.fingerprint() for name, part in splits._asdict().items()}
-    run = dataclasses.replace(run, predictor=run.predictor.with_info(fingerprints=parts))
-    with _kept(run.predictor, out):
+    dataset.read_images(
+        trainer.resolved_preprocessing(),
+        bad_images=trainer.bad_images,
+        inspect=duplicates == "group",
+        keep_encoded=automatic or is_backbone(model),  # decoded at other sizes, too
+        progress=progress,
+    )
+    try:
+        splits = _split(dataset, val=val, test=test, seed=seed, duplicates=duplicates, progress=progress)
+        audit = dataset.audit(progress=progress) if duplicates == "group" and len(splits.test) else None
+        notes: tuple[str, ...] = ()
+        if automatic:
+            trainer, why = choose_trainer(splits.train, seed=seed, settings=settings, progress=progress)
+            notes = (why,)
+        run = trainer.fit(
+            splits.train, splits.val, checkpoint_dir=checkpoint_dir, callbacks=callbacks, progress=progress
+        )
+        run = dataclasses.replace(run, splits=splits, notes=(*notes, *run.notes))
+        run = _calibrated(run, splits, out, bad_images=trainer.bad_images, progress=progress)
+        return _tested(run, splits, audit, out, bad_images=trainer.bad_images, progress=progress)
+    finally:
+        dataset.release()
+
+
+def _calibrated(
+    run: TrainingRun,
+    splits: Splits,
+    out: str | os.PathLike[str] | None,
+    *,
+    bad_images: BadImages,
+    progress: bool,
+) -> TrainingRun:
+    """Return the run with its classifier calibrated on ``val`` and saved."""
+    fingerprints = {name: part.fingerprint() for name, part in splits._asdict().items()}
+    predictor = run.predictor.with_info(fingerprints=fingerprints)
+    with _saved_on_failure(predictor, out):
         if len(splits.val):
-            calibrated = calibrate(
-                run.predictor, splits.train, splits.val, bad_images=trainer.bad_images, progress=progress
-            )
-            run = dataclasses.replace(run, predictor=calibrated)
-    with _kept(run.predictor, out):
+            predictor = calibrate(predictor, splits.train, splits.val, bad_images=bad_images, progress=progress)
+    with _saved_on_failure(predictor, out):
         if out is not None:
-            run.predictor.save(out)  # before the test, so that nothing can lose what was learned
-        evaluation = None
-        if len(splits.test):
-            evaluation = evaluate(run.predictor, splits.test, bad_images=trainer.bad_images, progress=progress)
-            audited = dataset.audit(progress=progress) if duplicates == "group" else None  # its pictures were read
-            evaluation = dataclasses.replace(evaluation, history=run.history.to_dict(), audit=audited)
-            _log.info("Test: %s", evaluation.summary())
-            metrics = {"accuracy": evaluation.accuracy, "accuracy_interval": list(evaluation.accuracy_interval)}
-            tested = run.predictor.with_info(test={**metrics, "samples": len(evaluation)})
-            run = dataclasses.replace(run, predictor=tested)
-            if out is not None:
-                tested.save(out)
-    return dataclasses.replace(run, splits=splits, evaluation=evaluation, notes=(*reason, *run.notes))
+            predictor.save(out)  # before the test, so that nothing can lose what was learned
+    return dataclasses.replace(run, predictor=predictor)
 
 
-def _refuse_bad_images(dataset: Dataset, splits: Splits, trainer: Trainer, *, read: bool, progress: bool) -> None:
-    """Find bad pictures before hours of training: those of test, and all where they have been read.
-
-    Raises:
-        ImageError: If there are any, and they are not to be left out.
-    """
-    wanted = {sample.key: sample for sample in splits.test}
-    if read and trainer.bad_images == "error":
-        contents = dataset.contents(progress=progress)
-        wanted |= {
-            each.key: each for each, content in zip(dataset, contents, strict=True) if content.error is not None
-        }
-    if wanted:
-        preprocessing = trainer.resolved_preprocessing()
-        preprocessing.load(list(wanted.values()), bad_images=trainer.bad_images, progress=progress)
+def _tested(
+    run: TrainingRun,
+    splits: Splits,
+    audit: AuditReport | None,
+    out: str | os.PathLike[str] | None,
+    *,
+    bad_images: BadImages,
+    progress: bool,
+) -> TrainingRun:
+    """Return the run with its evaluation on ``test``, if there is one, and the classifier saved with its result."""
+    if not len(splits.test):
+        return run
+    with _saved_on_failure(run.predictor, out):
+        evaluation = evaluate(run.predictor, splits.test, bad_images=bad_images, progress=progress)
+        evaluation = dataclasses.replace(evaluation, history=run.history.to_dict(), audit=audit)
+        _log.info("Test: %s", evaluation.summary())
+        metrics = {"accuracy": evaluation.accuracy, "accuracy_interval": list(evaluation.accuracy_interval)}
+        predictor = run.predictor.with_info(test={**metrics, "samples": len(evaluation)})
+        if out is not None:
+            predictor.save(out)
+    return dataclasses.replace(run, predictor=predictor, evaluation=evaluation)
 
 
 @contextmanager
-def _kept(predictor: Predictor, out: str | os.PathLike[str] | None) -> Iterator[None]:
+def _saved_on_failure(predictor: Predictor, out: str | os.PathLike[str] | None) -> Iterator[None]:
     """Save what was learned if something fails after the training, and say in a note of the error where it is."""
     try:
         yield
@@ -152,14 +172,18 @@ def _rescued(predictor: Predictor, out: str | os.PathLike[str] | None) -> Path:
     return predictor.save(Path(tempfile.mkdtemp(prefix="flowercnn-")) / "model.keras")
 
 
-def _split(dataset: Dataset, *, val: float, test: float, seed: int, duplicates: Duplicates, progress: bool) -> Splits:
+def _check_predefined(dataset: Dataset) -> None:
+    """Refuse samples of which only some have a predefined part: the owner's test images could end up in train."""
     without = [sample.key for sample in dataset if sample.split is None]
-    if 0 < len(without) < len(dataset):  # parts drawn anew would put the owner's test pictures into train
+    if 0 < len(without) < len(dataset):
         raise SplitError(
             f"Either every sample must have a predefined part (Sample.split) or none. Received: {len(without)} of "
             f"{len(dataset)} samples without one: {few(without)}. Give each a part, or leave the parts out of the "
             "source (such as split=), so that parts are drawn."
         )
+
+
+def _split(dataset: Dataset, *, val: float, test: float, seed: int, duplicates: Duplicates, progress: bool) -> Splits:
     if dataset.has_splits:
         _log.info("Using the predefined parts of the data.")
         mode: Literal["drop", "ignore"] = "drop" if duplicates == "group" else "ignore"

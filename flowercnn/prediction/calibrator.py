@@ -111,10 +111,10 @@ def _outputs(
     predictor: Predictor, dataset: Dataset, layers: tuple[str, ...], *, bad_images: BadImages, progress: bool
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Labels, probabilities and mean activations of a data set."""
-    pixels, kept = predictor.preprocessing.load(dataset.samples, bad_images=bad_images, progress=progress)
+    loaded = dataset.load(predictor.preprocessing, bad_images=bad_images, progress=progress)
     encoder = LabelEncoder(predictor.class_names)
-    labels = encoder.encode([dataset.samples[index].label or "" for index in kept])
-    y_prob, features = predictor.outputs(pixels, layers)
+    labels = encoder.encode([dataset.samples[index].label or "" for index in loaded.kept])
+    y_prob, features = predictor.outputs(loaded.pixels, layers)
     return labels, y_prob, features
 
 

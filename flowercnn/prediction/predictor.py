@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowercnn._utils import as_path
-from flowercnn.data import LabelEncoder, check_printable
+from flowercnn.data import Dataset, LabelEncoder, check_printable
 from flowercnn.errors import ConfigurationError, ImageError
 from flowercnn.prediction.calibration import Calibration, check_share
 from flowercnn.prediction.loading import check_layers, feature_layers, read_predictor
@@ -27,7 +27,6 @@ from flowercnn.saving import Description, write_model
 from flowercnn.sources import ImageInput, PredictInput, keyed_pictures, one_picture
 
 if TYPE_CHECKING:
-    from flowercnn.data import Dataset
     from flowercnn.prediction.similar import Similar
     from flowercnn.saving import ExportFormat, ExportReport
 
@@ -282,7 +281,11 @@ class Predictor:
             except Exception as error:  # noqa: BLE001 - raised again below
                 failed.append(error)
 
-        decoded = self.preprocessing.decode_each(pictures())
+        if isinstance(images, Dataset):  # it knows what of it was decoded before
+            keys.extend(images.keys)
+            decoded = images.decode_each(self.preprocessing)
+        else:
+            decoded = self.preprocessing.decode_each(pictures())
         while batch := list(islice(decoded, self._network.runtime.batch)):
             yield from self._predictions([keys.popleft() for _ in batch], batch, tta=tta)
         if failed:

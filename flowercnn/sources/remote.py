@@ -115,8 +115,12 @@ def read_remote(url: str, options: Mapping[str, Any], missing: type[ImageError |
 
     def read() -> bytes:
         system, path = _system(url, options)
-        with system.open(path, "rb") as file:
-            return bytes(file.read(_LARGEST_FILE + 1))
+        with _opened(system, path) as file:
+            parts, size = [], 0
+            while size <= _LARGEST_FILE and (part := file.read(_LARGEST_FILE + 1 - size)):
+                parts.append(part)
+                size += len(part)
+            return b"".join(parts)
 
     content = _persistently(url, read, missing)
     if len(content) > _LARGEST_FILE:
@@ -313,6 +317,13 @@ def _system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     return system, _decoded(system, str(path)) if protocol in ("file", "local") else str(path)
 
 
+def _opened(system: Any, path: str) -> Any:
+    """Open a file that is read from its beginning to its end."""
+    if "https" not in system.protocol:
+        return system.open(path, "rb")
+    return system.open(path, "rb", block_size=0, size=1)  # a stream: otherwise its size is asked for first
+
+
 def _decoded(system: Any, path: str) -> str:
     """Return the path of a ``file://`` URL as the disk has it: fsspec leaves the ``%20`` of ``Path.as_uri()``."""
     return unquote(path) if "%" in path and not system.exists(path) else path
@@ -339,6 +350,8 @@ def _persistently(
 
 def _cause(error: Exception) -> BaseException:
     """Return what has gone wrong: fsspec says of any failure of a web server that there is no such file."""
+    if getattr(error, "status", None) in _GONE:
+        return FileNotFoundError()
     cause = error.__cause__
     if not isinstance(error, FileNotFoundError) or cause is None or isinstance(cause, FileNotFoundError):
         return error

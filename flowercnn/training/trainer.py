@@ -17,7 +17,7 @@ import numpy as np
 
 from flowercnn._utils import as_path, check_seed, tracked
 from flowercnn.data import Dataset, check_printable
-from flowercnn.errors import ConfigurationError, DataError, SplitError, closest, few
+from flowercnn.errors import ConfigurationError, DataError, SplitError, closest, counted, few
 from flowercnn.models import (
     Precision,
     Recipe,
@@ -269,12 +269,14 @@ class Trainer:
 
     def load(self, dataset: Dataset, preprocessing: Preprocessing, *, progress: bool) -> tuple[Data, tuple[str, ...]]:
         """Return pixels and labels of a data set, and the keys of pictures that had to be left out."""
-        pixels, kept = preprocessing.load(dataset.samples, bad_images=self.bad_images, progress=progress)
-        left_out = sorted(set(range(len(dataset))) - set(kept.tolist()))
-        skipped = tuple(dataset.samples[index].key for index in left_out)
-        if skipped:
-            _log.warning("%d pictures cannot be decoded and are left out: %s", len(skipped), few(skipped))
-        return (pixels, dataset.labels[kept]), skipped
+        loaded = dataset.load(preprocessing, bad_images=self.bad_images, progress=progress)
+        if loaded.skipped:
+            _log.warning(
+                "%s cannot be decoded and are left out: %s",
+                counted(len(loaded.skipped), "image"),
+                few(loaded.skipped),
+            )
+        return (loaded.pixels, loaded.labels), loaded.skipped
 
     def untrained(self, num_classes: int) -> Any:
         """Return the network as it is before training, a Keras model.

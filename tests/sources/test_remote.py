@@ -468,7 +468,7 @@ def test_a_server_that_is_out_of_order_has_no_missing_files(
     server: Any, png: Png, no_waiting: list[float], status: int
 ) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
-    server.files, server.refusals = {"/1.png": png(1)}, {"/1.png": [status] * 4}
+    server.files, server.refusals = {"/1.png": png(1)}, {"/1.png": [status] * 2}
     assert RemotePicture(f"{server.url}/1.png")() == png(1)
     assert len(no_waiting) == 2
     server.refusals = {"/1.png": [status] * 99}
