@@ -109,7 +109,7 @@ def test_each_image_is_fetched_once_for_a_backbone(
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     source = Counting()
-    options = {"model_options": {"weights": None}} if model != "auto" else {}
+    options: dict[str, Any] = {"model_options": {"weights": None}} if model != "auto" else {}
     fc.train(source, model=model, **SETTINGS, **options)
     source.check()
 
