@@ -12,8 +12,10 @@ import pytest
 from flowercnn import ConfigurationError, UnknownNameError, build_model, list_models, register_model
 from flowercnn.models import registry
 from flowercnn.models.backend import import_keras
-from flowercnn.models.copies import choose_precision, copy_model, make_twin
-from flowercnn.models.graph import activation_bytes, call_count, couples_pictures, pictures_at_once
+from flowercnn.models.checks import check_probabilities
+from flowercnn.models.copies import copy_model, make_training_copy
+from flowercnn.models.graph import activation_bytes, call_count, micro_batch_size, uses_batch_statistics
+from flowercnn.models.precision import choose_precision
 from flowercnn.models.recipe import Recipe
 from flowercnn.models.registry import recipe_of
 
@@ -232,39 +234,39 @@ def test_the_rate_rises_then_falls_along_a_cosine() -> None:
 
 
 @pytest.mark.parametrize("name", ["article", "fast", "accurate"])
-def test_the_twin_computes_the_same_in_float32(name: str) -> None:
+def test_the_copy_computes_the_same_in_float32(name: str) -> None:
     model = build_model(name, image_size=(48, 40), num_classes=5)
-    twin = make_twin(model, precision="float32")
+    copy = make_training_copy(model, precision="float32")
     pixels = PIXELS.astype(np.float32)
-    assert np.allclose(model(pixels, training=False), twin(pixels, training=False), atol=1e-6)
+    assert np.allclose(model(pixels, training=False), copy(pixels, training=False), atol=1e-6)
 
 
-def test_the_twin_normalises_batches_as_keras_does() -> None:
+def test_the_copy_normalises_batches_as_keras_does() -> None:
     model = build_model("fast", image_size=(48, 40), num_classes=5)
-    twin = make_twin(model, precision="float32")
+    copy = make_training_copy(model, precision="float32")
     pixels = PIXELS.astype(np.float32)
-    assert np.allclose(model(pixels, training=True), twin(pixels, training=True), atol=1e-4)
+    assert np.allclose(model(pixels, training=True), copy(pixels, training=True), atol=1e-4)
     means = [
-        [np.asarray(layer.moving_mean) for layer in m.layers if hasattr(layer, "moving_mean")] for m in (model, twin)
+        [np.asarray(layer.moving_mean) for layer in m.layers if hasattr(layer, "moving_mean")] for m in (model, copy)
     ]
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(*means, strict=True))
     layers = import_keras().layers
     alone = import_keras().Sequential([import_keras().Input((2, 2, 3)), layers.BatchNormalization(momentum=0.0)])
-    few = make_twin(alone, precision="float32")
+    few = make_training_copy(alone, precision="float32")
     for model_ in (alone, few):
         model_(pixels[:2, :2, :2], training=True)
     assert np.allclose(alone.get_weights()[3], few.get_weights()[3], rtol=1e-4)
 
 
-def test_the_twin_in_bfloat16_is_close_and_keeps_pixels_and_probabilities_whole() -> None:
+def test_the_copy_in_bfloat16_is_close_and_keeps_pixels_and_probabilities_whole() -> None:
     model = build_model("fast", image_size=(48, 40), num_classes=5)
-    twin = make_twin(model, precision="bfloat16")
+    copy = make_training_copy(model, precision="bfloat16")
     pixels = PIXELS.astype(np.float32)
-    assert np.abs(np.asarray(model(pixels)) - np.asarray(twin(pixels))).max() < 0.03
-    policies = {layer.name: layer.compute_dtype for layer in twin.layers}
+    assert np.abs(np.asarray(model(pixels)) - np.asarray(copy(pixels))).max() < 0.03
+    policies = {layer.name: layer.compute_dtype for layer in copy.layers}
     assert policies["rescale"] == policies["probabilities"] == "float32"
     assert policies["down1_conv"] == "bfloat16"
-    assert {str(weight.dtype) for weight in twin.weights} == {"float32"}
+    assert {str(weight.dtype) for weight in copy.weights} == {"float32"}
 
 
 def test_a_copy_leaves_the_traces_of_training_behind() -> None:
@@ -282,10 +284,10 @@ def test_probabilities_are_looked_at_for_any_channels_size_and_precision(channel
     end = [layers.GlobalAveragePooling2D(dtype=dtype), layers.Dense(2, activation="softmax", dtype=dtype)]
     scaled = layers.Rescaling(1 / 255, dtype=dtype)
     model = import_keras().Sequential([import_keras().Input((None, None, channels)), scaled, *end])
-    registry.check_probabilities(model, "it")
+    check_probabilities(model, "it")
     model.layers[-1].set_weights([np.full((channels, 2), np.nan), np.zeros(2)])
     with pytest.raises(ConfigurationError, match="must return probabilities"):
-        registry.check_probabilities(model, "it")
+        check_probabilities(model, "it")
 
 
 def test_precision_is_chosen_by_the_machine_or_the_user() -> None:
@@ -298,8 +300,8 @@ def test_precision_is_chosen_by_the_machine_or_the_user() -> None:
 
 def test_large_pictures_are_computed_few_at_once() -> None:
     article = build_model("article", image_size=(500, 500), num_classes=17)
-    assert 4 <= pictures_at_once(article, most=128) <= 16
-    assert pictures_at_once(tiny((8, 8), 2), most=128) == 128
+    assert 4 <= micro_batch_size(article, most=128) <= 16
+    assert micro_batch_size(tiny((8, 8), 2), most=128) == 128
 
 
 def test_every_call_of_a_layer_counts_and_those_of_models_within_models() -> None:
@@ -316,5 +318,5 @@ def test_every_call_of_a_layer_counts_and_those_of_models_within_models() -> Non
 
 
 def test_batch_normalisation_couples_the_pictures_of_a_batch() -> None:
-    assert couples_pictures(build_model("fast", image_size=(32, 32), num_classes=2))
-    assert not couples_pictures(build_model("article", image_size=(32, 32), num_classes=2))
+    assert uses_batch_statistics(build_model("fast", image_size=(32, 32), num_classes=2))
+    assert not uses_batch_statistics(build_model("article", image_size=(32, 32), num_classes=2))
