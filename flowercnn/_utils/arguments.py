@@ -82,15 +82,17 @@ def check_share(name: str, value: Any) -> float:
 
 
 def check_choice(name: str, value: T, choices: Collection[T]) -> T:
-    """Return an argument that is one of a few values.
+    """Return an argument that is one of a few values, as that value: NumPy's strings become Python's.
 
     Raises:
-        ConfigurationError: If it is none of them.
+        ConfigurationError: If it is not one of them.
     """
-    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
-        *others, last = map(repr, choices)
-        raise _wrong(name, f"{', '.join(others)} or {last}" if others else last, value)
-    return value
+    for choice in choices:
+        alike = isinstance(value, type(choice)) and not isinstance(value, bool)  # True is not 1
+        if value is choice or (alike and value == choice):
+            return choice
+    *others, last = map(repr, choices)
+    raise _wrong(name, f"{', '.join(others)} or {last}" if others else last, value)
 
 
 def check_instance(name: str, value: Any, kind: type[T], hint: str = "") -> T:

@@ -13,12 +13,15 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
+from flowercnn._utils import check_choice, check_share
 from flowercnn.errors import ConfigurationError
 from flowercnn.models.backbone_table import BACKBONES, BackboneSpec, Scaling
-from flowercnn.models.backend import import_keras, renew_constants, set_weights
-from flowercnn.models.graph import check_dropout, check_side
+from flowercnn.models.backend import import_keras
+from flowercnn.models.checks import check_backbone, check_smallest_size, check_weights_option
+from flowercnn.models.copies import renew_constants, set_weights
+from flowercnn.models.graph import inputs_of, operation_of
 from flowercnn.models.hub import HUB, load_hub_backbone, load_hub_scaling
-from flowercnn.models.weights import check_weights_option, fetch_weights, keras_cache, read_weights
+from flowercnn.models.weights import fetch_weights, keras_cache, read_weights
 
 __all__ = ["PREFIX", "backbone_builders", "build_backbone", "find_weights", "is_backbone", "scale_pixels"]
 
@@ -97,11 +100,9 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
     keras = import_keras()
     layers = keras.layers
     check_weights_option(weights)
-    dropout = check_dropout(dropout)
-    if scaling not in (None, *get_args(Scaling)):
-        raise ConfigurationError(
-            f"scaling must be one of {', '.join(get_args(Scaling))}. Received: scaling={scaling!r}"
-        )
+    dropout = check_share("dropout", dropout)
+    if scaling is not None:
+        check_choice("scaling", scaling, get_args(Scaling))
     net, output, usual = _network(
         name, image_size, weights, backbone=backbone, scaling=scaling, mirror=mirror, progress=progress
     )
@@ -180,7 +181,7 @@ def _network(
     """Return the network, its output (``None``: before its classifier) and what it wants pixels to be."""
     spec = BACKBONES.get(name)
     if backbone is not None:
-        _check_network(backbone)
+        check_backbone(backbone)
         return backbone, None, scaling or (spec.scaling if spec is not None else "none")
     if name.startswith(HUB):
         preset = name.removeprefix(HUB)
@@ -188,7 +189,7 @@ def _network(
         return net, None, scaling or load_hub_scaling(preset)
     if spec is None:
         raise ConfigurationError("backbone:own needs a Keras model: model_options={'backbone': model}.")
-    check_side(PREFIX + name, image_size, spec.smallest)
+    check_smallest_size(PREFIX + name, image_size, spec.smallest)
     return *_of_keras(spec, image_size, weights, mirror=mirror, progress=progress), scaling or spec.scaling
 
 
@@ -225,11 +226,6 @@ def _mend_efficientnet(net: Any) -> None:
                 set_weights(layer, [mean, variance * _DEVIATION.astype(np.float32), *count])
 
 
-def _check_network(net: Any) -> None:
-    if not isinstance(net, import_keras().Model) or not getattr(net, "inputs", None) or len(net.inputs) != 1:
-        raise ConfigurationError(f"backbone must be a built Keras model with one picture input. Received: {net!r}")
-
-
 def _without_classifier(net: Any) -> Any:
     """The output of a user's network, that of the layer before a softmax classifier at its end."""
     output = net.outputs[0]
@@ -252,8 +248,7 @@ def _without_classifier(net: Any) -> Any:
 
 def _made_by(tensor: Any) -> tuple[Any, list[Any]]:
     """Return the operation whose output a tensor is, but for changes of its shape, and the inputs of that."""
-    operation, node, _ = tensor._keras_history  # noqa: SLF001 - no public way
-    inputs = list(operation._inbound_nodes[node].input_tensors)  # noqa: SLF001
+    operation, inputs = operation_of(tensor), inputs_of(tensor)
     return _made_by(inputs[0]) if type(operation).__name__ in _BETWEEN else (operation, inputs)
 
 
@@ -275,7 +270,7 @@ def _output_of(net: Any, until: str, end: Any) -> Any:
     if end is not None:
         filled = import_keras().Model(net.inputs, end)
         if until not in [layer.name for layer in filled.layers]:
-            last = end._keras_history.operation.name  # noqa: SLF001 - no public way
+            last = operation_of(end).name
             raise ConfigurationError(
                 f"until must be a layer that the file of weights reaches, which ends at {last!r}; beyond it weights "
                 f"would be random. Received: {until!r}. Leave until out, or give a file with weights of all layers."
@@ -326,7 +321,7 @@ def _copy_weights(view: Any, copies: dict[str, Any]) -> None:
             set_weights(copies[layer.name], layer.get_weights())
     for layer in view.layers:
         if type(layer).__name__ == "LayerScale":
-            before = copies[layer.input._keras_history.operation.name]  # noqa: SLF001 - no public way
+            before = copies[operation_of(layer.input).name]
             before.set_weights([weight * np.asarray(layer.gamma) for weight in before.get_weights()])
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 from flowercnn._utils import check_seed
 from flowercnn.errors import ConfigurationError
 
-__all__ = ["import_keras", "renew_constants", "seeded_weights", "set_weights"]
+__all__ = ["import_keras", "seeded_weights"]
 
 _ONE_AT_A_TIME: Final = threading.RLock()
 
@@ -57,20 +57,3 @@ def seeded_weights(seed: int) -> Iterator[None]:
         finally:
             keras.config.set_dtype_policy(policy)
             random.setstate(state)
-
-
-def set_weights(model: Any, weights: Sequence[Any]) -> None:
-    """Give a model or a layer weights, and let what it has made of the old ones follow.
-
-    ``set_weights`` of Keras does the first alone: a ``Normalization`` that was adapted would go on with mean 0 and
-    variance 1.
-    """
-    model.set_weights(weights)
-    renew_constants(model)
-
-
-def renew_constants(model: Any) -> None:
-    """Let every ``Normalization`` of a model, or the layer itself, compute with the weights it has now."""
-    for layer in model._flatten_layers():  # noqa: SLF001 - no public way into models within models and wrappers
-        if isinstance(layer, import_keras().layers.Normalization):
-            layer.finalize_state()

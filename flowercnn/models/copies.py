@@ -1,39 +1,36 @@
-"""A copy of a model that computes the same, faster: for training and for prediction in this process.
+"""Copies of a model: for training, with batch normalisation folded into convolutions, or with feature maps.
 
 Model files hold stock Keras layers only. On a CPU two of those are slow: ``BatchNormalization`` runs as a dozen
 separate operations, and float32 convolutions take longer than bfloat16 ones where the processor has those.
-The twin has the same weights in the same order, so they can be copied either way.
-
-Batch normalisation folded into the convolution before it: the same outputs from fewer, stock layers.
+The training copy has the same weights in the same order, so they can be copied either way.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from flowercnn.errors import ConfigurationError
-from flowercnn.models.backend import import_keras, set_weights
+from flowercnn.models.backend import import_keras
+from flowercnn.models.checks import check_has_layers
+from flowercnn.models.graph import consumers_of, flatten_layers, is_called_once, layer_outputs, operation_of
 
 __all__ = [
-    "Precision",
-    "check_precision",
-    "check_size",
-    "choose_precision",
     "copy_model",
     "fold_normalization",
-    "has_bfloat16",
-    "make_twin",
+    "make_training_copy",
     "model_fingerprint",
+    "renew_constants",
+    "set_weights",
+    "with_features",
 ]
+
+_FLOAT32_LAYERS: Final = ("Rescaling", "Normalization", "Softmax", "InputLayer")
 
 
 def fold_normalization(model: Any) -> Any:
@@ -82,13 +79,12 @@ def _foldable(model: Any) -> list[tuple[Any, Any]]:
     layers = import_keras().layers
     pairs = []
     for norm in model.layers:
-        if type(norm) is not layers.BatchNormalization or len(norm._inbound_nodes) != 1:  # noqa: SLF001 - no public way
+        if type(norm) is not layers.BatchNormalization or not is_called_once(norm):
             continue
-        conv = norm.input._keras_history.operation  # noqa: SLF001
-        users = [user for node in conv._outbound_nodes for user in [node.operation]]  # noqa: SLF001
+        conv = operation_of(norm.input)
         foldable = type(conv) in (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Dense)
         linear = foldable and conv.activation is import_keras().activations.linear
-        if linear and set(map(id, users)) == {id(norm)} and norm.axis in (-1, len(norm.input.shape) - 1):
+        if linear and set(map(id, consumers_of(conv))) == {id(norm)} and norm.axis in (-1, len(norm.input.shape) - 1):
             pairs.append((conv, norm))
     return pairs
 
@@ -109,79 +105,21 @@ def _merge(conv: Any, norm: Any) -> list[Any]:
     return [weight.astype(np.float32) for weight in (*first, kernel * per_output, offset)]
 
 
-Precision = Literal["auto", "float32", "bfloat16"]
-"""How activations are held in training; weights and sums of gradients are float32 always."""
+def set_weights(model: Any, weights: Sequence[Any]) -> None:
+    """Give a model or a layer weights, and let what it has made of the old ones follow.
 
-_SLOWER: Final = 0.8  # times as fast
-_TRIALS: Final = 12
-_log = logging.getLogger(__name__)
-_FLOAT32_LAYERS: Final = ("Rescaling", "Normalization", "Softmax", "InputLayer")
-
-
-def check_precision(precision: Precision) -> None:
-    """Refuse what is no precision.
-
-    Raises:
-        ConfigurationError: If it is none of the three.
+    ``set_weights`` of Keras does the first alone: a ``Normalization`` that was adapted would keep mean 0 and
+    variance 1.
     """
-    if precision not in get_args(Precision):
-        raise ConfigurationError(
-            f"precision must be 'auto', 'float32' or 'bfloat16'. Received: precision={precision!r}"
-        )
+    model.set_weights(weights)
+    renew_constants(model)
 
 
-def choose_precision(precision: Precision) -> Literal["float32", "bfloat16"]:
-    """Return the precision to train in: for ``"auto"`` bfloat16 where the processor is made for it.
-
-    That is tried out once per process, in a quarter of a second, where the processor says that it multiplies bfloat16
-    in hardware; others emulate it. It must be slower there to be turned down, as other work blurs the trial.
-
-    Raises:
-        ConfigurationError: If it is none of the three.
-    """
-    check_precision(precision)
-    if precision != "auto":
-        return precision
-    return _faster_precision()
-
-
-@cache
-def _faster_precision() -> Literal["float32", "bfloat16"]:
-    if not has_bfloat16():
-        _log.info("Training in float32: the processor does not multiply bfloat16 in hardware.")
-        return "float32"
-    seconds = {name: min(times) for name, times in _time_convolutions().items()}
-    ratio = seconds["float32"] / seconds["bfloat16"]
-    chosen: Literal["float32", "bfloat16"] = "bfloat16" if ratio > _SLOWER else "float32"
-    _log.info("Training in %s: convolutions in bfloat16 are %.1f times as fast as in float32 here.", chosen, ratio)
-    return chosen
-
-
-def _time_convolutions() -> dict[str, list[float]]:
-    """Seconds of the same convolution in both precisions, in turns, so that other work slows both alike."""
-    import tensorflow as tf
-
-    convolve = tf.function(lambda x, kernel: tf.nn.conv2d(x, kernel, 1, "SAME"))
-    inputs = {
-        name: (tf.ones((16, 28, 28, 64), name), tf.ones((3, 3, 64, 64), name)) for name in ("float32", "bfloat16")
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in inputs}
-    for _ in range(_TRIALS):
-        for name, arguments in inputs.items():
-            started = time.perf_counter()
-            convolve(*arguments).numpy()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-@cache
-def has_bfloat16() -> bool:
-    """Return whether the processor says that it multiplies bfloat16 in hardware."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+def renew_constants(model: Any) -> None:
+    """Let every ``Normalization`` of a model, or the layer itself, compute with the weights it has now."""
+    for layer in flatten_layers(model):
+        if isinstance(layer, import_keras().layers.Normalization):
+            layer.finalize_state()
 
 
 def copy_model(model: Any) -> Any:
@@ -236,7 +174,7 @@ def _shared_layer(model: Any) -> str | None:
     return None
 
 
-def make_twin(model: Any, *, precision: Literal["float32", "bfloat16"], any_size: bool = False) -> Any:
+def make_training_copy(model: Any, *, precision: Literal["float32", "bfloat16"], any_size: bool = False) -> Any:
     """Return a copy of ``model`` with fused batch normalisation, in the given precision, with the same weights.
 
     The first rescaling and the last layer stay float32: pixels and probabilities lose nothing.
@@ -244,10 +182,10 @@ def make_twin(model: Any, *, precision: Literal["float32", "bfloat16"], any_size
     Args:
         model: A functional or sequential Keras model; not changed.
         precision: Of the activations between the first and last layer.
-        any_size: Whether the copy takes pictures of any size.
+        any_size: Whether the copy takes images of any size.
 
     Raises:
-        ConfigurationError: If ``any_size`` is asked of a network that cannot.
+        ConfigurationError: If the network cannot take images of any size and ``any_size`` is set.
     """
     keras = import_keras()
     last = model.layers[-1].name
@@ -273,25 +211,11 @@ def make_twin(model: Any, *, precision: Literal["float32", "bfloat16"], any_size
         ) from error
 
 
-def check_size(model: Any, image_size: tuple[int, int]) -> None:
-    """Refuse a size of pictures of which a network that takes any leaves nothing.
-
-    Raises:
-        ConfigurationError: If it gives no probabilities for a picture of this (height, width).
-    """
-    import tensorflow as tf
-
-    said = ""
-    try:
-        answers = np.asarray(model(np.zeros((1, *image_size, 3), np.float32), training=False))
-        said = "" if np.isfinite(answers).all() else "its answers are not finite"
-    except (ValueError, tf.errors.OpError) as error:
-        said = str(error).partition("\n")[0]
-    if said:
-        raise ConfigurationError(
-            f"{model.name} cannot take pictures of {image_size}, the size to which progressive brings them ({said}). "
-            "Give a larger image_size, or larger scales: Recipe(progressive=...)."
-        )
+def with_features(model: Any, layers: tuple[str, ...]) -> Any:
+    """Return a Keras model with the probabilities and, after them, the outputs of some layers."""
+    check_has_layers(model, layers)
+    outputs = layer_outputs(model)
+    return import_keras().Model(model.inputs, [model.outputs[0], *(outputs[name] for name in layers)])
 
 
 @cache

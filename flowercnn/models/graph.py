@@ -1,32 +1,69 @@
-"""The graph of a Keras model: feature maps, the head, and how much memory a call takes."""
+"""Graph of a Keras model: what makes a tensor, feature maps, the head, and the memory a call takes.
+
+Keras's private graph is touched here alone; the other modules ask these functions.
+"""
 
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Iterator
 from typing import Any, Final
-
-import numpy as np
 
 from flowercnn.errors import ConfigurationError, few
 from flowercnn.models.backend import import_keras
 
 __all__ = [
-    "LAYER_NAME",
     "activation_bytes",
     "call_count",
-    "check_dropout",
-    "check_layers",
-    "check_side",
-    "couples_pictures",
-    "feature_layers",
+    "consumers_of",
+    "feature_map_layers",
+    "flatten_layers",
     "head_of",
+    "inputs_of",
+    "is_called_once",
     "last_feature_map",
+    "layer_outputs",
+    "micro_batch_size",
     "no_feature_maps",
+    "operation_of",
     "output_shapes",
-    "pictures_at_once",
-    "with_features",
+    "uses_batch_statistics",
 ]
+
+_BYTES_AT_ONCE: Final = 128 * 2**20
+_DEPTHS: Final = 4
+_FEATURE_MAP_DIMENSIONS: Final = 4  # (n, height, width, channels)
+
+
+def operation_of(tensor: Any) -> Any:
+    """Return the layer or operation whose output a tensor of a graph is."""
+    return tensor._keras_history.operation  # noqa: SLF001 - no public way
+
+
+def inputs_of(tensor: Any) -> list[Any]:
+    """Return the tensors of a graph from which a tensor is computed."""
+    return list(_call_of(tensor)[1].input_tensors)
+
+
+def consumers_of(layer: Any) -> list[Any]:
+    """Return the layers and operations that take a layer's outputs, once for every call."""
+    return [node.operation for node in layer._outbound_nodes]  # noqa: SLF001 - no public way
+
+
+def is_called_once(layer: Any) -> bool:
+    """Return whether a layer has exactly one place in the graphs it belongs to."""
+    return len(layer._inbound_nodes) == 1  # noqa: SLF001 - no public way
+
+
+def flatten_layers(layer: Any) -> Iterator[Any]:
+    """Return a layer or model and all layers within it, at any depth and in wrappers."""
+    yield from layer._flatten_layers()  # noqa: SLF001 - no public way
+
+
+def _call_of(tensor: Any) -> tuple[int, Any]:
+    """Return the number and the node of the call of an operation that a tensor comes from."""
+    operation, number, _ = tensor._keras_history  # noqa: SLF001 - no public way
+    return number, operation._inbound_nodes[number]  # noqa: SLF001
 
 
 def head_of(model: Any) -> Any:
@@ -43,45 +80,16 @@ def head_of(model: Any) -> Any:
     raise ConfigurationError(f"{model.name} does not end in a dense layer, so it has no feature vectors.")
 
 
-LAYER_NAME: Final = re.compile(r"[A-Za-z0-9_.>-]*")  # as TensorFlow has it, without those that separate folders
-_BYTES_AT_ONCE: Final = 128 * 2**20
+def uses_batch_statistics(model: Any) -> bool:
+    """Return whether a model has batch normalisation, so that micro-batches differ from a batch."""
+    kind = import_keras().layers.BatchNormalization
+    return any(isinstance(layer, kind) for layer in flatten_layers(model))
 
 
-def check_side(name: str, image_size: tuple[int, int], smallest: int) -> None:
-    """Refuse pictures of which a network's poolings would leave nothing.
+def micro_batch_size(model: Any, *, most: int, itemsize: int = 4) -> int:
+    """Return how many images have activations that fit into 128 MiB together, from 1 to ``most``.
 
-    Raises:
-        ConfigurationError: If a side of ``image_size`` is below ``smallest``.
-    """
-    if min(image_size) < smallest:
-        raise ConfigurationError(
-            f"{name} needs pictures of at least {smallest} x {smallest}. Received: image_size={image_size}"
-        )
-
-
-def check_dropout(dropout: Any) -> float:
-    """Return a share of features to drop as a float of Python.
-
-    Raises:
-        ConfigurationError: If it is not a number from 0 to below 1.
-    """
-    is_number = isinstance(dropout, (int, float, np.integer, np.floating)) and not isinstance(dropout, bool)
-    if not is_number or not 0 <= dropout < 1:
-        raise ConfigurationError(f"dropout must be a share from 0 to below 1. Received: dropout={dropout!r}")
-    return float(dropout)
-
-
-def couples_pictures(model: Any) -> bool:
-    """Return whether training on half a batch twice differs from training on the whole: batch statistics do that."""
-    from flowercnn.models.backend import import_keras
-
-    return any(isinstance(layer, import_keras().layers.BatchNormalization) for layer in _layers(model))
-
-
-def pictures_at_once(model: Any, *, most: int, itemsize: int = 4) -> int:
-    """Return how many pictures' activations fit into 128 MiB, from 1 to ``most``.
-
-    Smaller parts are also faster where the activations of a whole batch leave the processor's caches.
+    Smaller parts of a batch are also faster where the activations of the whole leave the processor's caches.
 
     Args:
         model: A built Keras model.
@@ -92,12 +100,12 @@ def pictures_at_once(model: Any, *, most: int, itemsize: int = 4) -> int:
 
 
 def activation_bytes(model: Any, *, itemsize: int = 4) -> int:
-    """Return how many bytes the outputs of all layers take for one picture, at every call of a layer."""
+    """Return how many bytes the outputs of all layers take for one image, at every call of a layer."""
     return itemsize * _calls(model, {})[1]
 
 
 def call_count(model: Any) -> int:
-    """Return how many times layers are called for a picture, those of models within the model included."""
+    """Return how many times layers are called for an image, those of models within the model included."""
     return _calls(model, {})[0]
 
 
@@ -118,14 +126,14 @@ def _nodes(model: Any) -> list[tuple[Any, list[tuple[int | None, ...]]]]:
     functional = getattr(model, "_functional", model)  # a sequential model holds one
     by_depth = getattr(functional, "_nodes_by_depth", None) or {}  # no public way
     return [
-        (node.operation, [*(tuple(tensor.shape) for tensor in node.output_tensors), *_beside(node)])
+        (node.operation, [*(tuple(tensor.shape) for tensor in node.output_tensors), *_workspace_shapes(node)])
         for nodes in by_depth.values()
         for node in nodes
     ]
 
 
-def _beside(node: Any) -> list[tuple[int | None, ...]]:
-    """What a call takes besides its outputs: a transposed convolution lays out a window per place of its input."""
+def _workspace_shapes(node: Any) -> list[tuple[int | None, ...]]:
+    """Memory besides the outputs: a transposed convolution lays out a window per place of its input."""
     if type(node.operation).__name__ != "Conv2DTranspose":
         return []
     *window, channels = node.operation.kernel.shape
@@ -133,19 +141,7 @@ def _beside(node: Any) -> list[tuple[int | None, ...]]:
     return [(None, places, *window)]
 
 
-def _layers(model: Any) -> list[Any]:
-    """All layers, those of models within the model included."""
-    found = []
-    for layer in model.layers:
-        found.extend(_layers(layer) if hasattr(layer, "layers") else [layer])
-    return found
-
-
-_DEPTHS = 4
-_FEATURE_MAP_DIMENSIONS = 4  # (n, height, width, channels)
-
-
-def feature_layers(model: Any) -> tuple[str, ...]:
+def feature_map_layers(model: Any) -> tuple[str, ...]:
     """Return the names of the last layers of the four smallest sizes of feature maps, from shallow to deep.
 
     Empty if the model has no feature maps.
@@ -174,29 +170,32 @@ def no_feature_maps(model: Any) -> str:
     )
 
 
+def layer_outputs(model: Any) -> dict[str, Any]:
+    """Return the one output of each layer, by name, in the graph of the model.
+
+    Of a layer that is used repeatedly it is the first. ``layer.output`` can be of another graph: of a model
+    within the model it is a tensor inside that model, of a layer taken from another model a tensor of that one.
+    """
+    found: dict[str, tuple[int, Any]] = {}
+    seen = set()
+    waiting = list(getattr(model, "outputs", None) or ())  # a subclass of Model has no graph
+    while waiting:
+        tensor = waiting.pop()
+        operation = operation_of(tensor)
+        number, node = _call_of(tensor)
+        if (id(operation), number) in seen:
+            continue
+        seen.add((id(operation), number))
+        waiting += node.input_tensors
+        name = str(operation.name)
+        if len(node.outputs) == 1 and (name not in found or number < found[name][0]):
+            found[name] = (number, node.outputs[0])
+    return {name: tensor for name, (_, tensor) in found.items()}
+
+
 def output_shapes(model: Any) -> dict[str, tuple[Any, ...]]:
     """Return the shape of the output of each layer that has one, by name; models within the model are layers."""
-    return {name: tuple(tensor.shape) for name, tensor in _outputs(model).items()}
-
-
-def check_layers(model: Any, layers: tuple[str, ...]) -> None:
-    """Refuse layers a model has not.
-
-    Raises:
-        ConfigurationError: If it has not all of them.
-    """
-    missing = set(layers) - set(_outputs(model))
-    if missing:
-        raise ConfigurationError(
-            f"The calibration is of another network: this one has no layer {few(sorted(missing))}."
-        )
-
-
-def with_features(model: Any, layers: tuple[str, ...]) -> Any:
-    """Return a Keras model with the probabilities and, after them, the outputs of some layers."""
-    check_layers(model, layers)
-    outputs = _outputs(model)
-    return import_keras().Model(model.inputs, [model.outputs[0], *(outputs[name] for name in layers)])
+    return {name: tuple(tensor.shape) for name, tensor in layer_outputs(model).items()}
 
 
 def _feature_maps(model: Any) -> dict[str, tuple[Any, ...]]:
@@ -209,25 +208,3 @@ def _feature_maps(model: Any) -> dict[str, tuple[Any, ...]]:
         for name, shape in found.items()
         if len(shape) == _FEATURE_MAP_DIMENSIONS and None not in shape[1:3] and shape[1:] != pixels
     }
-
-
-def _outputs(model: Any) -> dict[str, Any]:
-    """The one output of each layer, by name, in the graph of the model; the first of a layer that is used repeatedly.
-
-    ``layer.output`` can be of another graph: of a model within the model it is a tensor inside that model, of a layer
-    taken from another model a tensor of that one.
-    """
-    found: dict[str, tuple[int, Any]] = {}
-    seen = set()
-    waiting = list(getattr(model, "outputs", None) or ())  # a subclass of Model has no graph
-    while waiting:
-        operation, call, _ = waiting.pop()._keras_history  # noqa: SLF001 - no public way
-        if (id(operation), call) in seen:
-            continue
-        seen.add((id(operation), call))
-        node = operation._inbound_nodes[call]  # noqa: SLF001
-        waiting += node.input_tensors
-        name = str(operation.name)
-        if len(node.outputs) == 1 and (name not in found or call < found[name][0]):
-            found[name] = (call, node.outputs[0])
-    return {name: tensor for name, (_, tensor) in found.items()}

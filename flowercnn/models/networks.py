@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from flowercnn._utils import check_count
+from flowercnn._utils import check_count, check_share
 from flowercnn.models.backend import import_keras
-from flowercnn.models.graph import check_dropout, check_side
+from flowercnn.models.checks import check_smallest_size
 
 __all__ = ["MEMBERS", "build_accurate", "build_article", "build_fast", "member_count"]
 
@@ -29,7 +29,7 @@ def build_article(image_size: tuple[int, int], num_classes: int) -> Any:
     Raises:
         ConfigurationError: If ``image_size`` is too small.
     """
-    check_side("article", image_size, _SMALLEST_ARTICLE_SIDE)
+    check_smallest_size("article", image_size, _SMALLEST_ARTICLE_SIDE)
     keras = import_keras()
     layers = keras.layers
     stack = [keras.Input((*image_size, 3), name="pixels"), layers.Rescaling(1 / 255, name="rescale")]
@@ -114,8 +114,9 @@ def member_count(model: Any) -> int:
 def _residual(
     name: str, image_size: tuple[int, int], num_classes: int, *, members: int, width: int, blocks: int, dropout: float
 ) -> Any:
-    check_side(name, image_size, _SMALLEST_SIDE)
-    width, blocks, dropout = check_count("width", width), check_count("blocks", blocks), check_dropout(dropout)
+    check_smallest_size(name, image_size, _SMALLEST_SIDE)
+    width, blocks = check_count("width", width), check_count("blocks", blocks)
+    dropout = check_share("dropout", dropout)
     keras = import_keras()
     layers = keras.layers
     pixels = keras.Input((*image_size, 3), name="pixels")

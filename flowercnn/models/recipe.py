@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn._utils import check_count
+from flowercnn._utils import check_choice, check_count, check_instance, check_number, check_share
 from flowercnn.errors import ConfigurationError
 from flowercnn.preprocessing import Augmentation, Mixing, Preprocessing, ResizeMode
 
@@ -96,26 +96,16 @@ class Recipe:
             ("balance", get_args(Balance)),
             ("fine_tune", get_args(FineTune)),
         ):
-            if getattr(self, name) not in options:
-                raise ConfigurationError(
-                    f"{name} must be one of {', '.join(options)}. Received: {name}={getattr(self, name)!r}"
-                )
+            object.__setattr__(self, name, check_choice(name, getattr(self, name), options))
         for name, kind in (("augmentation", Augmentation), ("mixing", Mixing)):
-            if not isinstance(getattr(self, name), (kind, type(None))):
-                raise ConfigurationError(
-                    f"{name} must be flowercnn.{kind.__name__}(...) or None. Received: {name}={getattr(self, name)!r}"
-                )
-        for name, low, high in (
-            ("learning_rate", 0, math.inf),
-            ("warmup", 0, 1),
-            ("weight_decay", 0, math.inf),
-            ("label_smoothing", 0, 1),
-            ("average", 0, 1),
-        ):
-            object.__setattr__(self, name, _number(name, getattr(self, name), low, high))
-        if not self.learning_rate:
-            raise ConfigurationError("learning_rate must be over 0. Received: learning_rate=0")
-        object.__setattr__(self, "progressive", _pairs(self.progressive))
+            if getattr(self, name) is not None:
+                check_instance(name, getattr(self, name), kind, "None switches it off")
+        for name in ("warmup", "label_smoothing", "average"):
+            object.__setattr__(self, name, check_share(name, getattr(self, name)))
+        rate, decay = self.learning_rate, self.weight_decay
+        object.__setattr__(self, "learning_rate", check_number("learning_rate", rate, above=0))
+        object.__setattr__(self, "weight_decay", check_number("weight_decay", decay, least=0))
+        object.__setattr__(self, "progressive", _check_progressive(self.progressive))
 
     def replace(self, **changes: Any) -> Recipe:
         """Return a copy with those settings changed that are not ``None``."""
@@ -169,16 +159,8 @@ class Recipe:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
 
 
-def _number(name: str, value: Any, low: float, high: float) -> float:
-    """Return a setting as a float of Python: whatever its type was, it means and is written the same."""
-    kinds = (int, float, np.integer, np.floating)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < high:
-        raise ConfigurationError(f"{name} must be a number from {low} to below {high}. Received: {name}={value!r}")
-    return float(value)
-
-
-def _pairs(progressive: Any) -> tuple[tuple[float, float], ...]:
-    """Return the pairs of ``progressive`` as floats, or refuse them."""
+def _check_progressive(progressive: Any) -> tuple[tuple[float, float], ...]:
+    """Return the pairs of ``progressive`` as floats, or raise a ConfigurationError."""
     try:
         pairs = tuple((0.0 + since, 0.0 + scale) for since, scale in progressive)
     except (TypeError, ValueError):

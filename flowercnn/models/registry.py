@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-import numpy as np
-
+from flowercnn._utils import check_count, check_instance
 from flowercnn.errors import ConfigurationError, UnknownNameError, closest
 from flowercnn.models.backbones import PREFIX, backbone_builders, build_backbone, is_backbone
 from flowercnn.models.backend import seeded_weights
-from flowercnn.models.graph import LAYER_NAME
+from flowercnn.models.checks import check_probabilities, check_shapes
 from flowercnn.models.hub import HUB
 from flowercnn.models.networks import build_accurate, build_article, build_fast
 from flowercnn.models.recipe import Recipe
@@ -24,8 +22,6 @@ from flowercnn.preprocessing import Augmentation, Mixing, Preprocessing
 __all__ = [
     "Builder",
     "build_model",
-    "check_probabilities",
-    "check_shapes",
     "list_models",
     "recipe_of",
     "register_model",
@@ -33,9 +29,6 @@ __all__ = [
 
 Builder = Callable[..., Any]
 """A function ``(image_size, num_classes, **options)`` that returns a Keras model."""
-
-_ANY_SIDE: Final = 64  # of pictures for a network that takes any
-_OFF_BY_ROUNDING: Final = 0.02  # of a sum of probabilities, in bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +142,8 @@ def register_model(name: str, builder: Builder, *, recipe: Recipe | None = None,
             "builder must be a function (image_size, num_classes, **options) that returns a Keras model; a model "
             f"itself is trained with train(model=model). Received: builder={builder!r}"
         )
-    if not isinstance(recipe, (Recipe, type(None))):
-        raise ConfigurationError(
-            f"recipe must be a flowercnn.models.recipe.Recipe or None. Received: recipe={recipe!r}"
-        )
+    if recipe is not None:
+        check_instance("recipe", recipe, Recipe, "None stands for the default one")
     if name in _REGISTRY and not overwrite:
         raise ConfigurationError(f"A model named {name!r} is registered already. Pass overwrite=True to replace it.")
     _REGISTRY[name] = _Entry(builder, recipe or Recipe(), is_foreign=True)
@@ -182,7 +173,7 @@ def build_model(name: str, *, image_size: tuple[int, int], num_classes: int, see
     """
     entry = _entry(name)
     size = Preprocessing(image_size=image_size).image_size
-    classes = _check_num_classes(num_classes)
+    classes = check_count("num_classes", num_classes, least=2)
     _check_options(name, entry.builder, options)
     with seeded_weights(seed):
         model = entry.builder(size, classes, **options)
@@ -190,52 +181,6 @@ def build_model(name: str, *, image_size: tuple[int, int], num_classes: int, see
     if entry.is_foreign:
         check_probabilities(model, name)
     return model
-
-
-def check_shapes(model: Any, name: str, image_size: tuple[int, int], num_classes: int) -> None:
-    """Refuse models that do not map pictures to one row of probabilities each.
-
-    Raises:
-        ConfigurationError: If the input or output shape is another.
-    """
-    expected = ((None, *image_size, 3), (None, num_classes))
-    received = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
-    if received != expected:
-        raise ConfigurationError(
-            f"{name} must be a Keras model from {expected[0]} to {expected[1]}. "
-            f"Received: {received[0]} to {received[1]}"
-        )
-
-
-def check_probabilities(model: Any, name: str) -> None:
-    """Refuse models that return something else than probabilities, told by two pictures of noise.
-
-    Raises:
-        ConfigurationError: If a number is negative, or those of a picture do not sum to 1; or if a layer or an input
-            has a name that TensorFlow or model files do not allow.
-    """
-    for layer_name in _names(model):
-        if not LAYER_NAME.fullmatch(layer_name):
-            raise ConfigurationError(
-                f"{name} has a layer or an input named {layer_name!r}. TensorFlow and model files allow A-Z, a-z, "
-                "0-9 and _ . > - only."
-            )
-    shape = [side or _ANY_SIDE for side in model.input_shape[1:]]
-    noise = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype(np.float32)
-    rows = np.asarray(model(noise, training=False)).astype(np.float32)
-    if not (rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=_OFF_BY_ROUNDING)):
-        raise ConfigurationError(
-            f"{name} must return probabilities, numbers of at least 0 that sum to 1 for each picture. End it with "
-            f"keras.layers.Dense({rows.shape[1]}, activation='softmax'). Received, for noise: {rows[0].tolist()}"
-        )
-
-
-def _names(model: Any) -> Iterator[str]:
-    """The names of a model, its inputs and its layers, those of models within it included."""
-    yield model.name
-    yield from (tensor.name for tensor in getattr(model, "inputs", None) or ())
-    for layer in model.layers:
-        yield from _names(layer) if hasattr(layer, "layers") else (layer.name,)
 
 
 def _entry(name: str) -> _Entry:
@@ -249,16 +194,6 @@ def _entry(name: str) -> _Entry:
             f"{closest(name, _REGISTRY)} Received: {name!r}. Register your own with flowercnn.register_model."
         )
     return _REGISTRY[known]
-
-
-def _check_num_classes(num_classes: int) -> int:
-    try:
-        classes = 0 if isinstance(num_classes, bool) else operator.index(num_classes)
-    except TypeError:
-        classes = 0
-    if classes < 2:  # noqa: PLR2004 - one class leaves nothing to tell apart
-        raise ConfigurationError(f"num_classes must be an int of at least 2. Received: num_classes={num_classes!r}")
-    return classes
 
 
 def _check_options(name: str, builder: Builder, options: dict[str, Any]) -> None:

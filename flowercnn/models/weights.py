@@ -19,6 +19,7 @@ import numpy as np
 from flowercnn._utils import user_home
 from flowercnn.errors import ConfigurationError, ModelFileError, SourceError
 from flowercnn.models.backbone_table import BackboneSpec
+from flowercnn.models.graph import inputs_of, operation_of
 from flowercnn.sources import ResumingDownloader, shown
 
 __all__ = ["fetch_weights", "keras_cache", "read_weights"]
@@ -158,9 +159,9 @@ def _assign(net: Any, file: Any, path: Path) -> Any:
     if count == len(weighted):
         return net.output
     tensor = weighted[count].input
-    while type(tensor._keras_history.operation).__name__ == "ZeroPadding2D":  # noqa: SLF001 - no public way
-        tensor = tensor._keras_history.operation.input  # noqa: SLF001
-    last = tensor._keras_history.operation.name  # noqa: SLF001
+    while type(operation_of(tensor)).__name__ == "ZeroPadding2D":
+        tensor = inputs_of(tensor)[0]
+    last = operation_of(tensor).name
     _log.warning("%s: has weights up to %r only; %s is used up to there.", path.name, last, net.name)
     return tensor
 
@@ -176,8 +177,8 @@ def _top(file: Any) -> Any:
 def _legacy_pairs(net: Any, file: Any) -> Iterator[list[tuple[Any, Any]]]:
     """Variables with their data in the older format: layers by order."""
     top = _top(file)
-    groups = [top[name] for name in _names(top, "layer_names")]
-    stored = [[group[name] for name in _names(group, "weight_names")] for group in groups]
+    groups = [top[name] for name in _attribute_names(top, "layer_names")]
+    stored = [[group[name] for name in _attribute_names(group, "weight_names")] for group in groups]
     layers = [layer for layer in net.layers if layer.weights]
     for layer, data in zip(layers, [arrays for arrays in stored if arrays], strict=False):
         variables = [*layer.trainable_weights, *layer.non_trainable_weights]
@@ -189,7 +190,7 @@ def _legacy_pairs(net: Any, file: Any) -> Iterator[list[tuple[Any, Any]]]:
         yield list(zip(variables, data, strict=True))
 
 
-def _names(group: Any, attribute: str) -> list[str]:
+def _attribute_names(group: Any, attribute: str) -> list[str]:
     """An attribute that is a list of names; long ones are in several parts."""
     parts = [attribute] if attribute in group.attrs else []
     while not parts or f"{attribute}{len(parts)}" in group.attrs:
@@ -251,16 +252,3 @@ def _check_links(file: Any, path: Path) -> None:
                 groups.append(item)
             elif item.external or item.is_virtual:
                 raise ModelFileError(f"{path}: refused: the weights of {key!r} lie in another file.")
-
-
-def check_weights_option(weights: Any) -> None:
-    """Refuse what is neither ``"imagenet"``, nor ``None``, nor a path.
-
-    Raises:
-        ConfigurationError: If it is something else.
-    """
-    if weights is not None and not isinstance(weights, (str, os.PathLike)):
-        raise ConfigurationError(
-            f"weights must be 'imagenet', None or the path of a file. Received: weights={weights!r}. A Keras model "
-            "is given as backbone=."
-        )

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from flowercnn.data import Dataset, LabelEncoder
 from flowercnn.errors import ConfigurationError, SplitError, few
-from flowercnn.models import copy_model, feature_layers, import_keras, no_feature_maps, output_shapes
+from flowercnn.models import copy_model, feature_map_layers, import_keras, no_feature_maps, output_shapes
 from flowercnn.prediction.calibration import Calibration, Familiarity, check_share, fit_temperature, scores_of_truth
 from flowercnn.prediction.predictor import Predictor
 from flowercnn.preprocessing import BadImages
@@ -58,7 +58,7 @@ def calibrate(
     both = sorted(set(train.keys) & set(val.keys))
     if both:  # it is surer of pictures it has learned from
         raise SplitError(f"{len(both)} samples are in both train and val: {few(both)}. Make both with Dataset.split.")
-    layers = feature_layers(predictor.model)
+    layers = feature_map_layers(predictor.model)
     y_true, y_prob, features = _outputs(predictor, val, layers, bad_images=bad_images, progress=progress)
     model, reasons = predictor.model, []
     temperature = 1.0

@@ -6,7 +6,7 @@ import threading
 from typing import Any, Literal, TypeAlias
 
 from flowercnn.errors import ConfigurationError, ModelFileError
-from flowercnn.models import check_layers
+from flowercnn.models import check_has_layers
 from flowercnn.runtimes import KerasRuntime, LiteRTRuntime, Runtime, light_copy, litert_is_installed
 from flowercnn.saving import ModelFile, rebuilt
 
@@ -39,7 +39,7 @@ class Network:
         wanted: RuntimeChoice = "auto",
     ) -> None:
         if model is not None:
-            check_layers(model, layers)
+            check_has_layers(model, layers)
         self._model = model
         self._file = file
         self._runtime = runtime

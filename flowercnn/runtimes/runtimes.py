@@ -84,9 +84,9 @@ class KerasRuntime:
     name: RuntimeName = "keras"
 
     def __init__(self, model: Any, layers: tuple[str, ...] = ()) -> None:
-        from flowercnn.models import pictures_at_once
+        from flowercnn.models import micro_batch_size
 
-        self.batch = pictures_at_once(model, most=_BATCH)
+        self.batch = micro_batch_size(model, most=_BATCH)
         self._model = model
         self._layers = layers
         self._function: Any = None

@@ -14,7 +14,14 @@ import numpy.typing as npt
 
 from flowercnn._utils import progress_bar
 from flowercnn.errors import TrainingError
-from flowercnn.models import Recipe, check_size, couples_pictures, make_twin, pictures_at_once, seeded_weights
+from flowercnn.models import (
+    Recipe,
+    check_training_size,
+    make_training_copy,
+    micro_batch_size,
+    seeded_weights,
+    uses_batch_statistics,
+)
 from flowercnn.preprocessing import Part, Pixels, TrainingBatches
 from flowercnn.training.budget import fit_epochs, measured
 from flowercnn.training.callbacks import make_hooks
@@ -62,17 +69,17 @@ class Loop:
         self.recipe = recipe
         self._train, self._val = train, val
         with seeded_weights(seed):  # for the random numbers of dropout layers
-            self._twin = make_twin(model, precision=precision, any_size=bool(recipe.progressive))
+            self._twin = make_training_copy(model, precision=precision, any_size=bool(recipe.progressive))
         for since, _ in recipe.progressive:
-            check_size(self._twin, recipe.training_size(math.ceil(since * recipe.epochs)))
+            check_training_size(self._twin, recipe.training_size(math.ceil(since * recipe.epochs)))
         self._optimizer = optimizer or make_optimizer(recipe)
         counts = np.bincount(train[1], minlength=model.output_shape[1])
         self._step = TrainStep(self._twin, self._optimizer, recipe, recipe.class_weights(counts))
         self._infer = tf.function(
             lambda pixels: self.model(tf.cast(pixels, tf.float32), training=False), reduce_retracing=True
         )
-        self._part = pictures_at_once(model, most=recipe.batch_size, itemsize=2 if precision == "bfloat16" else 4)
-        whole = couples_pictures(model) or recipe.mixing is not None
+        self._part = micro_batch_size(model, most=recipe.batch_size, itemsize=2 if precision == "bfloat16" else 4)
+        whole = uses_batch_statistics(model) or recipe.mixing is not None
         self._batches = TrainingBatches(
             *train,
             image_size=recipe.image_size,

@@ -27,7 +27,7 @@ THEIRS = ("keras", "torch")
 
 
 def ours(side: int, *, alike: bool = False) -> Callable[[], object]:
-    from flowercnn.models.copies import choose_precision
+    from flowercnn.models.precision import choose_precision
     from flowercnn.models.registry import build_model, recipe_of
     from flowercnn.preprocessing.pixels import MemoryPixels
     from flowercnn.training.loop import Loop

@@ -6,7 +6,7 @@ import pytest
 
 import flowercnn as fc
 from flowercnn.models.backend import import_keras, seeded_weights
-from flowercnn.models.registry import check_probabilities
+from flowercnn.models.checks import check_probabilities
 from flowercnn.testing import check_model, model_problems
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import flowercnn as fc
 from flowercnn.models.backend import import_keras
-from flowercnn.models.copies import make_twin
+from flowercnn.models.copies import make_training_copy
 from flowercnn.prediction.calibration import Calibration
 from flowercnn.saving.guards.checksum import PLACEHOLDER, fill_checksum
 from flowercnn.saving.modelfile import check_can_be_saved
@@ -122,7 +122,7 @@ def test_a_layer_shared_by_two_models_is_said_to_be_the_reason(tmp_path: Path) -
     with pytest.raises(fc.ModelFileError, match=r"model\.keras: not written.*'twice' is shared between two models"):
         predictor.save(tmp_path / "model.keras", light=False)
     with pytest.raises(fc.ConfigurationError, match="'twice' is shared"):
-        make_twin(predictor.model, precision="float32", any_size=True)
+        make_training_copy(predictor.model, precision="float32", any_size=True)
 
 
 def test_layers_that_are_no_danger_come_back(tmp_path: Path) -> None:

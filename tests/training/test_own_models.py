@@ -10,7 +10,7 @@ from fitting import SIZE, fit, own_model, same, weights
 import flowercnn as fc
 from flowercnn.models import registry
 from flowercnn.models.backend import import_keras, seeded_weights
-from flowercnn.models.copies import copy_model, fold_normalization, make_twin, model_fingerprint
+from flowercnn.models.copies import copy_model, fold_normalization, make_training_copy, model_fingerprint
 from flowercnn.models.recipe import Recipe
 
 
@@ -121,7 +121,7 @@ def test_a_normalization_that_was_adapted_is_copied_as_it_is(tmp_path: Path, *, 
     own = adapted(nested=nested)
     pixels = np.random.default_rng(1).integers(0, 256, (4, *SIZE, 3), dtype=np.uint8)
     expected = np.asarray(own(pixels.astype(np.float32)))
-    for copy in (copy_model(own), make_twin(own, precision="float32"), fold_normalization(own)):
+    for copy in (copy_model(own), make_training_copy(own, precision="float32"), fold_normalization(own)):
         assert np.allclose(copy(pixels.astype(np.float32)), expected, atol=1e-5)
     predictor = fc.Predictor(own, ("a", "b", "c"), fc.Preprocessing(image_size=SIZE))
     assert np.allclose(predictor.predict_proba(pixels), expected, atol=1e-5)

@@ -49,7 +49,7 @@ def test_a_batch_in_parts_gives_what_the_whole_batch_gives(
 ) -> None:
     settings = {"batch_size": 12, "precision": "float32"}
     whole = fit(coloured, model="article", settings=settings)
-    monkeypatch.setattr(loop, "pictures_at_once", lambda *_args, **_options: 5)
+    monkeypatch.setattr(loop, "micro_batch_size", lambda *_args, **_options: 5)
     parts = fit(coloured, model="article", settings=settings)
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(weights(whole), weights(parts), strict=True))
     assert np.isclose(whole.history.epochs[-1]["loss"], parts.history.epochs[-1]["loss"])
@@ -256,7 +256,7 @@ def test_a_network_of_one_size_cannot_be_trained_at_others(coloured: fc.Dataset)
 
 def test_progressive_sizes_too_small_for_a_network_are_refused(coloured: fc.Dataset) -> None:
     recipe = dataclasses.replace(recipe_of("fast"), progressive=((0, 0.1), (0.5, 1.0)))
-    with pytest.raises(fc.ConfigurationError, match=r"fast cannot take pictures of \(6, 6\).*larger scales"):
+    with pytest.raises(fc.ConfigurationError, match=r"fast cannot take images of \(6, 6\).*larger scales"):
         fc.Trainer("fast", recipe=recipe, image_size=(64, 64), epochs=2).fit(coloured, progress=False)
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from flowercnn._utils import picture_map, replace_file, tracked
 from flowercnn.data import Dataset, Units, draw_folds, draw_units, names_and_links
 from flowercnn.errors import ImageError, SplitError, TrainingError, few
-from flowercnn.models import Recipe, head_of, import_keras
+from flowercnn.models import Recipe, flatten_layers, head_of, import_keras
 from flowercnn.prediction import Extractor
 from flowercnn.preprocessing import BadImages, Preprocessing, Views, content_digest, read_content
 from flowercnn.sources import Sample
@@ -184,7 +184,7 @@ def freeze(model: Any, depth: int | None) -> None:
     for name, stage in stages(model).items():
         layer = model.get_layer(name)
         layer.trainable = name not in ("scale", "to_bgr") and (depth is None or stage <= depth)
-        for part in layer._flatten_layers():  # noqa: SLF001 - no public way into models within models
+        for part in flatten_layers(layer):
             if type(part).__name__ in ("BatchNormalization", "Normalization"):
                 part.trainable = False
 

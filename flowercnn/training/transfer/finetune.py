@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from flowercnn._utils import generator, progress_bar, stable_hash
 from flowercnn.errors import TrainingError
-from flowercnn.models import Recipe, head_of, import_keras, make_twin, seeded_weights
+from flowercnn.models import Recipe, head_of, import_keras, make_training_copy, operation_of, seeded_weights
 from flowercnn.training.budget import fit_epochs, measured
 from flowercnn.training.callbacks import make_hooks
 from flowercnn.training.checks import check_finite
@@ -45,7 +45,7 @@ def last_convolution(model: Any) -> Any | None:
     """
     layer = head_of(model)
     while not isinstance(layer.input, (list, tuple)):
-        layer = layer.input._keras_history.operation  # noqa: SLF001 - no public way
+        layer = operation_of(layer.input)
         kind = type(layer).__name__
         if kind == "Conv2D":
             return layer if tuple(layer.kernel_size) == (1, 1) else None
@@ -164,7 +164,7 @@ class Ending:
         """Return the ending with weights of its own, the same ones, ready to learn."""
         keras = import_keras()
         with seeded_weights(stable_hash(seed, "ending", number) >> 1):  # for the random numbers of dropout layers
-            copy = make_twin(self._network, precision=self._precision)
+            copy = make_training_copy(self._network, precision=self._precision)
         copy.compile(
             optimizer=keras.optimizers.Adam(recipe.learning_rate, beta_2=0.99),
             loss=keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),

@@ -7,7 +7,7 @@ import pytest
 
 from flowercnn import build_model
 from flowercnn.models.backend import import_keras
-from flowercnn.models.copies import fold_normalization
+from flowercnn.models.copies import copy_model, fold_normalization, make_training_copy
 
 PIXELS = np.random.default_rng(0).uniform(0, 255, (4, 48, 40, 3)).astype(np.float32)
 
@@ -82,3 +82,48 @@ def test_the_model_itself_is_not_changed() -> None:
     before = model.get_weights()
     fold_normalization(model)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["article", "fast", "accurate"])
+def test_the_copy_computes_the_same_in_float32(name: str) -> None:
+    model = build_model(name, image_size=(48, 40), num_classes=5)
+    copy = make_training_copy(model, precision="float32")
+    pixels = PIXELS[:3]
+    assert np.allclose(model(pixels, training=False), copy(pixels, training=False), atol=1e-6)
+
+
+def test_the_copy_normalises_batches_as_keras_does() -> None:
+    model = build_model("fast", image_size=(48, 40), num_classes=5)
+    copy = make_training_copy(model, precision="float32")
+    pixels = PIXELS[:3]
+    assert np.allclose(model(pixels, training=True), copy(pixels, training=True), atol=1e-4)
+    means = [
+        [np.asarray(layer.moving_mean) for layer in m.layers if hasattr(layer, "moving_mean")] for m in (model, copy)
+    ]
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(*means, strict=True))
+    layers = import_keras().layers
+    alone = import_keras().Sequential([import_keras().Input((2, 2, 3)), layers.BatchNormalization(momentum=0.0)])
+    few = make_training_copy(alone, precision="float32")
+    for model_ in (alone, few):
+        model_(pixels[:2, :2, :2], training=True)
+    assert np.allclose(alone.get_weights()[3], few.get_weights()[3], rtol=1e-4)
+
+
+def test_the_copy_in_bfloat16_is_close_and_keeps_pixels_and_probabilities_whole() -> None:
+    model = build_model("fast", image_size=(48, 40), num_classes=5)
+    copy = make_training_copy(model, precision="bfloat16")
+    pixels = PIXELS[:3]
+    assert np.abs(np.asarray(model(pixels)) - np.asarray(copy(pixels))).max() < 0.03
+    policies = {layer.name: layer.compute_dtype for layer in copy.layers}
+    assert policies["rescale"] == policies["probabilities"] == "float32"
+    assert policies["down1_conv"] == "bfloat16"
+    assert {str(weight.dtype) for weight in copy.weights} == {"float32"}
+
+
+def test_a_copy_leaves_the_traces_of_training_behind() -> None:
+    model = small(import_keras().layers.Flatten(), import_keras().layers.Dense(2, activation="softmax"))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    copy = copy_model(model)
+    assert not copy.compiled
+    assert getattr(copy, "optimizer", None) is None
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), copy.get_weights(), strict=True))

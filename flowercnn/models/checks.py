@@ -1,0 +1,158 @@
+"""Checks of a network: shapes, probabilities, names of layers, image sizes, and options of a backbone."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+
+from flowercnn.errors import ConfigurationError, few
+from flowercnn.models.backend import import_keras
+from flowercnn.models.graph import output_shapes
+
+__all__ = [
+    "LAYER_NAME",
+    "check_backbone",
+    "check_has_layers",
+    "check_layer_names",
+    "check_probabilities",
+    "check_shapes",
+    "check_smallest_size",
+    "check_training_size",
+    "check_weights_option",
+]
+
+LAYER_NAME: Final = re.compile(r"[A-Za-z0-9_.>-]*")
+"""Names of layers: those TensorFlow allows, without the characters that separate folders."""
+
+_ANY_SIDE: Final = 64  # of images for a network that takes any
+_OFF_BY_ROUNDING: Final = 0.02  # of a sum of probabilities, in bfloat16
+
+
+def check_shapes(model: Any, name: str, image_size: tuple[int, int], num_classes: int) -> None:
+    """Check that a model maps images to one row of probabilities each.
+
+    Raises:
+        ConfigurationError: If the input or output shape is another.
+    """
+    expected = ((None, *image_size, 3), (None, num_classes))
+    received = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
+    if received != expected:
+        raise ConfigurationError(
+            f"{name} must be a Keras model from {expected[0]} to {expected[1]}. "
+            f"Received: {received[0]} to {received[1]}"
+        )
+
+
+def check_probabilities(model: Any, name: str) -> None:
+    """Check, on two images of noise, that a model returns probabilities; and the names of its layers.
+
+    Raises:
+        ConfigurationError: If a number is negative, or those of an image do not sum to 1; or if a
+            layer or an input has a name that TensorFlow or model files do not allow.
+    """
+    check_layer_names(model, name)
+    shape = [side or _ANY_SIDE for side in model.input_shape[1:]]
+    noise = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype(np.float32)
+    rows = np.asarray(model(noise, training=False)).astype(np.float32)
+    if not (rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=_OFF_BY_ROUNDING)):
+        raise ConfigurationError(
+            f"{name} must return probabilities, numbers of at least 0 that sum to 1 for each image. "
+            f"End it with keras.layers.Dense({rows.shape[1]}, activation='softmax'). "
+            f"Received, for noise: {rows[0].tolist()}"
+        )
+
+
+def check_layer_names(model: Any, name: str) -> None:
+    """Check that TensorFlow and model files allow the names of a model, its inputs and its layers.
+
+    Raises:
+        ConfigurationError: If they do not.
+    """
+    for layer_name in _all_names(model):
+        if not LAYER_NAME.fullmatch(layer_name):
+            raise ConfigurationError(
+                f"{name} has a layer or an input named {layer_name!r}. TensorFlow and model files "
+                "allow A-Z, a-z, 0-9 and _ . > - only."
+            )
+
+
+def _all_names(model: Any) -> Iterator[str]:
+    """The names of a model, its inputs and its layers, those of models within it included."""
+    yield model.name
+    yield from (tensor.name for tensor in getattr(model, "inputs", None) or ())
+    for layer in model.layers:
+        yield from _all_names(layer) if hasattr(layer, "layers") else (layer.name,)
+
+
+def check_has_layers(model: Any, layers: tuple[str, ...]) -> None:
+    """Check that a model has the layers of a calibration.
+
+    Raises:
+        ConfigurationError: If some are missing.
+    """
+    missing = set(layers) - set(output_shapes(model))
+    if missing:
+        raise ConfigurationError(
+            f"The calibration is of another network: this one has no layer {few(sorted(missing))}."
+        )
+
+
+def check_smallest_size(name: str, image_size: tuple[int, int], smallest: int) -> None:
+    """Check that images are large enough for a network's poolings.
+
+    Raises:
+        ConfigurationError: If a side of ``image_size`` is below ``smallest``.
+    """
+    if min(image_size) < smallest:
+        raise ConfigurationError(
+            f"{name} needs images of at least {smallest} x {smallest}. Received: image_size={image_size}"
+        )
+
+
+def check_training_size(model: Any, image_size: tuple[int, int]) -> None:
+    """Check that a network that takes images of any size can take those of progressive training.
+
+    Raises:
+        ConfigurationError: If it gives no probabilities for an image of this (height, width).
+    """
+    import tensorflow as tf
+
+    problem = ""
+    try:
+        outputs = np.asarray(model(np.zeros((1, *image_size, 3), np.float32), training=False))
+        problem = "" if np.isfinite(outputs).all() else "its outputs are not finite"
+    except (ValueError, tf.errors.OpError) as error:
+        problem = str(error).partition("\n")[0]
+    if problem:
+        raise ConfigurationError(
+            f"{model.name} cannot take images of {image_size}, the size to which progressive brings "
+            f"them ({problem}). Give a larger image_size, or larger scales: Recipe(progressive=...)."
+        )
+
+
+def check_backbone(model: Any) -> None:
+    """Check that a network given as a backbone is a built Keras model.
+
+    Raises:
+        ConfigurationError: If it is something else, or does not have exactly one input.
+    """
+    is_model = isinstance(model, import_keras().Model)
+    if not is_model or not getattr(model, "inputs", None) or len(model.inputs) != 1:
+        raise ConfigurationError(f"backbone must be a built Keras model with one image input. Received: {model!r}")
+
+
+def check_weights_option(weights: Any) -> None:
+    """Check that the weights of a backbone are ``"imagenet"``, ``None`` or a path.
+
+    Raises:
+        ConfigurationError: If they are something else.
+    """
+    if weights is not None and not isinstance(weights, (str, os.PathLike)):
+        raise ConfigurationError(
+            "weights must be 'imagenet', None or the path of a file. "
+            f"Received: weights={weights!r}. A Keras model is given as backbone=."
+        )
