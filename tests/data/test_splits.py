@@ -188,7 +188,7 @@ def test_a_split_is_saved_to_a_path_and_read_from_one() -> None:
 
 def test_a_saved_split_of_other_samples_is_refused(tmp_path: Path) -> None:
     path = dataset_of({"a": 10, "b": 10}).split().save(tmp_path / "splits.json")
-    with pytest.raises(SplitError, match=r"1 samples the split has not \(b/10\)"):
+    with pytest.raises(SplitError, match=r"1 sample not in the split \(b/10\)"):
         Splits.load(path, dataset_of({"a": 10, "b": 11}))
     with pytest.raises(SplitError, match="other classes"):
         Splits.load(path, dataset_of({"a": 10, "c": 10}))
@@ -214,7 +214,7 @@ def test_a_key_in_two_parts_is_refused(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     content["val"].append(content["train"][0])
     path.write_text(json.dumps(content))
-    with pytest.raises(SplitError, match="1 keys in two parts"):
+    with pytest.raises(SplitError, match="1 key in two parts"):
         Splits.load(path, dataset)
 
 
