@@ -163,7 +163,7 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
     except Exception as error:  # NumPy and zipfile raise anything on damaged files
         raise ValueError(f"{path}: not an .npz file, or damaged ({type(error).__name__}: {error})") from error
     if not isinstance(about, dict):
-        raise ValueError(f"{path}: its entry 'about' must be a JSON object. Received: {type(about).__name__}")
+        raise ValueError(f"{path}: its entry 'about' must be a JSON object. Received: {type(about).__name__}")  # noqa: TRY004 - the file is at fault, not an argument
     return about, arrays
 
 
