@@ -7,12 +7,17 @@ from flowercnn._utils.arguments import check_pair as check_pair
 from flowercnn._utils.arguments import check_share as check_share
 from flowercnn._utils.files import as_path as as_path
 from flowercnn._utils.files import can_be_written as can_be_written
+from flowercnn._utils.files import entry_digest as entry_digest
 from flowercnn._utils.files import expanded as expanded
 from flowercnn._utils.files import make_folder as make_folder
+from flowercnn._utils.files import read_arrays as read_arrays
+from flowercnn._utils.files import read_entry as read_entry
 from flowercnn._utils.files import replace_file as replace_file
 from flowercnn._utils.files import replace_folder as replace_folder
 from flowercnn._utils.files import user_cache as user_cache
 from flowercnn._utils.files import user_home as user_home
+from flowercnn._utils.files import write_arrays as write_arrays
+from flowercnn._utils.files import write_entry as write_entry
 from flowercnn._utils.files import write_result as write_result
 from flowercnn._utils.interrupts import interrupts_deferred as interrupts_deferred
 from flowercnn._utils.lazy import attach as attach

@@ -4,33 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import platformdirs
 
 from flowercnn.errors import ConfigurationError, OutputError
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 __all__ = [
     "as_path",
     "can_be_written",
+    "entry_digest",
     "expanded",
     "make_folder",
+    "read_arrays",
+    "read_entry",
     "replace_file",
     "replace_folder",
     "user_cache",
     "user_home",
+    "write_arrays",
+    "write_entry",
     "write_result",
 ]
 
 
 _LONG_NAME: Final = 200  # bytes; file systems take 255
+_ABOUT: Final = "about"  # the entry of an array store that is JSON
+_DIGEST: Final = 16  # bytes at the end of a cache entry
 
 
 def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
@@ -96,6 +108,96 @@ def write_result(path: str | os.PathLike[str], write: Callable[[Path], object]) 
         return replace_file(path, write)
     except OSError as error:
         raise _unwritable(path, error, "Give the name of a file") from error
+
+
+def write_arrays(
+    path: str | os.PathLike[str], arrays: Mapping[str, Any], about: Mapping[str, Any] | None = None
+) -> Path:
+    """Write named arrays to an ``.npz`` file, whole or not at all, and return its path.
+
+    Args:
+        path: The file.
+        arrays: The arrays by name; ``about`` is not a name they can have.
+        about: A JSON object kept beside them, or ``None``.
+
+    Raises:
+        ValueError: If an array would need pickle, or is named ``about``.
+        OSError: If the file cannot be written.
+    """
+    import numpy as np
+
+    stored = {name: np.asarray(array) for name, array in arrays.items()}
+    pickled = sorted(name for name, array in stored.items() if array.dtype.hasobject)
+    if _ABOUT in stored or pickled:
+        raise ValueError(f"arrays must be of numbers or text, not named 'about'. Received: {pickled or _ABOUT}")
+    if about is not None:
+        stored[_ABOUT] = np.array(json.dumps(about))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a name, NumPy adds the suffix .npz where it is missing
+            np.savez(file, **stored)  # type: ignore[arg-type]  # its stub reads the names as allow_pickle
+
+    return replace_file(path, write)
+
+
+def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """Return what `write_arrays` has written: the JSON object, empty if there is none, and the arrays by name.
+
+    Nothing is unpickled.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        OSError: If it cannot be read.
+        ValueError: If it is damaged or another kind of file.
+    """
+    import numpy as np
+
+    try:
+        # Opened here: NumPy leaves the file open where it is damaged.
+        with as_path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        text = arrays.pop(_ABOUT, None)
+        about = {} if text is None else json.loads(str(text))
+    except OSError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise anything on damaged files
+        raise ValueError(f"{path}: not an .npz file, or damaged ({type(error).__name__}: {error})") from error
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: its entry 'about' must be a JSON object. Received: {type(about).__name__}")  # noqa: TRY004 - the file is at fault, not an argument
+    return about, arrays
+
+
+def entry_digest() -> hashlib.blake2b:
+    """Return the hash whose digest ends a cache entry, for those written in pieces."""
+    return hashlib.blake2b(digest_size=_DIGEST)
+
+
+def write_entry(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write a cache entry, its content followed by 16 bytes of digest, whole or not at all; return its path.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    digest = entry_digest()
+    digest.update(content)
+    return replace_file(path, lambda temporary: temporary.write_bytes(content + digest.digest()))
+
+
+def read_entry(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a cache entry, verified by its digest.
+
+    Raises:
+        FileNotFoundError: If there is no such entry.
+        OSError: If it cannot be read.
+        ValueError: If it was cut or changed.
+    """
+    entry = as_path(path).read_bytes()
+    content = entry[:-_DIGEST]
+    digest = entry_digest()
+    digest.update(content)
+    if digest.digest() != entry[-_DIGEST:]:
+        raise ValueError(f"{path}: the cache entry is damaged")
+    return content
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
