@@ -4,11 +4,11 @@ from flowercnn.preprocessing.augment import apply_augmentation as apply_augmenta
 from flowercnn.preprocessing.augment import apply_mixing as apply_mixing
 from flowercnn.preprocessing.batches import Part as Part
 from flowercnn.preprocessing.batches import TrainingBatches as TrainingBatches
+from flowercnn.preprocessing.decode import FORMATS as FORMATS
 from flowercnn.preprocessing.decode import decode_image as decode_image
 from flowercnn.preprocessing.decode import decode_upright as decode_upright
 from flowercnn.preprocessing.decode import draft_scale as draft_scale
 from flowercnn.preprocessing.decode import draft_size as draft_size
-from flowercnn.preprocessing.decode import FORMATS as FORMATS
 from flowercnn.preprocessing.decode import is_turned as is_turned
 from flowercnn.preprocessing.decode import read_content as read_content
 from flowercnn.preprocessing.decode import to_mode as to_mode
