@@ -85,17 +85,19 @@ def few(items: Collection[object], limit: int = 10) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def unusable(errors: Mapping[str, object], total: int) -> ImageError:
+def unusable(
+    errors: Mapping[str, object], total: int, way_out: str = "leave them out with bad_images='skip'"
+) -> ImageError:
     """Return the error that names all images that cannot be used.
 
     Args:
         errors: Of each why, by its key.
         total: How many images there are in all.
+        way_out: What else can be done than to replace or remove them.
     """
     listed = few([f"{key}: {error}" for key, error in errors.items()])
     return ImageError(
-        f"{len(errors)} of {counted(total, 'image')} cannot be used: {listed} Replace or remove them, or leave them "
-        "out with bad_images='skip'."
+        f"{len(errors)} of {counted(total, 'image')} cannot be used: {listed} Replace or remove them, or {way_out}."
     )
 
 

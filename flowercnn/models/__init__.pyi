@@ -4,6 +4,7 @@ from flowercnn.models.backbones import build_backbone as build_backbone
 from flowercnn.models.backbones import find_weights as find_weights
 from flowercnn.models.backbones import is_backbone as is_backbone
 from flowercnn.models.backend import import_keras as import_keras
+from flowercnn.models.backend import memory_errors as memory_errors
 from flowercnn.models.backend import seeded_weights as seeded_weights
 from flowercnn.models.checks import LAYER_NAME as LAYER_NAME
 from flowercnn.models.checks import check_has_layers as check_has_layers
@@ -16,6 +17,7 @@ from flowercnn.models.copies import make_training_copy as make_training_copy
 from flowercnn.models.copies import model_fingerprint as model_fingerprint
 from flowercnn.models.copies import renew_constants as renew_constants
 from flowercnn.models.copies import with_features as with_features
+from flowercnn.models.graph import MOST_ACTIVATION_BYTES as MOST_ACTIVATION_BYTES
 from flowercnn.models.graph import activation_bytes as activation_bytes
 from flowercnn.models.graph import call_count as call_count
 from flowercnn.models.graph import feature_map_layers as feature_map_layers

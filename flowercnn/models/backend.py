@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from flowercnn._utils import check_seed
-from flowercnn.errors import ConfigurationError
+from flowercnn.errors import ConfigurationError, FlowerCNNError
 
-__all__ = ["import_keras", "seeded_weights"]
+__all__ = ["import_keras", "memory_errors", "seeded_weights"]
 
 _ONE_AT_A_TIME: Final = threading.RLock()
 
@@ -36,6 +36,28 @@ def import_keras() -> Any:
             f"'float32'. Received: {keras.config.image_data_format()!r}, {keras.config.floatx()!r}"
         )
     return keras
+
+
+@contextmanager
+def memory_errors(what: str, kind: type[FlowerCNNError] = ConfigurationError) -> Iterator[None]:
+    """Raise TensorFlow's lack of memory as an error of this library.
+
+    Args:
+        what: What is computed, for the message: a network, a file.
+        kind: The class of the error.
+
+    Raises:
+        FlowerCNNError: Of this kind, if TensorFlow has too little memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "ResourceExhaustedError":  # by name, as LiteRT needs no TensorFlow
+            raise
+        raise kind(
+            f"{what} needs more memory than there is. Use a smaller image_size or a network with "
+            f"smaller feature maps, or free memory. TensorFlow says: {str(error)[:300]}"
+        ) from error
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from flowercnn.errors import ConfigurationError, few
-from flowercnn.models.backend import import_keras
-from flowercnn.models.graph import output_shapes
+from flowercnn.models.backend import import_keras, memory_errors
+from flowercnn.models.graph import MOST_ACTIVATION_BYTES, activation_bytes, output_shapes
 
 __all__ = [
     "LAYER_NAME",
@@ -50,6 +50,8 @@ def check_shapes(model: Any, name: str, image_size: tuple[int, int], num_classes
 def check_probabilities(model: Any, name: str) -> None:
     """Check, on two images of noise, that a model returns probabilities; and the names of its layers.
 
+    A model that would need gigabytes for one image is not tried: it can be neither saved nor loaded.
+
     Raises:
         ConfigurationError: If a number is negative, or those of an image do not sum to 1; or if a
             layer or an input has a name that TensorFlow or model files do not allow.
@@ -57,7 +59,10 @@ def check_probabilities(model: Any, name: str) -> None:
     check_layer_names(model, name)
     shape = [side or _ANY_SIDE for side in model.input_shape[1:]]
     noise = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype(np.float32)
-    rows = np.asarray(model(noise, training=False)).astype(np.float32)
+    if activation_bytes(model) > MOST_ACTIVATION_BYTES:
+        return
+    with memory_errors(name):
+        rows = np.asarray(model(noise, training=False)).astype(np.float32)
     if not (rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=_OFF_BY_ROUNDING)):
         raise ConfigurationError(
             f"{name} must return probabilities, numbers of at least 0 that sum to 1 for each image. "

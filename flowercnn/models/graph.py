@@ -13,6 +13,7 @@ from flowercnn.errors import ConfigurationError, few
 from flowercnn.models.backend import import_keras
 
 __all__ = [
+    "MOST_ACTIVATION_BYTES",
     "activation_bytes",
     "call_count",
     "consumers_of",
@@ -29,6 +30,9 @@ __all__ = [
     "output_shapes",
     "uses_batch_statistics",
 ]
+
+MOST_ACTIVATION_BYTES: Final = 2 * 2**30
+"""Of one image: a network that needs more is neither tried, saved nor loaded."""
 
 _BYTES_AT_ONCE: Final = 128 * 2**20
 _DEPTHS: Final = 4

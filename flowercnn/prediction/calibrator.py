@@ -1,143 +1,142 @@
-"""Fits a classifier's calibration on validation pictures."""
+"""Calibrates a classifier on validation images."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn.data import Dataset, LabelEncoder
+from flowercnn._utils import check_instance, check_share
+from flowercnn.data import Dataset, LabelEncoder, as_dataset
 from flowercnn.errors import ConfigurationError, SplitError, few
-from flowercnn.models import copy_model, feature_map_layers, import_keras, no_feature_maps, output_shapes
-from flowercnn.prediction.calibration import Calibration, Familiarity, check_share, fit_temperature, scores_of_truth
+from flowercnn.models import feature_map_layers, no_feature_maps, output_shapes
+from flowercnn.prediction.calibration import Calibration
+from flowercnn.prediction.conformal import nonconformity_scores
+from flowercnn.prediction.out_of_distribution import OutOfDistributionDetector
 from flowercnn.prediction.predictor import Predictor
+from flowercnn.prediction.temperature import divide_logits, fit_temperature, logits_layer
 from flowercnn.preprocessing import BadImages
+from flowercnn.runtimes import KerasRuntime
+from flowercnn.sources import DataSource
 
 __all__ = ["calibrate"]
 
-_FEWEST = 20  # validation pictures for a temperature; with fewer it is noise
+_FEWEST = 20  # validation images for a temperature; with fewer it is noise
 
 
 def calibrate(
     predictor: Predictor,
-    train: Dataset,
-    val: Dataset,
+    train: Dataset | DataSource | str | os.PathLike[str],
+    val: Dataset | DataSource | str | os.PathLike[str],
     *,
     false_alarms: float = 0.05,
     bad_images: BadImages = "error",
     progress: bool = True,
 ) -> Predictor:
-    """Return the classifier with calibrated probabilities, prediction sets and "I don't know".
+    """Calibration: return the classifier with calibrated probabilities, prediction sets and unknown images.
 
-    - Temperature: the last layer is divided by one number that makes the probabilities of ``val`` fit best, so every
-      prediction and export has it. This takes a network that ends in ``Dense`` and softmax and 20 pictures; else
-      `Calibration.reason` says what is missing.
-    - `Predictor.predict_set` can then be asked for sets of any coverage.
-    - `Predictor.predict` gives ``label=None`` with a ``reason`` for pictures less like ``train`` than all but the
-      share ``false_alarms`` of ``val``. Fewer than ``1 / false_alarms - 1`` pictures in ``val`` refuse nothing. This
-      takes a network with feature maps; else `Calibration.reason` says so.
+    - Temperature scaling: the last layer is divided by the number that makes the probabilities of ``val`` fit best,
+      so that every prediction and export has it. This takes a network that ends in ``Dense`` and softmax and 20
+      images; otherwise `Calibration.reason` says what is missing.
+    - Conformal prediction sets: `Predictor.predict_set` returns sets of any coverage.
+    - Out-of-distribution detection: `Predictor.predict` returns ``label=None`` with a ``reason`` for images farther
+      from ``train`` than all but the share ``false_alarms`` of ``val``. With fewer than ``1 / false_alarms - 1``
+      images in ``val`` no image is unknown. This takes a network with feature maps; otherwise `Calibration.reason`
+      says so.
 
     Args:
         predictor: A trained classifier; not changed.
-        train: What it was trained on.
-        val: Pictures it has not learned from, of the same kind.
-        false_alarms: The share of known pictures that may be refused, 0 to below 1; 0 refuses none.
-        bad_images: ``"error"`` or ``"skip"``: what to do about pictures that cannot be decoded.
+        train: What it was trained on: a data set, a source, or a path or URI of one.
+        val: Images of the same kind that it has not learned from, likewise.
+        false_alarms: The share of in-distribution images that may be called unknown, from 0 (none) to below 1.
+        bad_images: ``"error"`` or ``"skip"``: what to do about images that cannot be decoded.
         progress: Whether to show progress bars.
 
     Raises:
         ConfigurationError: If ``predictor``, ``train`` or ``val`` is something else, a part is empty, or
             ``false_alarms`` out of range.
         SplitError: If a key is in both ``train`` and ``val``.
-        UnknownNameError: If there are pictures of a class the classifier does not know.
-        ImageError: If pictures cannot be decoded.
+        UnknownNameError: If there are images of a class the classifier does not know.
+        ImageError: If images cannot be decoded.
     """
+    check_instance("predictor", predictor, Predictor, "load one with Predictor.load(path)")
     check_share("false_alarms", false_alarms)
-    _check_arguments(predictor, train, val)
+    train = _nonempty("train", train)
+    val = _nonempty("val", val)
     both = sorted(set(train.keys) & set(val.keys))
-    if both:  # it is surer of pictures it has learned from
+    if both:  # it is more confident on images it has learned from
         raise SplitError(f"{len(both)} samples are in both train and val: {few(both)}. Make both with Dataset.split.")
-    layers = feature_map_layers(predictor.model)
-    y_true, y_prob, features = _outputs(predictor, val, layers, bad_images=bad_images, progress=progress)
-    model, reasons = predictor.model, []
-    temperature = 1.0
-    if len(y_true) < _FEWEST:
-        reasons.append(f"there are {len(y_true)} validation pictures, fewer than {_FEWEST}.")
-    elif (logits := _last_dense(predictor.model)) is None:
-        reasons.append("the network does not end in Dense and softmax.")
-    else:
-        temperature = fit_temperature(y_true, y_prob)
-        model = _divided(predictor.model, logits, temperature)
-    calibrated = Predictor(model, predictor.class_names, predictor.preprocessing, info=predictor.info)
-    applied = not reasons
-    if applied:
-        y_true, y_prob, features = _outputs(calibrated, val, layers, bad_images=bad_images, progress=False)
-    familiarity = None
+    model = predictor.model
+    layers = feature_map_layers(model)
+    answers = _compute(predictor, val, layers, bad_images=bad_images, progress=progress)
+    calibrated, temperature, reason = _scale(predictor, answers)
+    if reason is None:
+        answers = _compute(calibrated, val, layers, bad_images=bad_images, progress=False)
+    reasons = [] if reason is None else [reason]
+    detector = None
     if layers:
-        learned = _outputs(predictor, train, layers, bad_images=bad_images, progress=progress)[2]
-        shapes = output_shapes(predictor.model)
-        familiarity = Familiarity.fit({name: int(shapes[name][-1]) for name in layers}, learned, features)
+        learned = _compute(predictor, train, layers, bad_images=bad_images, progress=progress)
+        shapes = output_shapes(model)
+        sizes = {name: int(shapes[name][-1]) for name in layers}
+        detector = OutOfDistributionDetector.fit(sizes, learned.features, answers.features)
     else:
-        reasons.append(f"no picture is refused as unknown: {no_feature_maps(predictor.model)}.")
+        reasons.append(f"no image is called unknown: {no_feature_maps(model)}.")
+    of_truth = answers.y_prob[np.arange(len(answers.y_true)), answers.y_true]
     calibration = Calibration(
         temperature=temperature,
-        applied=applied,
+        applied=reason is None,
         reason=" Also, ".join(reasons) or None,
-        set_scores=scores_of_truth(y_prob[np.arange(len(y_true)), y_true]),
-        familiarity=familiarity,
+        set_scores=nonconformity_scores(of_truth),
+        detector=detector,
         false_alarms=false_alarms,
     )
     return calibrated.with_calibration(calibration)
 
 
-def _check_arguments(predictor: Any, train: Any, val: Any) -> None:
-    if not isinstance(predictor, Predictor):
-        raise ConfigurationError(
-            "predictor must be a flowercnn.Predictor; load one with Predictor.load(path). "
-            f"Received: {type(predictor).__name__}"
-        )
-    for name, part in (("train", train), ("val", val)):
-        if not isinstance(part, Dataset):
-            raise ConfigurationError(
-                f"{name} must be a flowercnn.Dataset; make one with Dataset.from_source(source). "
-                f"Received: {type(part).__name__}"
-            )
-        if not len(part):
-            raise ConfigurationError(f"{name} must have pictures: calibration is fitted on them. Received: none")
+class _Answers(NamedTuple):
+    """Labels, shape (n,), probabilities, (n, num_classes), and mean activations, (n, features), of a data set."""
+
+    y_true: npt.NDArray[np.int64]
+    y_prob: npt.NDArray[np.float32]
+    features: npt.NDArray[np.float32]
 
 
-def _outputs(
+def _nonempty(name: str, part: Dataset | DataSource | str | os.PathLike[str]) -> Dataset:
+    dataset = as_dataset(part)
+    if not len(dataset):
+        raise ConfigurationError(f"{name} must have images: calibration is fitted on them. Received: none")
+    return dataset
+
+
+def _compute(
     predictor: Predictor, dataset: Dataset, layers: tuple[str, ...], *, bad_images: BadImages, progress: bool
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Labels, probabilities and mean activations of a data set."""
+) -> _Answers:
     loaded = dataset.load(predictor.preprocessing, bad_images=bad_images, progress=progress)
-    encoder = LabelEncoder(predictor.class_names)
-    labels = encoder.encode([dataset.samples[index].label or "" for index in loaded.kept])
-    y_prob, features = predictor.outputs(loaded.pixels, layers)
-    return labels, y_prob, features
+    names = [dataset.samples[index].label or "" for index in loaded.kept]
+    labels = LabelEncoder(predictor.class_names).encode(names)
+    runtime = KerasRuntime(predictor.model, layers)
+    pixels = loaded.pixels
+    starts = range(0, len(pixels), runtime.batch)
+    batches = (pixels.take(range(start, min(start + runtime.batch, len(pixels)))) for start in starts)
+    probabilities, features = zip(*map(runtime.with_features, batches), strict=True)
+    return _Answers(labels, np.concatenate(probabilities), np.concatenate(features))
 
 
-def _last_dense(model: Any) -> str | None:
-    """The name of the dense layer whose softmax is the model's output, if it ends so."""
-    layers = import_keras().layers
-    last = model.layers[-1]
-    if type(last) is layers.Dense and getattr(last.activation, "__name__", "") == "softmax":
-        return str(last.name)
-    softmax = type(last) is layers.Softmax or (
-        type(last) is layers.Activation and getattr(last.activation, "__name__", "") == "softmax"
-    )
-    if softmax and len(model.layers) > 1:
-        before = model.layers[-2]
-        linear = type(before) is layers.Dense and getattr(before.activation, "__name__", "") == "linear"
-        if linear and last.input is before.output:
-            return str(before.name)
-    return None
-
-
-def _divided(model: Any, layer: str, temperature: float) -> Any:
-    """A copy of the model with the weights of one layer divided."""
-    copy = copy_model(model)
-    dense = copy.get_layer(layer)
-    dense.set_weights([weights / temperature for weights in dense.get_weights()])
-    return copy
+def _scale(predictor: Predictor, answers: _Answers) -> tuple[Predictor, float, str | None]:
+    """Return the classifier with scaled logits, the temperature, and why they are not scaled, or ``None``."""
+    count = len(answers.y_true)
+    model = predictor.model
+    layer = logits_layer(model)
+    temperature = 1.0
+    reason = None
+    if count < _FEWEST:
+        reason = f"there are {count} validation images, fewer than {_FEWEST}."
+    elif layer is None:
+        reason = "the network does not end in Dense and softmax."
+    else:
+        temperature = fit_temperature(answers.y_true, answers.y_prob)
+        model = divide_logits(model, layer, temperature)
+    scaled = Predictor(model, predictor.class_names, predictor.preprocessing, info=predictor.info)
+    return scaled, temperature, reason

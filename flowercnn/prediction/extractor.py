@@ -1,4 +1,4 @@
-"""Feature vectors of many pictures."""
+"""Extractor of feature vectors, for many images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy.typing as npt
 from flowercnn._utils import cpu_count, ordered_map
 from flowercnn.errors import ImageError
 from flowercnn.models import fold_normalization, head_of, import_keras
-from flowercnn.runtimes import LiteRTRuntime, light_copy
+from flowercnn.runtimes import LiteRTRuntime
+from flowercnn.saving import light_copy
 
 __all__ = ["Extractor"]
 
@@ -30,7 +31,7 @@ class Extractor:
         output: What is computed, shape (n, size), in place of the input of the last layer.
 
     Raises:
-        ConfigurationError: If it ends in another.
+        ConfigurationError: If it ends in another layer.
     """
 
     def __init__(self, model: Any, *, pictures: int = 0, output: Any = None) -> None:
@@ -43,6 +44,7 @@ class Extractor:
         height, width = network.input_shape[1:3]
         self._at_once = max(1, min(_MOST_AT_ONCE, _PIXELS_AT_ONCE // (height * width)))
         self._workers = min(4, cpu_count())
+        self.batch = 2 * self._workers * self._at_once  # images to give at once
         # LiteRT is much faster than TensorFlow at depthwise convolutions, and slower at dense ones.
         worth_it = pictures >= _MANY and any("Depthwise" in type(layer).__name__ for layer in network.layers)
         light = light_copy(network) if worth_it else None
@@ -70,7 +72,7 @@ class Extractor:
             pictures: Of each its views, shape (views, height, width, 3), 0-255, or an error, which is passed on.
         """
         remaining = iter(pictures)
-        while batch := list(islice(remaining, 2 * self._workers * self._at_once)):
+        while batch := list(islice(remaining, self.batch)):
             usable = [views for views in batch if not isinstance(views, ImageError)]
             rows = iter(self(np.concatenate(usable)) if usable else ())
             for views in batch:

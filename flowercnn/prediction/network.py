@@ -1,23 +1,31 @@
-"""The network of a classifier in the forms it is needed in, each made when it is first asked for."""
+"""The network of a classifier: from a Keras model, a model file or an export, for the runtime wanted."""
 
 from __future__ import annotations
 
 import threading
-from typing import Any, Literal, TypeAlias
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias, get_args
 
+import numpy as np
+
+from flowercnn._utils import check_choice
 from flowercnn.errors import ConfigurationError, ModelFileError
-from flowercnn.models import check_has_layers
-from flowercnn.runtimes import KerasRuntime, LiteRTRuntime, Runtime, light_copy, litert_is_installed
-from flowercnn.saving import ModelFile, rebuilt
+from flowercnn.models import check_has_layers, output_shapes
+from flowercnn.prediction.calibration import Calibration
+from flowercnn.runtimes import KerasRuntime, LiteRTRuntime, Runtime, litert_is_installed
+from flowercnn.saving import Description, ModelFile, light_copy, read_export, read_model
 
-__all__ = ["Network", "RuntimeChoice"]
+__all__ = ["Network", "RuntimeChoice", "check_feature_maps", "layers_of", "read_predictor"]
 
 RuntimeChoice: TypeAlias = Literal["auto", "keras", "litert", "onnx"]
-"""What computes: Keras on TensorFlow, LiteRT, ONNX Runtime; ``"auto"`` is LiteRT where it can be had, else Keras."""
+"""Runtime: Keras on TensorFlow, LiteRT or ONNX Runtime; ``"auto"`` is LiteRT if possible, otherwise Keras."""
+
+_FEATURE_MAP_DIMENSIONS: Final = 4  # (n, height, width, channels)
 
 
 class Network:
-    """A Keras model, a model file or an export, and what computes it. Several threads may use one.
+    """A network and its runtime. Several threads may use one.
 
     Args:
         model: The Keras model, or ``None`` to build it from ``file`` when it is wanted.
@@ -58,22 +66,18 @@ class Network:
             ModelFileError: If it cannot be used, or is not in the file for that runtime.
         """
         if runtime == "onnx" or (runtime == "litert" and file.litert is None):
-            raise ModelFileError(
-                f"{file.path}: holds no network for runtime={runtime!r}. "
-                + (
-                    "Export it to .onnx and load that."
-                    if runtime == "onnx"
-                    else "Save it again with flowercnn[litert]."
-                )
+            way_out = (
+                "Export it to .onnx and load that." if runtime == "onnx" else "Save it again with flowercnn[litert]."
             )
-        if runtime == "keras" or file.litert is None or (runtime == "auto" and not litert_is_installed()):
-            # A file that cannot be built is refused now, not at the first picture.
+            raise ModelFileError(f"{file.path}: holds no network for runtime={runtime!r}. {way_out}")
+        is_keras = runtime == "keras" or (runtime == "auto" and not litert_is_installed())
+        light = None if is_keras else file.litert_network(features=bool(layers))
+        if light is None:
+            # A file that cannot be built is refused now, not at the first image.
             try:
                 return cls(file.keras_model(), layers=layers, wanted=runtime)
             except ConfigurationError as error:
                 raise ModelFileError(f"{file.path}: {error}") from error
-        size, classes = file.description.preprocessing.image_size, len(file.description.class_names)
-        light = rebuilt(file.litert, str(file.path), (1, *size, 3), classes, features=bool(layers))
         try:
             return cls(file=file, runtime=LiteRTRuntime(light), light=light, layers=layers, wanted=runtime)
         except (RuntimeError, ValueError) as error:
@@ -107,9 +111,90 @@ class Network:
 
     @property
     def runtime(self) -> Runtime:
-        """What computes."""
+        """The runtime, chosen when it is first needed."""
         with self._lock:
             if self._runtime is None:
                 light = None if self._wanted == "keras" else self.light
                 self._runtime = KerasRuntime(self.model, self._layers) if light is None else LiteRTRuntime(light)
             return self._runtime
+
+
+def read_predictor(
+    path: Path, runtime: RuntimeChoice, max_pixels: int | None
+) -> tuple[Description, Calibration | None, Network]:
+    """Return the parts of the predictor in a file; arguments and errors are those of `Predictor.load`."""
+    check_choice("runtime", runtime, get_args(RuntimeChoice))
+    if path.suffix.lower() in (".tflite", ".onnx"):
+        return _exported(path, runtime, max_pixels)
+    file = read_model(path)
+    calibration = _read_calibration(file.description, path)
+    network = Network.of_file(file, runtime, layers_of(calibration))
+    try:
+        if runtime == "keras" or file.litert is None or not litert_is_installed():
+            check_feature_maps(network.model, calibration)
+        else:
+            _check_features(network, calibration, file.description)
+    except ConfigurationError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    return _limited(file.description, max_pixels), calibration, network
+
+
+def _exported(
+    path: Path, runtime: RuntimeChoice, max_pixels: int | None
+) -> tuple[Description, Calibration | None, Network]:
+    description, computes = read_export(path)
+    calibration = _read_calibration(description, path)
+    if runtime not in ("auto", computes.name):
+        raise ModelFileError(f"{path}: holds no network for runtime={runtime!r}, only for {computes.name!r}.")
+    return _limited(description, max_pixels), calibration, Network(runtime=computes)
+
+
+def layers_of(calibration: Calibration | None) -> tuple[str, ...]:
+    """Return the layers whose mean activations a calibration needs; none if there is no calibration."""
+    return () if calibration is None else calibration.layers
+
+
+def check_feature_maps(model: Any, calibration: Calibration | None) -> None:
+    """Refuse a calibration that was fitted to other feature maps than those of a Keras model.
+
+    Raises:
+        ConfigurationError: If it was.
+    """
+    if calibration is None or calibration.detector is None:
+        return
+    detector = calibration.detector
+    shapes = output_shapes(model)
+    for name, gaussian in zip(detector.layers, detector.gaussians, strict=True):
+        shape = shapes.get(name, ())
+        if len(shape) != _FEATURE_MAP_DIMENSIONS or shape[-1] != gaussian.size:
+            raise ConfigurationError(
+                f"The calibration is of another network: it knows {gaussian.size} feature maps of the layer "
+                f"{name!r}. Received: a layer with outputs of shape {shape}"
+            )
+
+
+def _check_features(network: Network, calibration: Calibration | None, description: Description) -> None:
+    """Refuse a calibration that was fitted to other features than those of a LiteRT network.
+
+    Raises:
+        ConfigurationError: If it was.
+    """
+    if calibration is not None and calibration.detector is not None:
+        black = np.zeros((1, *description.preprocessing.image_size, 3), np.uint8)
+        calibration.unknown(network.runtime.with_features(black)[1])
+
+
+def _read_calibration(description: Description, path: Path) -> Calibration | None:
+    try:
+        return Calibration.from_dict(description.calibration) if description.calibration else None
+    except ConfigurationError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+
+
+def _limited(description: Description, max_pixels: int | None) -> Description:
+    if max_pixels is None:
+        return description
+    limited = description.preprocessing.replace(max_pixels=max_pixels)
+    if max_pixels > description.preprocessing.max_pixels:
+        return description
+    return replace(description, preprocessing=limited)

@@ -1,4 +1,4 @@
-"""What a classifier says about one picture."""
+"""Prediction: the result for one image."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ __all__ = ["Prediction"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """The answer for one picture, or why there is none.
+    """Prediction for one image, or why it could not be made.
 
     Args:
-        key: Which picture: its path, its sample's key, or its number among those given.
-        label: The most probable class name; ``None`` if the picture could not be used, or shows nothing known.
-        confidence: Its probability, 0-1; 0 if there is none.
+        key: The image: its path, its sample's key, or its number among those given.
+        label: The most probable class name; ``None`` if the picture could not be used, or is unknown.
+        confidence: The highest probability, 0-1; 0 after an error.
         class_names: All classes, in the order of ``probabilities``.
         probabilities: Shape (num_classes,), float32, sum 1; ``None`` if the picture could not be used.
         error: Why the picture could not be used, or ``None``.
-        reason: Why the classifier does not know what it shows, or ``None``; `top` tells what it would have guessed.
+        reason: Why the image is unknown (out of distribution), or ``None``; `top` still gives the most probable
+            classes.
     """
 
     key: str
@@ -50,7 +51,7 @@ class Prediction:
 
     @classmethod
     def failed(cls, key: str, class_names: tuple[str, ...], error: str) -> Prediction:
-        """Return the record of a picture that could not be used."""
+        """Return the record of an image that could not be used."""
         return cls(key, None, 0.0, class_names, None, error)
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:

@@ -1,39 +1,42 @@
-"""A trained classifier: from pictures to class names."""
+"""Predictor, a trained classifier: from images to class names."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn._utils import as_path
-from flowercnn.data import Dataset, LabelEncoder, check_printable
+from flowercnn._utils import as_path, check_choice, check_class_names, check_instance, check_share
+from flowercnn.data import check_printable
 from flowercnn.errors import ConfigurationError, ImageError
-from flowercnn.prediction.calibration import Calibration, check_share
-from flowercnn.prediction.loading import check_layers, feature_layers, read_predictor
-from flowercnn.prediction.network import Network, RuntimeChoice
+from flowercnn.prediction.calibration import Calibration
+from flowercnn.prediction.decoding import KeyedPixels, check_pixels, decoded_batches, is_batch, usable_batches
+from flowercnn.prediction.network import (
+    Network,
+    RuntimeChoice,
+    check_feature_maps,
+    layers_of,
+    read_predictor,
+)
 from flowercnn.prediction.prediction import Prediction
-from flowercnn.preprocessing import Pixels, Preprocessing
-from flowercnn.runtimes import KerasRuntime, RuntimeName, litert_interpreter
+from flowercnn.prediction.temperature import SMALLEST_PROBABILITY
+from flowercnn.preprocessing import Preprocessing
+from flowercnn.runtimes import RuntimeName, litert_interpreter
 from flowercnn.saving import Description, write_model
-from flowercnn.sources import ImageInput, PredictInput, keyed_pictures, one_picture
+from flowercnn.sources import DataSource, ImageInput, PredictInput, one_picture
 
 if TYPE_CHECKING:
+    from flowercnn.data import Dataset
     from flowercnn.prediction.similar import Similar
     from flowercnn.saving import ExportFormat, ExportReport
 
 __all__ = ["Predictor"]
-
-_BATCH_DIMENSIONS: Final = 4
-_WHITE: Final = 255
 
 
 class Predictor:
@@ -46,7 +49,7 @@ class Predictor:
         model: A Keras model from (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities.
         class_names: One name per output, in order.
         preprocessing: How pictures become pixels.
-        calibration: What was fitted on validation pictures; see `flowercnn.prediction.calibrator.calibrate`. Its
+        calibration: What was fitted on validation pictures; see `flowercnn.calibrate`. Its
             temperature must be in the model's weights already.
         info: Anything else to keep with the model (JSON values by name): versions, training, metrics.
         runtime: ``"keras"``, ``"litert"`` or ``"auto"``.
@@ -67,28 +70,24 @@ class Predictor:
         info: Mapping[str, Any] | None = None,
         runtime: RuntimeChoice = "auto",
     ) -> None:
-        from flowercnn.models import check_probabilities, check_shapes
+        from flowercnn.models import check_probabilities, check_shapes  # load() starts faster without
 
-        if not isinstance(preprocessing, Preprocessing):
-            raise ConfigurationError(
-                f"preprocessing must be a flowercnn.Preprocessing. Received: preprocessing={preprocessing!r}"
-            )
-        if isinstance(class_names, str):  # its letters would be names
-            raise ConfigurationError(f"class_names must be a list of names. Received: class_names={class_names!r}")
-        names = LabelEncoder(tuple(class_names)).class_names
+        check_instance("preprocessing", preprocessing, Preprocessing)
+        names = check_class_names(class_names)
         check_printable(names)
         check_shapes(model, "model", preprocessing.image_size, len(names))
-        if all(np.isfinite(weight).all() for weight in model.get_weights()):  # else it is refused when it is saved
+        if all(
+            np.isfinite(weight).all() for weight in model.get_weights()
+        ):  # otherwise it is refused when it is saved
             check_probabilities(model, "model")
-        if runtime not in ("auto", "keras", "litert"):
-            raise ConfigurationError(f"runtime must be 'auto', 'keras' or 'litert'. Received: runtime={runtime!r}")
+        check_choice("runtime", runtime, ("auto", "keras", "litert"))
         if runtime == "litert":
             litert_interpreter()
         described = {} if calibration is None else calibration.to_dict()
         self._description = Description(names, preprocessing, described, dict(info or {}))
         self._calibration = calibration
-        self._network = Network(model, layers=feature_layers(calibration), wanted=runtime)
-        check_layers(model, calibration)
+        self._network = Network(model, layers=layers_of(calibration), wanted=runtime)
+        check_feature_maps(model, calibration)
 
     @classmethod
     def load(
@@ -105,7 +104,7 @@ class Predictor:
                 more than that.
 
         Raises:
-            ConfigurationError: If ``runtime`` is none of these, or ``max_pixels`` is not a positive int.
+            ConfigurationError: If ``runtime`` is something else, or ``max_pixels`` is not a positive int.
             MissingDependencyError: If the runtime asked for is not installed.
             ModelFileError: If the file cannot be read, is not one of this library, is not safe to load, or does not
                 hold the network for the runtime asked for.
@@ -187,13 +186,13 @@ class Predictor:
     def with_calibration(self, calibration: Calibration | None) -> Predictor:
         """Return the same network with another calibration, whose temperature must be in its weights already."""
         described = replace(self._description, calibration={} if calibration is None else calibration.to_dict())
-        return self._of(described, calibration, self._network.with_layers(feature_layers(calibration)))
+        return self._of(described, calibration, self._network.with_layers(layers_of(calibration)))
 
     def with_false_alarms(self, share: float) -> Predictor:
-        """Return the same classifier with another share of known pictures that may be refused as unknown.
+        """Return the same classifier with another share of in-distribution images that may be called unknown.
 
         Args:
-            share: From 0 (refuse nothing) to below 1.
+            share: From 0 (no image is unknown) to below 1.
 
         Raises:
             ConfigurationError: If the share is out of range, or the classifier was not calibrated.
@@ -228,7 +227,7 @@ class Predictor:
         if self._calibration is None:
             raise ConfigurationError(
                 "This classifier was not calibrated: train with a val part, or use "
-                "flowercnn.prediction.calibrator.calibrate(predictor, train, val)."
+                "flowercnn.calibrate(predictor, train, val)."
             )
         return self._calibration
 
@@ -247,7 +246,8 @@ class Predictor:
             True
         """
         key, picture = one_picture(image)
-        return self._predictions([key], list(self.preprocessing.decode_each([picture])), tta=tta)[0]
+        (pixels,) = self.preprocessing.decode_each([picture])
+        return self._predictions([(key, pixels)], tta=tta)[0]
 
     def predict(self, images: PredictInput, *, tta: bool = False) -> list[Prediction]:
         """Return one prediction per picture, in order; bad pictures are records with ``error``, never an abort.
@@ -270,72 +270,68 @@ class Predictor:
         Pictures are decoded ahead in threads and computed in batches. For a camera, where each answer is wanted at
         once, call `predict_one` per frame. If ``images`` raises an error, the pictures before it are answered first.
         """
-        keys: deque[str] = deque()
-        failed: list[Exception] = []
+        for batch in decoded_batches(self.preprocessing, images, self._network.runtime.batch):
+            yield from self._predictions(batch, tta=tta)
 
-        def pictures() -> Iterator[ImageInput]:
-            try:
-                for key, image in keyed_pictures(images):
-                    keys.append(key)
-                    yield image
-            except Exception as error:  # noqa: BLE001 - raised again below
-                failed.append(error)
+    def predict_proba(self, images: PredictInput | npt.NDArray[Any], *, tta: bool = False) -> npt.NDArray[np.float32]:
+        """Class probabilities: one row per image.
 
-        if isinstance(images, Dataset):  # it knows what of it was decoded before
-            keys.extend(images.keys)
-            decoded = images.decode_each(self.preprocessing)
-        else:
-            decoded = self.preprocessing.decode_each(pictures())
-        while batch := list(islice(decoded, self._network.runtime.batch)):
-            yield from self._predictions([keys.popleft() for _ in batch], batch, tta=tta)
-        if failed:
-            raise failed[0]
-
-    def predict_proba(self, array: npt.NDArray[Any], *, tta: bool = False) -> npt.NDArray[np.float32]:
-        """Return the probabilities for pictures that have the model's size already.
+        Rows and images correspond, so bad images are an error; `predict` returns a record for each.
 
         Args:
-            array: Shape (n, height, width, 3), uint8 or float, values 0-255.
+            images: As in `predict`; or images that have the model's size already, as one array of shape
+                (n, height, width, 3), uint8 or float, values 0-255, whose pixels are used as they are.
             tta: As in `predict_one`.
 
         Returns:
             Shape (n, num_classes), float32, rows sum to 1.
 
         Raises:
-            ConfigurationError: If shape, dtype or values are others.
+            ConfigurationError: If something is neither an image nor holds images, or an array has another shape,
+                dtype or range of values.
+            ImageError: If images cannot be used; all are named.
+            SourceError: If a source cannot be listed.
         """
-        pixels = np.asarray(array)
-        expected = (*self.image_size, 3)
-        number = np.issubdtype(pixels.dtype, np.floating) or pixels.dtype == np.uint8
-        if pixels.ndim != _BATCH_DIMENSIONS or pixels.shape[1:] != expected or not number:
-            raise ConfigurationError(
-                f"array must have shape (n, {', '.join(map(str, expected))}), dtype uint8 or float, values 0-255. "
-                f"Received: shape {pixels.shape}, dtype {pixels.dtype}. Pictures of other sizes go to predict()."
-            )
-        if pixels.size and not (pixels.min() >= 0 and pixels.max() <= _WHITE):  # so that NaN is refused, too
-            raise ConfigurationError(
-                "array must have values 0-255, as they are in pictures; rescaling is part of the network. "
-                f"Received: values from {pixels.min():g} to {pixels.max():g}"
-            )
-        if pixels.size and pixels.dtype != np.uint8 and 0 < pixels.max() <= 1:
-            raise ConfigurationError(
-                "array must have values 0-255, as they are in pictures; rescaling is part of the network. "
-                f"Received: nothing above {pixels.max():g}, which is black. Multiply by 255."
-            )
-        if pixels.dtype != np.uint8:
-            pixels = pixels.astype(np.float32)
-        batch = self._network.runtime.batch
-        parts = [self._probabilities(pixels[i : i + batch], tta=tta) for i in range(0, len(pixels), batch)]
-        return np.concatenate([np.empty((0, len(self.class_names)), np.float32), *parts])
+        rows = [self._probabilities(pixels, tta=tta) for pixels in self._pixel_batches(images)]
+        return np.concatenate([np.empty((0, len(self.class_names)), np.float32), *rows])
+
+    def predict_logits(
+        self, images: PredictInput | npt.NDArray[Any], *, tta: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """Logits: the scores before the softmax, one row per image, with mean 0.
+
+        A softmax does not change if a constant is added to a row, and the exports for LiteRT and ONNX hold no logits.
+        So the logits here are the logarithms of the probabilities, shifted to mean 0, whatever computes them. They
+        equal those of the last layer up to a constant per row, and their softmax equals `predict_proba`. The
+        temperature of the calibration is part of them. Probabilities below 1.2e-38 count as that number.
+
+        Args:
+            images: As in `predict_proba`.
+            tta: As in `predict_one`.
+
+        Returns:
+            Shape (n, num_classes), float32, rows sum to 0.
+
+        Raises:
+            ConfigurationError: As `predict_proba` does.
+            ImageError: Likewise.
+            SourceError: Likewise.
+        """
+        probabilities = self.predict_proba(images, tta=tta).astype(np.float64)
+        logits = np.log(np.maximum(probabilities, SMALLEST_PROBABILITY))
+        centred: npt.NDArray[np.float32] = (logits - logits.mean(axis=1, keepdims=True)).astype(np.float32)
+        return centred
 
     def embed(self, images: PredictInput) -> npt.NDArray[np.float32]:
-        """Return one feature vector per picture, shape (n, d), float32; see `flowercnn.prediction.similar.embed`."""
+        """Return feature vectors, one per image, shape (n, d), float32; see `flowercnn.prediction.embed`."""
         from flowercnn.prediction.similar import embed
 
         return embed(self, images)
 
-    def find_similar(self, image: ImageInput, dataset: Dataset, k: int = 5) -> list[Similar]:
-        """Return the ``k`` pictures of ``dataset`` most like ``image``; see `flowercnn.prediction.similar`."""
+    def find_similar(
+        self, image: ImageInput, dataset: Dataset | DataSource | str | os.PathLike[str], k: int = 5
+    ) -> list[Similar]:
+        """Return the ``k`` most similar images of a data set; see `flowercnn.prediction.find_similar`."""
         from flowercnn.prediction.similar import find_similar
 
         return find_similar(self, image, dataset, k)
@@ -393,45 +389,38 @@ class Predictor:
         """
         from flowercnn.saving import export
 
-        return export(self, self._description, path, format, images=images, min_agreement=min_agreement)
+        return export(self._network, self._description, path, format, images=images, min_agreement=min_agreement)
 
-    def outputs(
-        self, pixels: Pixels, layers: Sequence[str]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return the probabilities of decoded pictures, and the mean activations of some layers side by side."""
-        runtime = KerasRuntime(self.model, tuple(layers))
-        starts = range(0, len(pixels), runtime.batch)
-        parts = [runtime.outputs(pixels.take(range(i, min(i + runtime.batch, len(pixels))))) for i in starts]
-        probabilities, features = zip(*parts, strict=True)
-        return np.concatenate(probabilities), np.concatenate(features)
+    def _pixel_batches(self, images: PredictInput | npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+        """Yield pixels of the model's size in batches."""
+        batch = self._network.runtime.batch
+        if not is_batch(images, self.image_size):
+            yield from usable_batches(self.preprocessing, images, batch)
+            return
+        pixels = check_pixels(images, self.image_size)
+        yield from (pixels[start : start + batch] for start in range(0, len(pixels), batch))
 
-    def _predictions(
-        self,
-        keys: Sequence[str],
-        decoded: Sequence[npt.NDArray[np.uint8] | ImageError],
-        *,
-        tta: bool,
-    ) -> list[Prediction]:
-        usable = [pixels for pixels in decoded if not isinstance(pixels, ImageError)]
+    def _predictions(self, batch: Sequence[KeyedPixels], *, tta: bool) -> list[Prediction]:
+        usable = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
         rows = self._answers(np.stack(usable), tta=tta) if usable else iter(())
         return [
             Prediction.failed(key, self.class_names, str(pixels))
             if isinstance(pixels, ImageError)
             else Prediction.of(key, self.class_names, *next(rows))
-            for key, pixels in zip(keys, decoded, strict=True)
+            for key, pixels in batch
         ]
 
     def _answers(
         self, pixels: npt.NDArray[Any], *, tta: bool
     ) -> Iterator[tuple[npt.NDArray[np.float32], str | None]]:
-        """Yield the probabilities of each picture of a batch, and why it shows nothing known, if so."""
+        """Yield the probabilities of each image of a batch, and why it is unknown, or ``None``."""
         compute = self._network.runtime
-        probabilities, features = compute.outputs(pixels)
+        probabilities, features = compute.with_features(pixels)
         if tta:
             probabilities = _average(probabilities, compute(pixels[:, :, ::-1]))
-        # Exports for other programs have no features: there, nothing is called unknown.
-        asked = self._calibration if features.shape[1] else None
-        reasons = [None] * len(pixels) if asked is None else asked.unknown(features)
+        reasons: list[str | None] = [None] * len(pixels)
+        if self._calibration is not None and features.shape[1]:  # exports for other programs have no features
+            reasons = self._calibration.unknown(features)
         yield from zip(probabilities, reasons, strict=True)
 
     def _probabilities(self, pixels: npt.NDArray[Any], *, tta: bool) -> npt.NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What computes a network: Keras, LiteRT, ONNX Runtime."""
+"""Runtimes, which compute a network: Keras, LiteRT, ONNX Runtime."""
 
 from flowercnn._utils import attach
 

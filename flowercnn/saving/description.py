@@ -1,4 +1,4 @@
-"""What flowercnn keeps beside a network, as JSON: the same text in a model file and in every export."""
+"""Description of a classifier, as JSON: the same text in a model file and in every export."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LARGEST_INT: Final = 2**64
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a classifier is besides its network.
+    """Description of a classifier: everything but its network.
 
     Args:
         class_names: One per output, in order.
@@ -79,7 +79,7 @@ class Description:
             name: Of the file, for messages.
 
         Raises:
-            ModelFileError: If it is none, is of a newer version, or has values it cannot have.
+            ModelFileError: If it is not a description, is of a newer version, or has invalid values.
         """
         if len(text) > _MOST_BYTES:
             raise ModelFileError(f"{name}: refused: the description has {len(text):,} bytes, over {_MOST_BYTES:,}.")

@@ -12,24 +12,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flowercnn._utils import as_path, replace_file, replace_folder
+from flowercnn._utils import as_path, check_number, replace_file, replace_folder
 from flowercnn.errors import ConfigurationError, ImageError, ModelFileError, closest
-from flowercnn.preprocessing import read_content
-from flowercnn.runtimes import Computer, KerasRuntime, litert_interpreter, to_litert, to_onnx
+from flowercnn.preprocessing import Preprocessing, read_content
+from flowercnn.runtimes import Computer, KerasRuntime, Runtime, litert_interpreter, to_litert, to_onnx
 from flowercnn.saving.description import Description
 from flowercnn.saving.light import read_export, write_litert, write_onnx
-from flowercnn.saving.modelfile import read_model
+from flowercnn.saving.modelfile import read_model, write_model
 from flowercnn.saving.savedmodel import SavedModelRuntime, write_saved_model
-from flowercnn.sources import PredictInput, keyed_pictures
-
-if TYPE_CHECKING:
-    from flowercnn.prediction import Predictor
+from flowercnn.sources import PredictInput, SyntheticFlowers, keyed_pictures
 
 __all__ = ["ExportFormat", "ExportReport", "export"]
 
@@ -54,13 +51,13 @@ _TIMED_CALLS: Final = 15
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What was written, and how it compares with the classifier it was made from, on the same pictures.
+    """Export report: what was written, and how it compares with its classifier on the same images.
 
     It can be given where a path is wanted.
 
     Args:
         path: The file or folder.
-        format: As asked for.
+        format: The format of the export.
         samples: How many pictures both have classified.
         agreement: Share of them that got the same label, 0-1.
         max_difference: The largest difference of a probability, 0-1.
@@ -103,8 +100,27 @@ class ExportReport:
         )
 
 
+class ExportableNetwork(Protocol):
+    """The network of a classifier, in the forms that exports are made from."""
+
+    @property
+    def model(self) -> Any:
+        """The Keras model."""
+        ...
+
+    @property
+    def light(self) -> bytes | None:
+        """The LiteRT copy, or ``None`` where there is none."""
+        ...
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime that predicts."""
+        ...
+
+
 def export(
-    predictor: Predictor,
+    network: ExportableNetwork,
     description: Description,
     path: str | os.PathLike[str],
     format: ExportFormat | None,  # noqa: A002 - the public name
@@ -112,17 +128,26 @@ def export(
     images: PredictInput | None,
     min_agreement: float | None,
 ) -> ExportReport:
-    """Write an export and prove it; see `Predictor.export`."""
+    """Write an export and prove it; see `Predictor.export`.
+
+    Args:
+        network: The network.
+        description: Its class names, preprocessing and calibration.
+        path: As there.
+        format: As there.
+        images: As there.
+        min_agreement: As there.
+    """
     chosen = _choose_format(path, format)
     if chosen not in ("keras", "h5"):
-        description = _for_others(description)
+        description = _without_detector(description)
     target = _target(as_path(path), chosen)
     least = _least_agreement(chosen, min_agreement)
-    contents, pixels = _pictures(predictor, images, chosen)
+    contents, pixels = _decoded(images, description.preprocessing, chosen)
     ranges = None
     if chosen == "litert-int8":
         ranges, contents, pixels = pixels[::2], contents[1::2], pixels[1::2]
-    write, read = _format(chosen, predictor, description, ranges)
+    write, read = _format(chosen, network, description, ranges)
     beside = target.with_name(f"{target.name}.json")
     reports: list[ExportReport] = []
 
@@ -133,7 +158,7 @@ def export(
         except ModelFileError as error:
             reason = str(error).removeprefix(f"{temporary}: ")
             raise ModelFileError(f"{target}: not written, as it could not be loaded again: {reason}") from error
-        measured = _measure(predictor, runtime, pixels, contents)
+        measured = _measure(network.runtime, runtime, pixels, contents)
         report = ExportReport(target, chosen, len(pixels), size=_size(temporary), **measured)
         _check(report, least)
         reports.append(report)
@@ -153,8 +178,8 @@ def export(
     return reports[0]
 
 
-def _for_others(description: Description) -> Description:
-    """Leave out what tells unknown pictures: other formats have no features to tell them by."""
+def _without_detector(description: Description) -> Description:
+    """Leave out the out-of-distribution detector: other formats compute no features for it."""
     if not description.calibration:
         return description
     return replace(description, calibration={**description.calibration, "familiarity": None})
@@ -162,13 +187,13 @@ def _for_others(description: Description) -> Description:
 
 def _choose_format(path: str | os.PathLike[str], wanted: str | None) -> ExportFormat:
     known: tuple[ExportFormat, ...] = get_args(ExportFormat)
-    told = _BY_SUFFIX.get(as_path(path).suffix)
+    asked_for = _BY_SUFFIX.get(as_path(path).suffix) if wanted is None else wanted
     for chosen in known:
-        if chosen == (told if wanted is None else wanted):
+        if chosen == asked_for:
             return chosen
     hint = "" if wanted is None else closest(wanted, known)
     raise ConfigurationError(
-        f"format must be one of {', '.join(known)}, or told by a suffix {', '.join(_BY_SUFFIX)}.{hint} "
+        f"format must be one of {', '.join(known)}, or a path must end in {', '.join(_BY_SUFFIX)}.{hint} "
         f"Received: format={wanted!r}, path={os.fspath(path)!r}"
     )
 
@@ -183,24 +208,21 @@ def _target(path: Path, chosen: ExportFormat) -> Path:
 
 
 def _least_agreement(chosen: ExportFormat, wanted: float | None) -> float:
-    least = wanted if wanted is not None else _AGREEMENT_OF_INT8 if chosen == "litert-int8" else 1.0
-    if isinstance(least, bool) or not isinstance(least, (int, float)) or not 0 <= least <= 1:
-        raise ConfigurationError(f"min_agreement must be from 0 to 1. Received: min_agreement={wanted!r}")
-    return least
+    if wanted is not None:
+        return check_number("min_agreement", wanted, least=0, most=1)
+    return _AGREEMENT_OF_INT8 if chosen == "litert-int8" else 1.0
 
 
-def _pictures(
-    predictor: Predictor, images: PredictInput | None, chosen: ExportFormat
+def _decoded(
+    images: PredictInput | None, preprocessing: Preprocessing, chosen: ExportFormat
 ) -> tuple[list[bytes], npt.NDArray[np.uint8]]:
-    """Pictures to prove an export on: their encoded bytes and their pixels, shape (n, height, width, 3)."""
+    """Return the bytes and the pixels, shape (n, height, width, 3), of images to prove an export on."""
     if images is None:
         if chosen == "litert-int8":
             raise ConfigurationError(
                 "format='litert-int8' needs images=: some dozens of training pictures, to see in what range the "
                 "network's numbers are."
             )
-        from flowercnn.sources import SyntheticFlowers
-
         images = SyntheticFlowers(per_class=1)
     given = [picture for _, picture in keyed_pictures(images)]
     places = np.linspace(0, len(given) - 1, min(len(given), _MOST_PICTURES)).round().astype(int)
@@ -208,7 +230,7 @@ def _pictures(
     for place in places:
         try:
             content = read_content(given[place])
-            usable.append((_encoded(content), predictor.preprocessing.decode(content)))
+            usable.append((_encoded(content), preprocessing.decode(content)))
         except ImageError:
             continue
     fewest = _FEWEST_FOR_INT8 if chosen == "litert-int8" else 1
@@ -228,12 +250,17 @@ def _encoded(content: bytes | Image.Image) -> bytes:
 
 
 def _format(
-    chosen: ExportFormat, predictor: Predictor, description: Description, ranges: npt.NDArray[np.uint8] | None
+    chosen: ExportFormat,
+    network: ExportableNetwork,
+    description: Description,
+    ranges: npt.NDArray[np.uint8] | None,
 ) -> tuple[Callable[[Path], object], Callable[[Path], Computer]]:
-    """How a format is written and how it is read again."""
-    model = predictor.model
+    """Return the functions that write a format and that read it again."""
+    model = network.model
     if chosen in ("keras", "h5"):
-        return predictor.save, lambda path: KerasRuntime(read_model(path).keras_model())
+        light = network.light if chosen == "keras" else None
+        write = partial(write_model, model=model, description=description, litert=light)
+        return write, lambda path: KerasRuntime(read_model(path).keras_model())
     if chosen == "saved_model":
         return partial(write_saved_model, model=model, description=description), SavedModelRuntime
     if chosen == "onnx":
@@ -245,19 +272,25 @@ def _format(
 
 
 def _measure(
-    predictor: Predictor, runtime: Computer, pixels: npt.NDArray[np.uint8], contents: list[bytes]
+    original: Computer, exported: Computer, pixels: npt.NDArray[np.uint8], contents: list[bytes]
 ) -> dict[str, Any]:
-    expected = predictor.predict_proba(pixels)
-    received = np.concatenate([runtime(pixels[i : i + runtime.batch]) for i in range(0, len(pixels), runtime.batch)])
+    expected = _probabilities(original, pixels)
+    received = _probabilities(exported, pixels)
     labels = expected.argmax(axis=1)
-    figures: dict[str, Any] = {
+    measured: dict[str, Any] = {
         "agreement": float((received.argmax(axis=1) == labels).mean()),
         "max_difference": float(np.abs(received - expected).max()),
-        "seconds": _seconds(runtime, pixels[:1]),
+        "seconds": _seconds(exported, pixels[:1]),
     }
-    if isinstance(runtime, SavedModelRuntime):
-        figures["bytes_agreement"] = float((runtime.decode_and_predict(contents).argmax(axis=1) == labels).mean())
-    return figures
+    if isinstance(exported, SavedModelRuntime):
+        decoded_there = exported.decode_and_predict(contents).argmax(axis=1)
+        measured["bytes_agreement"] = float((decoded_there == labels).mean())
+    return measured
+
+
+def _probabilities(computer: Computer, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    starts = range(0, len(pixels), computer.batch)
+    return np.concatenate([computer(pixels[start : start + computer.batch]) for start in starts])
 
 
 def _seconds(runtime: Computer, picture: npt.NDArray[np.uint8]) -> float:
@@ -273,7 +306,7 @@ def _check(report: ExportReport, least: float) -> None:
     most = 1.0 if report.format == "litert-int8" else _LARGEST_DIFFERENCE
     if not (report.agreement >= least and report.max_difference <= most) or math.isnan(report.max_difference):
         raise ModelFileError(
-            f"{report.path}: not written: on {report.samples} pictures the copy gives the same label for "
+            f"{report.path}: not written: on {report.samples} images the copy gives the same label for "
             f"{report.agreement:.1%} (at least {least:.1%} wanted) and probabilities that differ by up to "
             f"{report.max_difference:.2g} (at most {most:g} wanted). {_way_out(report, most)}"
         )

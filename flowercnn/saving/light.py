@@ -1,23 +1,79 @@
-"""Exports with the description inside, read again: LiteRT and ONNX files, without TensorFlow."""
+"""Networks without TensorFlow: the LiteRT copy of a model file, and LiteRT and ONNX exports."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from flowercnn.errors import MissingDependencyError, ModelFileError
-from flowercnn.runtimes import LiteRTRuntime, OnnxRuntime, Runtime
+from flowercnn.runtimes import (
+    KerasRuntime,
+    LiteRTRuntime,
+    OnnxRuntime,
+    Runtime,
+    litert_interpreter,
+    to_litert,
+)
 from flowercnn.saving.description import Description
 from flowercnn.saving.guards.checksum import append_checksum, check_checksum
-from flowercnn.saving.guards.flatbuffer import metadata_of, rebuilt, with_metadata
-from flowercnn.saving.guards.onnxgraph import check_parts, made_anew
+from flowercnn.saving.guards.flatbuffer import metadata_of, rebuild_flatbuffer, with_metadata
+from flowercnn.saving.guards.onnxgraph import check_parts, rebuild_onnx
 from flowercnn.saving.modelfile import read_file
 
-__all__ = ["read_export", "write_litert", "write_onnx"]
+__all__ = ["light_copy", "read_export", "write_litert", "write_onnx"]
 
+_log = logging.getLogger(__name__)
+
+_MOST_IN_LIGHT_COPY: Final = 32 * 10**6  # weights
+_TOLERANCE: Final = 1e-4
+_FEATURE_TOLERANCE: Final = 1e-3
+_NO_LIGHT_COPY: Final = (
+    "This network has no copy for LiteRT, neither here nor in its model file: %s. Predictions need TensorFlow, which "
+    "starts slower; docs/how-to/predict.md lists the layers."
+)
 _KEY: Final = "flowercnn.json"
 _DIGEST_KEY: Final = "flowercnn.sha256"
+
+
+def light_copy(model: Any, layers: tuple[str, ...] = ()) -> bytes | None:
+    """Return a Keras model as LiteRT flatbuffer, proved on noise, or ``None`` where there is none.
+
+    There is none without the interpreter, for a network so large that the conversion takes gigabytes, or with layers
+    or numbers that LiteRT computes otherwise.
+
+    Args:
+        model: A Keras model.
+        layers: Names of layers whose mean activations are computed, too.
+    """
+    if model.count_params() > _MOST_IN_LIGHT_COPY:
+        _log.info("No LiteRT copy of so large a network. Predictor.export makes one.")
+        return None
+    try:
+        litert_interpreter()
+        flatbuffer = to_litert(model, layers=layers)
+        # What would be refused when it is loaded is not kept.
+        shape = (1, *model.input_shape[1:])
+        rebuild_flatbuffer(flatbuffer, "", shape, model.output_shape[-1], features=bool(layers))
+        pixels = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), dtype=np.uint8)
+        light, features = LiteRTRuntime(flatbuffer).with_features(pixels)
+        expected, expected_features = KerasRuntime(model, layers).with_features(pixels)
+        same = np.allclose(features, expected_features, rtol=_FEATURE_TOLERANCE, atol=_FEATURE_TOLERANCE)
+        difference = np.abs(light - expected).max() if same else math.inf
+    except MissingDependencyError as error:
+        _log.info("No LiteRT copy of the network: %s", error)
+        return None
+    except (ModelFileError, RuntimeError, ValueError) as error:
+        _log.warning(_NO_LIGHT_COPY, str(error).removeprefix(": ").rstrip("."))
+        return None
+    if not difference <= _TOLERANCE:
+        _log.warning(_NO_LIGHT_COPY, f"its probabilities would differ by {difference:g}")
+        return None
+    return flatbuffer
 
 
 def write_litert(path: Path, flatbuffer: bytes, description: Description) -> None:
@@ -38,7 +94,7 @@ def read_export(path: Path) -> tuple[Description, Runtime]:
 
     Raises:
         MissingDependencyError: If the runtime it is for is not installed.
-        ModelFileError: If it cannot be read, is none, or is not safe to load.
+        ModelFileError: If it cannot be read, is not an export of this library, or is not safe to load.
     """
     content = read_file(path)
     try:
@@ -55,7 +111,7 @@ def _read_litert(path: Path, content: bytes) -> tuple[Description, Runtime]:
     description = Description.from_json(text, name)
     check_checksum(content, name)
     size = (1, *description.preprocessing.image_size, 3)
-    flatbuffer = rebuilt(content, name, size, len(description.class_names))
+    flatbuffer = rebuild_flatbuffer(content, name, size, len(description.class_names))
     try:
         return description, LiteRTRuntime(flatbuffer)
     except (RuntimeError, ValueError) as error:
@@ -85,8 +141,9 @@ def _read_onnx(path: Path, content: bytes) -> tuple[Description, Runtime]:
         raise ModelFileError(f"{path}: refused: the file is damaged or was changed after it was written.")
     try:
         shape = (*description.preprocessing.image_size, 3)
-        anew, batch = made_anew(onnx, model, shape, len(description.class_names))
-        return description, OnnxRuntime(anew.SerializeToString(), shape, len(description.class_names), batch)
+        num_classes = len(description.class_names)
+        rebuilt, batch = rebuild_onnx(onnx, model, shape, num_classes)
+        return description, OnnxRuntime(rebuilt.SerializeToString(), shape, num_classes, batch)
     except MissingDependencyError:
         raise
     except ModelFileError as error:
@@ -99,10 +156,10 @@ def _digest(model: Any) -> str:
     """The SHA-256 of a model without the digest itself."""
     bare = type(model)()
     bare.CopyFrom(model)
-    kept = [(item.key, item.value) for item in model.metadata_props if item.key != _DIGEST_KEY]
     del bare.metadata_props[:]
-    for key, value in kept:
-        bare.metadata_props.add(key=key, value=value)
+    for item in model.metadata_props:
+        if item.key != _DIGEST_KEY:
+            bare.metadata_props.add(key=item.key, value=item.value)
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
 
 

@@ -12,26 +12,26 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import stat
-import struct
 import warnings
 import zipfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from flowercnn._utils import replace_file
 from flowercnn.errors import ConfigurationError, FlowerCNNError, ModelFileError
 from flowercnn.preprocessing import Preprocessing
 from flowercnn.runtimes import quiet
 from flowercnn.saving.description import Description, parse_json
+from flowercnn.saving.guards.archive import check_directory, check_members
 from flowercnn.saving.guards.checksum import PLACEHOLDER, append_checksum, check_checksum, fill_checksum
-from flowercnn.saving.guards.hdf5 import check_structure
-from flowercnn.saving.guards.keras_config import check_network, check_weights
+from flowercnn.saving.guards.flatbuffer import rebuild_flatbuffer
+from flowercnn.saving.guards.hdf5 import check_arrays, check_structure
+from flowercnn.saving.guards.keras_config import check_network
+from flowercnn.saving.guards.memory import check_memory
 
 __all__ = ["ModelFile", "read_file", "read_model", "write_model"]
 
@@ -42,18 +42,11 @@ _DESCRIPTION: Final = "flowercnn.json"
 _LITERT: Final = "model.tflite"
 _KERAS_MEMBERS: Final = frozenset({_CONFIG, _METADATA, _WEIGHTS})
 _ATTRIBUTE: Final = "flowercnn"
-_MOST_JSON_BYTES: Final = 16 * 2**20
-_MOST_DIRECTORY_BYTES: Final = 2**16
-_END_BYTES: Final = 22  # of the record that ends an archive, without its comment
 _MOST_BYTES: Final = 2 * 2**30
 _WAY_OUT: Final = "Give a file that Predictor.save or Predictor.export has written."
-_MOST_ACTIVATIONS: Final = 2 * 2**30
-_MOST_CALLS: Final = 10_000  # of layers; `accurate` makes 79
 _RELATIVE_TOLERANCE: Final = 1e-3  # of float16
 _TOLERANCE: Final = 1e-6  # of a probability
 _HDF5_START: Final = b"\x89HDF\r\n\x1a\n"
-
-Shapes: TypeAlias = list[tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +91,22 @@ class ModelFile:
                 f"{self.path}: the model file is damaged ({type(error).__name__}: {str(error)[:300]})."
             ) from error
 
+    def litert_network(self, *, features: bool) -> bytes | None:
+        """Return the network as LiteRT flatbuffer, checked and rebuilt, or ``None`` if the file has none.
+
+        Args:
+            features: Whether it must compute mean activations beside the probabilities.
+
+        Raises:
+            MissingDependencyError: If ai-edge-litert is not installed.
+            ModelFileError: If it is malformed, or of another kind of network.
+        """
+        if self.litert is None:
+            return None
+        shape = (1, *self.description.preprocessing.image_size, 3)
+        num_classes = len(self.description.class_names)
+        return rebuild_flatbuffer(self.litert, str(self.path), shape, num_classes, features=features)
+
     def check_weights(self) -> None:
         """Refuse weights that are not those of the network, or not safe to load; nothing is built.
 
@@ -106,18 +115,19 @@ class ModelFile:
         """
         is_archive = self.content.startswith(b"PK")
         weights = _member(self.content, _WEIGHTS) if is_archive else self.content
-        stored = check_weights(weights, str(self.path))
-        _check_sizes(self.config, stored, str(self.path), exact=is_archive)
+        stored = check_arrays(weights, str(self.path))
+        check_memory(self.config, stored, str(self.path), exact=is_archive)
 
     def _keras_model(self) -> Any:
-        from flowercnn.models import check_shapes
+        from flowercnn.models import check_shapes, memory_errors  # light runtimes start without them
 
         self.check_weights()
         is_archive = self.content.startswith(b"PK")
         load = _load_archive if is_archive else _load_h5
         model = load(self._archive_of_keras() if is_archive else io.BytesIO(self.content))
         check_shapes(model, "the model", self.description.preprocessing.image_size, len(self.description.class_names))
-        _compute_noise(model)
+        with memory_errors(f"{self.path}: the network", ModelFileError):
+            _compute_noise(model)
         return model
 
     def _archive_of_keras(self) -> io.BytesIO:
@@ -301,7 +311,7 @@ def read_model(path: Path) -> ModelFile:
     """Return a checked model file, of which nothing is built yet.
 
     Raises:
-        ModelFileError: If it cannot be read, is none, or is not safe to load.
+        ModelFileError: If it cannot be read, is not a model file, or is not safe to load.
     """
     content = read_file(path)
     try:
@@ -319,9 +329,10 @@ def read_model(path: Path) -> ModelFile:
 
 def _read_archive(path: Path, content: bytes) -> ModelFile:
     name = str(path)
-    _check_directory(content, name)
+    check_directory(content, name)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        _check_members(archive, path)
+        _check_names(archive, path)
+        check_members(archive, name)
         config = archive.read(_CONFIG)
         check_network(parse_json(config, name), name)
         parse_json(archive.read(_METADATA), name)
@@ -333,35 +344,14 @@ def _read_archive(path: Path, content: bytes) -> ModelFile:
         return ModelFile(path, description, content, config, litert)
 
 
-def _check_directory(content: bytes, name: str) -> None:
-    """Refuse archives with a long list of members, before zipfile makes objects of all of it."""
-    end = content.rfind(b"PK\x05\x06", -(2**16 + _END_BYTES))  # where zipfile looks for it: a comment may follow
-    if end < 0 or end + _END_BYTES > len(content):
-        raise ModelFileError(f"{name}: the model file is damaged (the archive has no end).")
-    # The bytes count: zipfile reads all of them, however many members the archive claims to have.
-    (size,) = struct.unpack_from("<I", content, end + 12)
-    has_larger_numbers_elsewhere = content.startswith(b"PK\x06\x07", max(end - 20, 0))
-    if size > _MOST_DIRECTORY_BYTES or has_larger_numbers_elsewhere:
-        raise ModelFileError(f"{name}: refused: the archive has more members than a model.")
-
-
-def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
-    members = archive.infolist()
-    sizes = {member.filename: member.file_size for member in members}
+def _check_names(archive: zipfile.ZipFile, path: Path) -> None:
+    members = [member.filename for member in archive.infolist()]
+    names = set(members)
     known = {*_KERAS_MEMBERS, _DESCRIPTION, _LITERT}
-    if len(sizes) != len(members) or not _KERAS_MEMBERS <= sizes.keys() <= known:
+    if len(names) != len(members) or not _KERAS_MEMBERS <= names <= known:
         raise ModelFileError(f"{path}: not a model file; the archive has other members than one of Keras. {_WAY_OUT}")
-    if _DESCRIPTION not in sizes:
+    if _DESCRIPTION not in names:
         raise ModelFileError(_unknown_classes(path))
-    for member in members:
-        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-            raise ModelFileError(f"{path}: refused: {member.filename} is compressed; Keras never does that.")
-        if member.flag_bits & 1:
-            raise ModelFileError(f"{path}: refused: {member.filename} is encrypted.")
-        if member.filename.endswith(".json") and member.file_size > _MOST_JSON_BYTES:
-            raise ModelFileError(
-                f"{path}: refused: {member.filename} is larger than any network needs ({member.file_size:,} bytes)."
-            )
 
 
 def _read_h5(path: Path, content: bytes) -> ModelFile:
@@ -380,7 +370,7 @@ def _read_h5(path: Path, content: bytes) -> ModelFile:
         config = str(file.attrs["model_config"]).encode()
         check_network(parse_json(config, name), name)
         description = Description.from_json(str(file.attrs[_ATTRIBUTE]), name)
-    check_weights(content, name)
+    check_arrays(content, name)
     return ModelFile(path, description, content, config)
 
 
@@ -421,41 +411,6 @@ def _load_h5(content: io.BytesIO) -> Any:
 def _member(content: bytes, name: str) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return archive.read(name)
-
-
-def _check_sizes(config: bytes, stored: Shapes, name: str, *, exact: bool) -> None:
-    """Refuse a network whose weights are not those in the file, or whose activations no memory holds."""
-    # A thread of its own: Keras keeps the variables it has not made yet, per thread, and would make them later.
-    with ThreadPoolExecutor(1) as thread:
-        needed, with_seeds, activations, calls = thread.submit(_sizes, config).result()
-    # Whether the states of random numbers are stored with the weights is up to the version of Keras.
-    if exact and stored not in (needed, with_seeds):
-        raise ModelFileError(f"{name}: refused: the weights in the file are not those of the network.")
-    parameters = sum(math.prod(shape) for shape in needed)
-    if parameters > sum(math.prod(shape) for shape in stored):
-        raise ModelFileError(f"{name}: refused: the network needs {parameters:,} weights, more than the file holds.")
-    if calls > _MOST_CALLS:
-        raise ModelFileError(f"{name}: refused: the network calls its layers {calls:,} times.")
-    if activations > _MOST_ACTIVATIONS:
-        raise ModelFileError(f"{name}: refused: a single picture would need {activations:,} bytes of memory.")
-
-
-def _sizes(config: bytes) -> tuple[Shapes, Shapes, int, int]:
-    """The shapes of a network's weights, those with the states of random numbers, bytes of activations, and calls.
-
-    Shapes are sorted, activations and calls of layers those for one picture. The network is built without its
-    weights, so that nothing is allocated for sizes that only a description claims.
-    """
-    from flowercnn.models import activation_bytes, call_count, import_keras
-
-    keras = import_keras()
-    network = json.loads(config)
-    kind = keras.Sequential if network["class_name"] == "Sequential" else keras.Model
-    with keras.StatelessScope(initialize_variables=False):
-        sketch = kind.from_config(network["config"])
-        weights = sorted(tuple(weight.shape) for weight in sketch.weights)
-        variables = sorted(tuple(variable.shape) for variable in sketch.variables)
-        return weights, variables, activation_bytes(sketch), call_count(sketch)
 
 
 def _unknown_classes(path: Path) -> str:

@@ -52,7 +52,7 @@ def _expand(item: Any) -> Iterator[tuple[str | None, ImageInput]]:
         yield from _expand_path(os.fspath(item))
     elif isinstance(item, (bytes, bytearray, memoryview, Image.Image)) or _is_one_array(item):
         yield None, item
-    elif callable(getattr(item, "read", None)):  # an open file is an iterable of lines too
+    elif _is_open_file(item):  # which is an iterable of lines, too
         yield None, item.read
     elif isinstance(item, Iterable):
         for member in item:
@@ -122,6 +122,11 @@ def one_picture(image: PredictInput) -> tuple[str, ImageInput]:
         found = "several: give one at a time, or many to predict()" if pairs else "none"
         raise ConfigurationError(f"image must be one picture. Received: {found}")
     return pairs[0]
+
+
+def _is_open_file(item: Any) -> bool:
+    """Return whether this can be read like a file; a data set has a method of that name, too."""
+    return callable(getattr(item, "read", None)) and not hasattr(item, "class_names")
 
 
 def _is_one_array(item: Any) -> bool:

@@ -11,91 +11,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 import flowercnn as fc
-from flowercnn.prediction.calibration import (
-    Calibration,
-    Familiarity,
-    fit_temperature,
-    highest_expected,
-    scores_of_truth,
-)
+from flowercnn.prediction.calibration import Calibration
 from flowercnn.prediction.calibrator import calibrate
+from flowercnn.prediction.conformal import nonconformity_scores
 from flowercnn.prediction.explain import grad_cam, occlusion
+from flowercnn.prediction.out_of_distribution import OutOfDistributionDetector
 from flowercnn.saving.guards.checksum import PLACEHOLDER, fill_checksum
-
-
-def softmax(logits: Any) -> Any:
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return raised / raised.sum(axis=1, keepdims=True)
-
-
-@given(st.floats(0.2, 5))
-@settings(deadline=None, max_examples=20)
-def test_the_temperature_of_distorted_probabilities_is_found(distortion: float) -> None:
-    random = np.random.default_rng(0)
-    logits = random.normal(0, 2, size=(4000, 5))
-    y_true = np.array([random.choice(5, p=row) for row in softmax(logits)])
-    assert fit_temperature(y_true, softmax(logits * distortion)) == pytest.approx(distortion, rel=0.1)
-
-
-def test_the_temperature_of_a_network_that_is_far_too_sure_is_found() -> None:
-    random = np.random.default_rng(0)
-    logits = random.normal(0, 1.5, size=(4000, 5))
-    y_true = np.array([random.choice(5, p=row) for row in softmax(logits)])
-    assert fit_temperature(y_true, softmax(logits * 10).astype(np.float32)) == pytest.approx(10, rel=0.1)
-
-
-@given(st.integers(1, 60), st.sampled_from([0.5, 0.8, 0.9, 0.95]))
-def test_a_new_score_is_below_the_threshold_as_often_as_promised(count: int, share: float) -> None:
-    threshold = highest_expected(np.arange(count, dtype=float), share)
-    at_or_below = count + 1 if math.isinf(threshold) else threshold + 1  # of count + 1 equally likely ranks
-    assert at_or_below / (count + 1) >= share - 1e-9
-    assert (at_or_below - 1) / (count + 1) < share
-
-
-def test_nineteen_scores_are_enough_for_one_in_twenty() -> None:
-    assert highest_expected(np.arange(19.0), 0.95) == 18
-    assert highest_expected(np.arange(18.0), 0.95) == math.inf
-
-
-def test_what_is_unlike_the_training_pictures_is_unknown() -> None:
-    random = np.random.default_rng(0)
-    familiarity = Familiarity.fit({"a": 20}, random.gamma(2, 1, (500, 20)), random.gamma(2, 1, (200, 20)))
-    calibration = Calibration(1.0, applied=True, reason=None, set_scores=np.empty(0), familiarity=familiarity)
-    known = [reason is not None for reason in calibration.unknown(random.gamma(2, 1, (2000, 20)))]
-    assert np.mean(known) == pytest.approx(0.05, abs=0.03)
-    assert all(calibration.unknown(random.gamma(9, 1, (50, 20))))
-
-
-@given(st.integers(1, 40), st.integers(1, 300), st.integers(0, 5))
-@settings(deadline=None, max_examples=20)
-def test_any_number_of_features_and_pictures_gives_finite_scores(count: int, size: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    features = np.maximum(random.normal(size=(count + 30, size)), 0)
-    features[:, ::3] = 0  # channels that never fire
-    familiarity = Familiarity.fit({"a": size}, features[:count], features[count:])
-    assert np.isfinite(familiarity.score(features + 1)).all()
-
-
-def test_what_is_kept_of_many_features_is_small() -> None:
-    random = np.random.default_rng(0)
-    sizes = {"a": 48, "b": 96, "c": 192, "d": 2048}
-    features = random.random((90, sum(sizes.values())))
-    familiarity = Familiarity.fit(sizes, features[:60], features[60:])
-    calibration = Calibration(1.0, applied=True, reason=None, set_scores=np.empty(0), familiarity=familiarity)
-    assert len(json.dumps(calibration.to_dict())) < 120_000
+from flowercnn.sources import filter  # noqa: A004 - as users write it
 
 
 def test_a_calibration_comes_back_from_its_description() -> None:
     random = np.random.default_rng(0)
-    familiarity = Familiarity.fit({"a": 2, "b": 3}, random.random((30, 5)), random.random((25, 5)))
-    calibration = Calibration(
-        0.8, applied=True, reason=None, set_scores=np.linspace(0, 1, 9), familiarity=familiarity
-    )
+    detector = OutOfDistributionDetector.fit({"a": 2, "b": 3}, random.random((30, 5)), random.random((25, 5)))
+    calibration = Calibration(0.8, applied=True, reason=None, set_scores=np.linspace(0, 1, 9), detector=detector)
     again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
     features = random.random((40, 5)) * 3
     assert again.unknown(features) == calibration.unknown(features)
@@ -112,7 +45,7 @@ def test_a_calibration_comes_back_from_its_description() -> None:
 def test_a_threshold_is_the_probability_of_a_picture_and_stays_so_when_it_is_saved(
     probabilities: list[float], coverage: float
 ) -> None:
-    scores = scores_of_truth(np.array(probabilities, np.float32))
+    scores = nonconformity_scores(np.array(probabilities, np.float32))
     calibration = Calibration(1.0, applied=True, reason=None, set_scores=scores)
     again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
     assert np.array_equal(again.set_scores, calibration.set_scores)
@@ -124,7 +57,7 @@ def test_a_threshold_is_the_probability_of_a_picture_and_stays_so_when_it_is_sav
 
 
 def test_scores_of_version_0_1_0_mean_what_they_meant() -> None:
-    calibration = fc.Predictor.load(Path(__file__).parent / "files" / "0.1.0.keras").calibration
+    calibration = fc.Predictor.load(Path(__file__).parents[1] / "saving" / "files" / "0.1.0.keras").calibration
     assert calibration is not None
     rounded = np.frombuffer(base64.b64decode("KsPVPoBSHD/2CmY/"), "<f4").astype(np.float64)
     assert [calibration.set_threshold(share) for share in (0.25, 0.5, 0.75)] == (1 - rounded).tolist()
@@ -143,8 +76,8 @@ def packed(*values: float) -> str:
 
 def described(**changes: Any) -> dict[str, Any]:
     """The description of a calibration that knows one layer ``"maps"`` of two feature maps."""
-    familiarity = Familiarity.fit({"maps": 2}, np.eye(2), np.eye(2))
-    calibration = Calibration(1.0, applied=True, reason=None, set_scores=np.empty(0), familiarity=familiarity)
+    detector = OutOfDistributionDetector.fit({"maps": 2}, np.eye(2), np.eye(2))
+    calibration = Calibration(1.0, applied=True, reason=None, set_scores=np.empty(0), detector=detector)
     document = calibration.to_dict()
     layer = document["familiarity"]["layers"][0]
     for name, value in changes.items():
@@ -266,13 +199,6 @@ def test_the_temperature_is_in_the_weights_that_every_export_has(trained: tuple[
     assert abs(math.log(again.temperature)) < 0.3 * abs(math.log(run.predictor.calibration.temperature))
 
 
-def test_few_pictures_that_are_all_right_do_not_make_it_sure_of_everything() -> None:
-    y_true = np.arange(20) % 4
-    y_prob = np.where(np.eye(4)[y_true] == 1, 0.7, 0.1)
-    assert fit_temperature(y_true, y_prob) > 0.2
-    assert fit_temperature(np.tile(y_true, 100), np.tile(y_prob, (100, 1))) < 0.2
-
-
 def test_prediction_sets_hold_the_truth_as_often_as_promised(trained: tuple[fc.TrainingRun, Path]) -> None:
     run, _ = trained
     assert run.splits is not None
@@ -299,7 +225,7 @@ def test_pictures_of_nothing_known_are_unknown_with_a_reason(trained: tuple[fc.T
     unknown = next(prediction for prediction in predictions if prediction.label is None)
     assert unknown.error is None
     assert unknown.reason is not None
-    assert "unlike the training pictures" in unknown.reason
+    assert "unlike the training images" in unknown.reason
     assert "reason=" in repr(unknown)
     assert unknown.top(1)[0][0] in run.predictor.class_names
     trusting = run.predictor.with_false_alarms(0)
@@ -309,10 +235,20 @@ def test_pictures_of_nothing_known_are_unknown_with_a_reason(trained: tuple[fc.T
 def test_few_validation_pictures_change_nothing_and_it_is_said(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
     calibrated = calibrate(predictor, coloured.subset(range(9, 30)), coloured.subset(range(9)), progress=False)
     assert calibrated.calibration is not None
-    assert calibrated.calibration.reason == "there are 9 validation pictures, fewer than 20."
+    assert calibrated.calibration.reason == "there are 9 validation images, fewer than 20."
     pixels = np.zeros((1, *predictor.image_size, 3), np.uint8)
     assert np.array_equal(calibrated.predict_proba(pixels), predictor.predict_proba(pixels))
     assert calibrated.predict_one(np.zeros((9, 9, 3), np.uint8)).label is not None
+
+
+def test_folders_and_sources_are_taken_where_data_sets_are(predictor: fc.Predictor, photo_folder: Path) -> None:
+    train = filter(fc.ImageFolder(photo_folder), lambda sample: sample.key[-5] <= "2")
+    with pytest.raises(fc.SplitError, match="9 samples are in both train and val"):
+        calibrate(predictor, train, str(photo_folder), progress=False)
+    val = filter(fc.ImageFolder(photo_folder), lambda sample: sample.key[-5] > "2")
+    calibration = calibrate(predictor, train, val, progress=False).calibration
+    assert calibration is not None
+    assert calibration.applied
 
 
 def test_heads_without_dense_and_softmax_keep_their_probabilities(coloured: fc.Dataset) -> None:
@@ -327,10 +263,10 @@ def test_heads_without_dense_and_softmax_keep_their_probabilities(coloured: fc.D
     ]
     preprocessing = fc.Preprocessing(image_size=(16, 16))
     bare = fc.Predictor(keras.Sequential([*stack, layers.Softmax()]), coloured.class_names, preprocessing)
-    with pytest.raises(fc.ConfigurationError, match="train must have pictures"):
+    with pytest.raises(fc.ConfigurationError, match="train must have images"):
         calibrate(bare, coloured.subset([]), coloured)
-    with pytest.raises(fc.ConfigurationError, match=r"val must be a flowercnn\.Dataset.*list"):
-        calibrate(bare, coloured, [1])  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(fc.ConfigurationError, match=r"Sample.*list"):
+        calibrate(bare, coloured, [1])  # type: ignore[list-item]  # that is the point
     with pytest.raises(fc.ConfigurationError, match=r"predictor must be a flowercnn\.Predictor.*int"):
         calibrate(3, coloured, coloured)  # type: ignore[arg-type]  # that is the point
     train, val = coloured.subset(range(0, 30, 4)), coloured.subset([i for i in range(30) if i % 4])
@@ -371,8 +307,8 @@ def test_the_output_of_a_model_within_the_network_is_a_feature_map(
     calibration = calibrated.calibration
     assert calibration is not None
     assert calibration.reason is None
-    assert calibration.familiarity is not None
-    assert calibration.familiarity.layers == (("concatenate",) if kind == "used twice" else ("inner",))
+    assert calibration.detector is not None
+    assert calibration.detector.layers == (("concatenate",) if kind == "used twice" else ("inner",))
     assert grad_cam(calibrated, coloured[0]).heat.shape == (16, 16)
     noise = list(np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8))
     expected = [prediction.label for prediction in calibrated.predict(noise)]
@@ -402,9 +338,7 @@ def test_a_network_whose_feature_maps_are_out_of_reach_says_so(coloured: fc.Data
     assert calibrated.calibration is not None
     reason = r"no feature maps outside the models within it \(inner\); build those with pooling=None"
     assert calibrated.calibration.reason is not None
-    assert re.search(
-        f"fewer than 20. Also, no picture is refused as unknown: .* {reason}", calibrated.calibration.reason
-    )
+    assert re.search(f"fewer than 20. Also, no image is called unknown: .* {reason}", calibrated.calibration.reason)
     with pytest.raises(fc.ConfigurationError, match=f"{reason}.*occlusion"):
         grad_cam(bare, coloured[0])
 
@@ -413,7 +347,7 @@ def test_wrong_uses_are_told(predictor: fc.Predictor, coloured: fc.Dataset) -> N
     bare = fc.Predictor(predictor.model, predictor.class_names, predictor.preprocessing)
     with pytest.raises(fc.ConfigurationError, match="was not calibrated"):
         bare.predict_set(np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(fc.ConfigurationError, match="val must have pictures"):
+    with pytest.raises(fc.ConfigurationError, match="val must have images"):
         calibrate(bare, coloured, coloured.subset([]))
     with pytest.raises(
         fc.SplitError, match="3 samples are in both train and val: blue/0.png, blue/1.png, blue/2.png"
@@ -429,9 +363,9 @@ def test_wrong_uses_are_told(predictor: fc.Predictor, coloured: fc.Dataset) -> N
     calibration = calibrated.with_false_alarms(np.float32(0.25)).calibration  # type: ignore[arg-type]  # the point
     assert calibration is not None
     assert json.dumps(calibration.to_dict()["false_alarms"]) == "0.25"
-    assert calibration.familiarity is not None
-    gone = tuple(f"gone {name}" for name in calibration.familiarity.layers)
-    other = replace(calibration, familiarity=replace(calibration.familiarity, layers=gone))
+    assert calibration.detector is not None
+    gone = tuple(f"gone {name}" for name in calibration.detector.layers)
+    other = replace(calibration, detector=replace(calibration.detector, layers=gone))
     with pytest.raises(fc.ConfigurationError, match="another network"):
         fc.Predictor(bare.model, bare.class_names, bare.preprocessing, calibration=other)
     with pytest.raises(fc.ImageError):

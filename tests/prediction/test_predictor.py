@@ -165,22 +165,89 @@ def test_probabilities_of_ready_pixels(predictor: fc.Predictor) -> None:
     assert predictor.predict_proba(pixels[:0]).shape == (0, 3)
 
 
+def softmax(logits: Any) -> Any:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_probabilities_of_everything_that_predict_takes(
+    predictor: fc.Predictor, coloured: fc.Dataset, photo_folder: Path
+) -> None:
+    one = photo_folder / "red" / "0.png"
+    contents = [path.read_bytes() for path in sorted(photo_folder.rglob("*.png"))]
+    larger = np.zeros((2, 50, 40, 3), np.uint8)
+    forms: list[Any] = [one, str(photo_folder), contents, coloured, fc.ImageFolder(photo_folder), larger, larger[0]]
+    for images in (*forms, Image.open(one), iter(contents)):
+        proba = predictor.predict_proba(contents if images is forms[2] else images)
+        if not hasattr(images, "__next__"):
+            assert np.array_equal(proba, rows(predictor.predict(images)))
+        assert proba.dtype == np.float32
+    assert len(predictor.predict_proba(iter(contents))) == len(contents)
+    assert predictor.predict_proba([]).shape == (0, 3)
+    with pytest.raises(fc.ImageError, match="1 of 1 image cannot be used: nowhere"):
+        predictor.predict_proba(np.array([["nowhere"]]))
+    mirrored = predictor.predict_proba(one, tta=True)
+    assert np.array_equal(mirrored, rows(predictor.predict(one, tta=True)))
+
+
+def test_bad_images_have_no_probabilities_and_are_all_named(
+    predictor: fc.Predictor, coloured: fc.Dataset, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"none")
+    many = [coloured[0].image] * 40  # more than a batch
+    for method in (predictor.predict_proba, predictor.predict_logits):
+        with pytest.raises(fc.ImageError, match=r"3 of 83 images.*bad\.png: .*41: .*82: .*predict\(\)"):
+            method([bad, *many, b"", *many, b"x"])
+
+
+def test_logits_are_the_scores_before_the_softmax(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
+    keras = import_keras()
+    head = predictor.model.layers[-1]
+    scores = keras.Model(predictor.model.inputs[0], head.input)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    expected = np.array(scores(pixels.astype(np.float32)) @ head.kernel + head.bias)
+    expected -= expected.mean(axis=1, keepdims=True)
+    for runtime in ("keras", "litert"):
+        logits = fc.Predictor(
+            predictor.model, predictor.class_names, predictor.preprocessing, runtime=runtime
+        ).predict_logits(pixels)
+        assert logits.shape == (40, 3)
+        assert logits.dtype == np.float32
+        assert np.allclose(logits, expected, atol=1e-4)
+        assert np.allclose(softmax(logits), predictor.predict_proba(pixels), atol=1e-5)
+    assert np.allclose(softmax(predictor.predict_logits(coloured)), predictor.predict_proba(coloured), atol=1e-5)
+    assert np.isfinite(predictor.predict_logits(np.zeros((1, 32, 32, 3), np.uint8), tta=True)).all()
+
+
+def test_logits_are_finite_where_probabilities_are_zero() -> None:
+    keras = import_keras()
+    layers = keras.layers
+    certain = layers.Dense(3, activation="softmax", bias_initializer=keras.initializers.Constant(0.0))
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.GlobalAveragePooling2D(), certain])
+    certain.set_weights([np.zeros((3, 3), np.float32), np.array([500, 0, -500], np.float32)])
+    predictor = fc.Predictor(model, ["a", "b", "c"], fc.Preprocessing(image_size=(8, 8)))
+    images = np.zeros((1, 8, 8, 3), np.uint8)
+    logits = predictor.predict_logits(images)
+    assert np.isfinite(logits).all()
+    assert logits.argmax() == 0
+    assert np.allclose(softmax(logits), predictor.predict_proba(images), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((32, 32, 3), np.uint8),
-        np.zeros((1, 31, 32, 3), np.uint8),
+        np.zeros((1, 31, 32, 3)),
         np.zeros((1, 32, 32, 3), np.int64),
         np.full((1, 32, 32, 3), np.nan),
         np.full((1, 32, 32, 3), np.inf),
         np.full((1, 32, 32, 3), -5.0),
         np.full((1, 32, 32, 3), 0.7),
         np.full((1, 32, 32, 3), 300, np.float32),
-        np.array([["a"]]),
     ],
 )
 def test_pixels_of_another_shape_or_kind_are_refused(predictor: fc.Predictor, array: Any) -> None:
-    with pytest.raises(fc.ConfigurationError, match="array must"):
+    with pytest.raises(fc.ConfigurationError, match="array of images must"):
         predictor.predict_proba(array)
 
 
@@ -210,7 +277,9 @@ def test_reprs_are_one_line(predictor: fc.Predictor) -> None:
 def test_a_model_that_does_not_fit_is_refused(predictor: fc.Predictor) -> None:
     with pytest.raises(fc.ConfigurationError, match=r"to \(None, 2\)"):
         fc.Predictor(predictor.model, ("a", "b"), predictor.preprocessing)
-    with pytest.raises(fc.ConfigurationError, match="class_names must be a list of names. Received: .*'abc'"):
+    with pytest.raises(
+        fc.ConfigurationError, match="class_names must be a list or tuple of names. Received: .*'abc'"
+    ):
         fc.Predictor(predictor.model, "abc", predictor.preprocessing)
     with pytest.raises(fc.ConfigurationError, match="preprocessing must be"):
         fc.Predictor(predictor.model, predictor.class_names, (32, 32))  # type: ignore[arg-type]  # that is the point

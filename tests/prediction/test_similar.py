@@ -22,7 +22,7 @@ def test_embed_gives_the_input_of_the_last_dense_layer(predictor: fc.Predictor, 
 
 
 def test_bad_pictures_have_no_vector_and_are_all_named(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
-    with pytest.raises(fc.ImageError, match="2 of 3 pictures"):
+    with pytest.raises(fc.ImageError, match=r"2 of 3 images.*1: .*2: .*predict\(\)"):
         predictor.embed([coloured[0].image, b"none", b""])
 
 
@@ -40,8 +40,14 @@ def test_similar_pictures_are_of_the_same_colour_and_the_picture_itself_comes_fi
         predictor.find_similar(coloured[0].image, coloured, k=0)
     two: Any = np.int64(2)
     assert len(predictor.find_similar(coloured[0].image, coloured, k=two)) == 2
-    with pytest.raises(fc.ConfigurationError, match="dataset must be a flowercnn.Dataset"):
-        predictor.find_similar(coloured[0].image, "photos")  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(fc.ConfigurationError):
+        predictor.find_similar(coloured[0].image, 3)  # type: ignore[arg-type]  # that is the point
+
+
+def test_similar_images_are_found_in_a_folder(predictor: fc.Predictor, photo_folder: Path) -> None:
+    (first, *_) = predictor.find_similar(photo_folder / "red" / "3.png", str(photo_folder), k=2)
+    assert first.sample.key == "red/3.png"
+    assert predictor.find_similar(photo_folder / "red" / "3.png", fc.ImageFolder(photo_folder), k=1) == [first]
 
 
 def test_only_one_picture_has_pictures_like_it(

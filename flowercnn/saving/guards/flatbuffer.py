@@ -1,4 +1,4 @@
-"""LiteRT flatbuffers: what is read from a stranger's file is taken apart, checked, and put together anew.
+"""Checks of LiteRT flatbuffers: what is read from a stranger's file is taken apart, checked, and rebuilt.
 
 The interpreter is C++ that trusts its input, so it never sees bytes from outside: only what is written here from
 values that were checked one by one, and whose shapes LiteRT's own kernels have worked out again. Parsing is plain
@@ -16,7 +16,7 @@ import numpy as np
 from flowercnn.errors import MissingDependencyError, ModelFileError
 from flowercnn.saving.guards.operators import OPERATIONS, Tensor, check_operator
 
-__all__ = ["metadata_of", "rebuilt", "with_metadata"]
+__all__ = ["metadata_of", "rebuild_flatbuffer", "with_metadata"]
 
 _ITEM_SIZES: Final = {"FLOAT32": 4, "INT32": 4, "INT8": 1, "BOOL": 1}
 _OPTIONS: Final = tuple(sorted({options for _, options in OPERATIONS.values() if options.strip("*")}))
@@ -35,7 +35,7 @@ _MOST_PRODUCTS: Final = 2**37  # of a picture
 _SCALES: Final = (2.0**-60, 2.0**60)
 
 
-def rebuilt(
+def rebuild_flatbuffer(
     content: bytes, name: str, input_shape: tuple[int, ...], num_classes: int, *, features: bool = False
 ) -> bytes:
     """Return a flatbuffer that computes the same as the one in ``content`` and is known to be well-formed.
@@ -64,7 +64,7 @@ def rebuilt(
     _rename(graph)
     packed = _packed(model)
     try:
-        _check_shapes(packed, graph)
+        _check_inferred_shapes(packed, graph)
     except (RuntimeError, ValueError, ModelFileError) as error:
         raise ModelFileError(f"{name}: refused: the LiteRT network does not fit together: {error}") from error
     return packed
@@ -316,7 +316,7 @@ def _rename(graph: Any) -> None:
         tensor.name = b"tensor"
 
 
-def _check_shapes(content: bytes, graph: Any) -> None:
+def _check_inferred_shapes(content: bytes, graph: Any) -> None:
     """Refuse a network whose tensors are not as large as its operations make them.
 
     LiteRT's own kernels work that out from their inputs. XNNPACK, which computes later, believes what the file says.

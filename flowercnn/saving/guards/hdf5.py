@@ -1,4 +1,4 @@
-"""A look at the bones of an HDF5 file, before the HDF5 library reads it.
+"""Checks of HDF5 files, before the HDF5 library reads them and after.
 
 That library allocates what a file claims and follows where it points. Here everything a file claims is compared with
 the file, in plain Python: only what Keras writes goes on (groups of arrays in the oldest layout of the format, each
@@ -7,14 +7,17 @@ part within the file). Format: HDF5 File Format Specification 2.0, sections II.A
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from collections.abc import Iterator
 from typing import Any, Final
 
+import numpy as np
+
 from flowercnn.errors import ModelFileError
 
-__all__ = ["check_structure"]
+__all__ = ["check_arrays", "check_structure"]
 
 _NIL, _ATTRIBUTE, _CONTINUATION, _SYMBOL_TABLE = 0x0, 0xC, 0x10, 0x11  # kinds of messages
 _DATASPACE, _DATATYPE, _FILL_VALUE, _LAYOUT = 0x1, 0x3, 0x5, 0x8
@@ -58,6 +61,57 @@ def check_structure(content: bytes, name: str) -> None:
         _Walk(content).run()
     except (struct.error, ValueError) as error:
         raise ModelFileError(f"{name}: refused: the weights are not laid out as Keras does it ({error}).") from error
+
+
+def check_arrays(content: bytes, name: str) -> list[tuple[int, ...]]:
+    """Refuse HDF5 files that are anything but plain arrays of numbers, and return the arrays' shapes, sorted.
+
+    Args:
+        content: An HDF5 file.
+        name: For messages.
+
+    Raises:
+        ModelFileError: If it has links out of itself, virtual or external data, objects, compressed arrays, arrays
+            larger than the file, or numbers that are not finite.
+    """
+    import h5py
+
+    check_structure(content, name)
+    shapes: list[tuple[int, ...]] = []
+    with h5py.File(io.BytesIO(content), "r") as weights:
+        groups, seen = [weights], set()
+        while groups:
+            group = groups.pop()
+            for key in group:
+                link = group.id.links.get_info(key.encode())
+                if link.type != h5py.h5l.TYPE_HARD:
+                    raise ModelFileError(f"{name}: refused: the weights link to another place ({key!r}).")
+                if link.u in seen:  # the address: a group within itself would never end
+                    raise ModelFileError(f"{name}: refused: {key!r} is in the weights twice.")
+                seen.add(link.u)
+                item = group[key]
+                if isinstance(item, h5py.Group):
+                    groups.append(item)
+                elif isinstance(item, h5py.Dataset):
+                    _check_array(item, len(content), key, name)
+                    shapes.append(tuple(item.shape))
+                else:
+                    raise ModelFileError(f"{name}: refused: {key!r} is no array of numbers.")
+    return sorted(shapes)
+
+
+def _check_array(array: Any, file_size: int, key: str, name: str) -> None:
+    if array.external or array.is_virtual:
+        raise ModelFileError(f"{name}: refused: the weights of {key!r} lie in another file.")
+    if array.shape is None or array.dtype.kind not in "fiu":
+        raise ModelFileError(f"{name}: refused: {key!r} is no array of numbers.")
+    if array.chunks is not None:
+        raise ModelFileError(f"{name}: refused: {key!r} is compressed or in parts; Keras never does that.")
+    size = math.prod(array.shape) * array.dtype.itemsize
+    if size > min(file_size, array.id.get_storage_size()):
+        raise ModelFileError(f"{name}: refused: {key!r} claims more data than the file holds.")
+    if not np.isfinite(array[()]).all():
+        raise ModelFileError(f"{name}: refused: weights that are NaN or infinite; such a model predicts nothing.")
 
 
 class _Walk:

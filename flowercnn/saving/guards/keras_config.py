@@ -1,21 +1,16 @@
-"""What a model file may hold: Keras's own layers with sensible sizes, and weights in the file itself.
+"""Checks of a network's configuration: Keras's own layers with sensible sizes, and nothing more.
 
 Nothing here needs TensorFlow, and nothing in the file has been used when it is refused.
 """
 
 from __future__ import annotations
 
-import io
-import math
 from typing import Any, Final
-
-import numpy as np
 
 from flowercnn.errors import ModelFileError
 from flowercnn.models import LAYER_NAME
-from flowercnn.saving.guards.hdf5 import check_structure
 
-__all__ = ["check_network", "check_weights"]
+__all__ = ["check_network"]
 
 _LAYERS: Final = frozenset(
     [
@@ -163,54 +158,3 @@ def _flat(value: Any) -> list[Any]:
     if not isinstance(value, list):
         return [value]
     return [inner for item in value for inner in (item if isinstance(item, list) else [item])]
-
-
-def check_weights(content: bytes, name: str) -> list[tuple[int, ...]]:
-    """Refuse HDF5 files that are anything but plain arrays of numbers, and return the arrays' shapes, sorted.
-
-    Args:
-        content: An HDF5 file.
-        name: For messages.
-
-    Raises:
-        ModelFileError: If it has links out of itself, virtual or external data, objects, compressed arrays, arrays
-            larger than the file, or numbers that are not finite.
-    """
-    import h5py
-
-    check_structure(content, name)
-    shapes: list[tuple[int, ...]] = []
-    with h5py.File(io.BytesIO(content), "r") as weights:
-        groups, seen = [weights], set()
-        while groups:
-            group = groups.pop()
-            for key in group:
-                link = group.id.links.get_info(key.encode())
-                if link.type != h5py.h5l.TYPE_HARD:
-                    raise ModelFileError(f"{name}: refused: the weights link to another place ({key!r}).")
-                if link.u in seen:  # the address: a group within itself would never end
-                    raise ModelFileError(f"{name}: refused: {key!r} is in the weights twice.")
-                seen.add(link.u)
-                item = group[key]
-                if isinstance(item, h5py.Group):
-                    groups.append(item)
-                elif isinstance(item, h5py.Dataset):
-                    _check_array(item, len(content), key, name)
-                    shapes.append(tuple(item.shape))
-                else:
-                    raise ModelFileError(f"{name}: refused: {key!r} is no array of numbers.")
-    return sorted(shapes)
-
-
-def _check_array(array: Any, file_size: int, key: str, name: str) -> None:
-    if array.external or array.is_virtual:
-        raise ModelFileError(f"{name}: refused: the weights of {key!r} lie in another file.")
-    if array.shape is None or array.dtype.kind not in "fiu":
-        raise ModelFileError(f"{name}: refused: {key!r} is no array of numbers.")
-    if array.chunks is not None:
-        raise ModelFileError(f"{name}: refused: {key!r} is compressed or in parts; Keras never does that.")
-    size = math.prod(array.shape) * array.dtype.itemsize
-    if size > min(file_size, array.id.get_storage_size()):
-        raise ModelFileError(f"{name}: refused: {key!r} claims more data than the file holds.")
-    if not np.isfinite(array[()]).all():
-        raise ModelFileError(f"{name}: refused: weights that are NaN or infinite; such a model predicts nothing.")

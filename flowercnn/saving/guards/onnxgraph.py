@@ -1,4 +1,4 @@
-"""ONNX networks: what is read from a stranger's file is taken apart, checked, and put together anew.
+"""Checks of ONNX networks: what is read from a stranger's file is taken apart, checked, and rebuilt.
 
 ONNX Runtime is C++ that does what a file says: it calculates with integers, loops, and takes the memory that shapes
 claim. Here a network is held to what classifiers are made of, and only a model built from the checked parts goes on.
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from flowercnn.errors import ModelFileError
 
-__all__ = ["check_parts", "made_anew"]
+__all__ = ["check_parts", "rebuild_onnx"]
 
 _OPSET: Final = 17
 _ELEMENTWISE: Final = frozenset(
@@ -122,7 +122,7 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
     return value | content[at] << shift, at + 1
 
 
-def made_anew(onnx: Any, model: Any, shape: tuple[int, ...], num_classes: int) -> tuple[Any, int]:
+def rebuild_onnx(onnx: Any, model: Any, shape: tuple[int, ...], num_classes: int) -> tuple[Any, int]:
     """Return a model of nothing but checked parts of another, and how many pictures at once it is for."""
     graph = model.graph
     if model.functions or model.training_info or graph.sparse_initializer or graph.quantization_annotation:
@@ -136,17 +136,17 @@ def made_anew(onnx: Any, model: Any, shape: tuple[int, ...], num_classes: int) -
     values = _Values()
     for tensor in graph.initializer:
         values.add_constant(tensor.name, _array(onnx, tensor))
-    anew = onnx.ModelProto(ir_version=8, opset_import=[onnx.helper.make_opsetid("", _OPSET)])
+    rebuilt = onnx.ModelProto(ir_version=8, opset_import=[onnx.helper.make_opsetid("", _OPSET)])
     for node in graph.node:
-        _add_node(onnx, node, values, anew.graph.node)
-    anew.graph.name = "network"
-    anew.graph.initializer.extend(
+        _add_node(onnx, node, values, rebuilt.graph.node)
+    rebuilt.graph.name = "network"
+    rebuilt.graph.initializer.extend(
         onnx.numpy_helper.from_array(array, name) for name, array in values.constants.items()
     )
     number = onnx.TensorProto.FLOAT
-    anew.graph.input.append(onnx.helper.make_tensor_value_info("pixels", number, ["n", *shape]))
-    anew.graph.output.append(onnx.helper.make_tensor_value_info(graph.output[0].name, number, ["n", num_classes]))
-    return anew, _check_sizes(onnx, anew, values.constants)
+    rebuilt.graph.input.append(onnx.helper.make_tensor_value_info("pixels", number, ["n", *shape]))
+    rebuilt.graph.output.append(onnx.helper.make_tensor_value_info(graph.output[0].name, number, ["n", num_classes]))
+    return rebuilt, _check_sizes(onnx, rebuilt, values.constants)
 
 
 class _Values:
@@ -201,7 +201,7 @@ def _array(onnx: Any, tensor: Any) -> npt.NDArray[Any]:
 
 
 def _add_node(onnx: Any, node: Any, values: _Values, nodes: Any) -> None:
-    """Check a node, and add it anew to the nodes or, if it is a constant, to the values."""
+    """Check a node, and add a copy to the nodes or, if it is a constant, to the values."""
     operation = node.op_type
     known = _OPERATIONS | _OF_SHAPES | _OF_CONDITIONS | {"Constant", "Shape"}
     if node.domain not in ("", "ai.onnx") or operation not in known:

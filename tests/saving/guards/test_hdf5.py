@@ -16,7 +16,7 @@ import flowercnn as fc
 from flowercnn.saving.guards.checksum import PLACEHOLDER, append_checksum
 from flowercnn.saving.guards.hdf5 import check_structure
 
-GOOD = Path(__file__).parent / "files" / "0.1.0.keras"
+GOOD = Path(__file__).parents[1] / "files" / "0.1.0.keras"
 
 
 @pytest.mark.filterwarnings("ignore:.*HDF5 file.*")

@@ -20,7 +20,7 @@ from flowercnn.saving.guards.checksum import PLACEHOLDER, append_checksum, fill_
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 
-GOOD = Path(__file__).parent / "files" / "0.1.0.keras"
+GOOD = Path(__file__).parents[1] / "files" / "0.1.0.keras"
 CODE = """
 import os, sys, flowercnn as fc
 good, folder, marker = sys.argv[1:]

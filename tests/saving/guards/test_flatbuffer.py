@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from flowercnn import ModelFileError
-from flowercnn.runtimes import runtimes
-from flowercnn.runtimes.runtimes import LiteRTRuntime
-from flowercnn.saving.guards.flatbuffer import rebuilt
+from flowercnn.runtimes import litert
+from flowercnn.runtimes.litert import LiteRTRuntime
+from flowercnn.saving.guards.flatbuffer import rebuild_flatbuffer
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="ai-edge-litert is not installed")
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
@@ -272,14 +272,14 @@ def test_networks_made_to_hurt_are_refused(evil: Callable[[Graph], None], reason
     graph = Graph()
     evil(graph)
     with pytest.raises(ModelFileError, match=f"refused.*{reason}"):
-        rebuilt(graph.packed(), "evil", SHAPE, CLASSES)
+        rebuild_flatbuffer(graph.packed(), "evil", SHAPE, CLASSES)
 
 
 def test_what_is_not_read_is_named_with_its_place() -> None:
     graph = Graph()
     graph.graph.tensors[graph.add("SIN", [graph.pixels], "FLOAT32", SHAPE)].name = "odd/Sin"
     with pytest.raises(ModelFileError, match=r"SIN is not one this library reads \(at 'odd/Sin'\)"):
-        rebuilt(graph.packed(), "other", SHAPE, CLASSES)
+        rebuild_flatbuffer(graph.packed(), "other", SHAPE, CLASSES)
 
 
 def test_names_that_are_no_text_hide_no_tensor() -> None:
@@ -287,11 +287,13 @@ def test_names_that_are_no_text_hide_no_tensor() -> None:
     graph.graph.name = b"\xff\xfe"
     hidden = graph.graph.tensors[graph.add("ABS", [graph.pixels], "FLOAT32", SHAPE)]
     hidden.name = b"\xff\xfe"
-    assert np.allclose(LiteRTRuntime(rebuilt(graph.packed(), "odd", SHAPE, CLASSES))(np.ones(SHAPE, np.uint8)), 1)
+    assert np.allclose(
+        LiteRTRuntime(rebuild_flatbuffer(graph.packed(), "odd", SHAPE, CLASSES))(np.ones(SHAPE, np.uint8)), 1
+    )
     large = graph.add("RESIZE_BILINEAR", [graph.pixels, graph.integers([4000, 4000])], "FLOAT32", SHAPE, RESIZE)
     graph.graph.tensors[large].name = b"\xff\xfe"
     with pytest.raises(ModelFileError, match="refused"):
-        rebuilt(graph.packed(), "evil", SHAPE, CLASSES)
+        rebuild_flatbuffer(graph.packed(), "evil", SHAPE, CLASSES)
 
 
 def test_a_tensor_the_interpreter_tells_nothing_of_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,25 +302,27 @@ def test_a_tensor_the_interpreter_tells_nothing_of_is_refused(monkeypatch: pytes
     details = Interpreter.get_tensor_details
     monkeypatch.setattr(Interpreter, "get_tensor_details", lambda *args: details(*args)[1:])
     with pytest.raises(ModelFileError, match="does not fit together: a tensor that the interpreter tells nothing of"):
-        rebuilt(Graph().packed(), "evil", SHAPE, CLASSES)
+        rebuild_flatbuffer(Graph().packed(), "evil", SHAPE, CLASSES)
 
 
 def test_an_output_that_is_not_computed_is_refused() -> None:
     graph = Graph()
     graph.graph.operators = []
     with pytest.raises(ModelFileError, match="refused: an output that is not computed"):
-        rebuilt(graph.packed(), "empty", SHAPE, CLASSES)
+        rebuild_flatbuffer(graph.packed(), "empty", SHAPE, CLASSES)
 
 
 def test_parts_and_choices_in_bounds_compute() -> None:
     graph = Graph()
     part(graph, [0, 12, 4, 0], [0, 16, -8, 0], beginMask=0b1001, endMask=0b1001)
     graph.add("SELECT_V2", [bright(graph), graph.pixels, floats(graph)], "FLOAT32", SHAPE)
-    assert np.allclose(LiteRTRuntime(rebuilt(graph.packed(), "good", SHAPE, CLASSES))(np.ones(SHAPE, np.uint8)), 1)
+    assert np.allclose(
+        LiteRTRuntime(rebuild_flatbuffer(graph.packed(), "good", SHAPE, CLASSES))(np.ones(SHAPE, np.uint8)), 1
+    )
 
 
 def test_the_network_they_are_made_of_computes() -> None:
-    runtime = LiteRTRuntime(rebuilt(Graph().packed(), "good", SHAPE, CLASSES))
+    runtime = LiteRTRuntime(rebuild_flatbuffer(Graph().packed(), "good", SHAPE, CLASSES))
     assert np.allclose(runtime(np.full((2, *SHAPE[1:]), 7, np.uint8)), 7)
 
 
@@ -344,14 +348,14 @@ def test_parts_that_are_used_a_thousand_times_are_refused_before_they_are_unpack
     schema.ModelAddSubgraphs(builder, graphs)
     builder.Finish(schema.ModelEnd(builder), b"TFL3")
     with pytest.raises(ModelFileError, match="on top of one another"):
-        rebuilt(bytes(builder.Output()), "evil", SHAPE, CLASSES)
+        rebuild_flatbuffer(bytes(builder.Output()), "evil", SHAPE, CLASSES)
 
 
 def test_large_networks_and_pictures_are_computed_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = Graph()
     for _ in range(10):
         enlarged(graph, 1500)
-    monkeypatch.setattr(runtimes, "_BYTES_OF_BATCH", 5 * 4 * SIDE * SIDE * 3)
-    runtime = LiteRTRuntime(rebuilt(graph.packed(), "large", SHAPE, CLASSES))
+    monkeypatch.setattr(litert, "_BYTES_OF_BATCH", 5 * 4 * SIDE * SIDE * 3)
+    runtime = LiteRTRuntime(rebuild_flatbuffer(graph.packed(), "large", SHAPE, CLASSES))
     assert runtime._copies == 1  # of 270 MB
     assert runtime.batch == 5

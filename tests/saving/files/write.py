@@ -1,4 +1,4 @@
-"""Write the model file of the present version: python tests/prediction/files/write.py."""
+"""Write the model file of the present version: python tests/saving/files/write.py."""
 
 from __future__ import annotations
 

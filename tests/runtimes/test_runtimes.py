@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.runtimes import runtimes
+from flowercnn.runtimes import keras as keras_runtime
+from flowercnn.runtimes import litert
+from flowercnn.runtimes.keras import KerasRuntime
+from flowercnn.saving import light
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
 
@@ -136,8 +139,8 @@ def test_a_network_is_converted_once(
 def test_large_networks_get_fewer_interpreters(predictor: fc.Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     light = predictor._network.light
     assert light is not None
-    monkeypatch.setattr(runtimes, "_BYTES_OF_COPIES", len(light))
-    single = runtimes.LiteRTRuntime(light)
+    monkeypatch.setattr(litert, "_BYTES_OF_COPIES", len(light))
+    single = litert.LiteRTRuntime(light)
     assert np.array_equal(single(PIXELS), predictor.predict_proba(PIXELS))
     assert not single._many
 
@@ -190,18 +193,18 @@ def test_a_large_network_is_computed_from_its_variables_to_the_same_answers(
     predictor: fc.Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layers = tuple(layer.name for layer in predictor.model.layers if len(layer.output.shape) == 4)[1:3]
-    expected = runtimes.KerasRuntime(predictor.model, layers).outputs(PIXELS)
-    monkeypatch.setattr(runtimes, "_MOST_CONSTANTS", 0)
-    monkeypatch.setattr("flowercnn.runtimes.convert.constant_function", None)
-    for answer, other in zip(runtimes.KerasRuntime(predictor.model, layers).outputs(PIXELS), expected, strict=True):
+    expected = KerasRuntime(predictor.model, layers).with_features(PIXELS)
+    monkeypatch.setattr(keras_runtime, "_MOST_CONSTANTS", 0)
+    monkeypatch.setattr("flowercnn.runtimes.keras.constant_function", None)
+    for answer, other in zip(KerasRuntime(predictor.model, layers).with_features(PIXELS), expected, strict=True):
         assert np.allclose(answer, other, atol=1e-5)
-    assert runtimes.KerasRuntime(predictor.model).outputs(PIXELS[:3])[1].shape == (3, 0)
+    assert KerasRuntime(predictor.model).with_features(PIXELS[:3])[1].shape == (3, 0)
 
 
 def test_a_large_network_is_saved_without_a_light_copy(
     predictor: fc.Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtimes, "_MOST_IN_LIGHT_COPY", 0)
+    monkeypatch.setattr(light, "_MOST_IN_LIGHT_COPY", 0)
     large = fc.Predictor(predictor.model, predictor.class_names, predictor.preprocessing)
     assert large.runtime == "keras"
     assert fc.Predictor.load(large.save(tmp_path / "model.keras")).runtime == "keras"

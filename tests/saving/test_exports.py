@@ -124,7 +124,7 @@ def test_an_export_that_answers_otherwise_is_not_written(
 ) -> None:
     before = predictor.export(tmp_path / f"model{suffix}").path.read_bytes()
     monkeypatch.setattr(exports, "_LARGEST_DIFFERENCE", -1.0)
-    with pytest.raises(fc.ModelFileError, match="not written: on 30 pictures"):
+    with pytest.raises(fc.ModelFileError, match="not written: on 30 images"):
         predictor.export(tmp_path / f"model{suffix}", images=coloured)
     with pytest.raises(fc.ModelFileError, match="not written"):
         predictor.export(tmp_path / f"new{suffix}", images=coloured)

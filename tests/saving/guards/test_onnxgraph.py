@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.runtimes.runtimes import OnnxRuntime
+from flowercnn.runtimes.onnx import OnnxRuntime
 from flowercnn.saving.light import write_onnx
 from flowercnn.saving.modelfile import read_model
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-GOOD = Path(__file__).parent / "files" / "0.1.0.keras"
+GOOD = Path(__file__).parents[1] / "files" / "0.1.0.keras"
 DESCRIPTION = read_model(GOOD).description
 SIZE = DESCRIPTION.preprocessing.image_size
 CLASSES = len(DESCRIPTION.class_names)

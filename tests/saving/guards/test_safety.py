@@ -25,7 +25,7 @@ from flowercnn.saving.guards import keras_config as safety
 from flowercnn.saving.guards.checksum import PLACEHOLDER, fill_checksum
 from flowercnn.saving.modelfile import read_model
 
-GOOD = Path(__file__).parent / "files" / "0.1.0.keras"
+GOOD = Path(__file__).parents[1] / "files" / "0.1.0.keras"
 DESCRIPTION = "flowercnn.json"
 
 
@@ -184,7 +184,7 @@ def test_settings_that_fail_at_the_first_picture_are_refused_on_load(tmp_path: P
 
 
 def test_the_list_in_the_docs_is_the_one_in_the_code() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "model-files.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "model-files.md").read_text(encoding="utf-8")
     section = page.partition("## What a network may hold")[2].partition("\n## ")[0]
     named = set(re.findall(r"`(\w+)`", section))
     known = {*safety._ACTIVATIONS, *(name for name in safety._STOCK[None] if not name.startswith("__"))}
@@ -205,6 +205,29 @@ def test_windows_of_transposed_convolutions_count_as_memory(tmp_path: Path) -> N
     with pytest.raises(fc.ModelFileError, match=r"not written.*a single picture would need .* bytes"):
         large.save(tmp_path / "model.keras", light=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_want_of_memory_is_an_error_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the estimate says: TensorFlow may have less than a network needs."""
+    import tensorflow as tf
+
+    good = fc.Predictor.load(GOOD, runtime="keras")
+    pixels = np.zeros((1, *good.image_size, 3), np.uint8)
+    model = good.model
+
+    def exhausted(*_: Any, **__: Any) -> Any:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flowercnn.runtimes.keras.constant_function", lambda *_, **__: exhausted)
+        with pytest.raises(fc.ConfigurationError, match=r"more memory than there is.*image_size"):
+            good.predict_proba(pixels)
+    monkeypatch.setattr(import_keras().Model, "__call__", exhausted)
+    with pytest.raises(fc.ConfigurationError, match=r"model needs more memory.*image_size"):
+        fc.Predictor(model, good.class_names, good.preprocessing)
+    path = sealed(tmp_path / "m.keras", members())
+    with pytest.raises(fc.ModelFileError, match=r"m\.keras.*needs more memory.*image_size"):
+        fc.Predictor.load(path, runtime="keras")
 
 
 def described(text: str) -> dict[str, bytes]:

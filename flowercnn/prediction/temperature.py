@@ -1,0 +1,66 @@
+"""Temperature scaling: the number that logits are divided by (Guo et al. 2017)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from flowercnn.models import copy_model, import_keras
+
+__all__ = ["SMALLEST_PROBABILITY", "divide_logits", "fit_temperature", "logits_layer"]
+
+SMALLEST_PROBABILITY: Final = float(np.finfo(np.float32).tiny)
+"""Smaller ones are taken for this, so that their logarithm is finite."""
+
+
+def fit_temperature(y_true: npt.NDArray[np.int64], y_prob: npt.NDArray[np.floating[Any]]) -> float:
+    """Return the temperature whose probabilities fit best, from 0.05 to 20.
+
+    This is the maximum a posteriori estimate: the least log loss, with a standard normal prior on the logarithm of
+    the temperature. The prior matters where there are few images, such as some that are all predicted correctly.
+
+    Args:
+        y_true: Shape (n,), labels.
+        y_prob: Shape (n, num_classes), of a softmax.
+    """
+    logits = np.log(np.maximum(np.asarray(y_prob, dtype=np.float64), SMALLEST_PROBABILITY))
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits * math.exp(-log_temperature)
+        highest = scaled.max(axis=1, keepdims=True)
+        norms = highest[:, 0] + np.log(np.exp(scaled - highest).sum(axis=1))
+        losses = norms - scaled[np.arange(len(y_true)), y_true]
+        return float(losses.sum()) + log_temperature**2 / 2
+
+    from scipy.optimize import minimize_scalar
+
+    bounds = (math.log(0.05), math.log(20))
+    return math.exp(float(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
+def logits_layer(model: Any) -> str | None:
+    """Return the name of the dense layer that computes the logits of a model's final softmax, or ``None``."""
+    layers = import_keras().layers
+    last = model.layers[-1]
+    if type(last) is layers.Dense and getattr(last.activation, "__name__", "") == "softmax":
+        return str(last.name)
+    softmax = type(last) is layers.Softmax or (
+        type(last) is layers.Activation and getattr(last.activation, "__name__", "") == "softmax"
+    )
+    if softmax and len(model.layers) > 1:
+        before = model.layers[-2]
+        linear = type(before) is layers.Dense and getattr(before.activation, "__name__", "") == "linear"
+        if linear and last.input is before.output:
+            return str(before.name)
+    return None
+
+
+def divide_logits(model: Any, layer: str, temperature: float) -> Any:
+    """Return a copy of the model with the logits that a layer computes divided by the temperature."""
+    copy = copy_model(model)
+    dense = copy.get_layer(layer)
+    dense.set_weights([weights / temperature for weights in dense.get_weights()])
+    return copy
