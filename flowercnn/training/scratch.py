@@ -19,8 +19,8 @@ from flowercnn.prediction import Predictor
 from flowercnn.training.budget import deadline_of, fit_epochs
 from flowercnn.training.checkpoint import Checkpoint
 from flowercnn.training.checks import check_classes_left
-from flowercnn.training.early_stopping import advice, balance_note
 from flowercnn.training.loop import Data, Loop
+from flowercnn.training.notes import advice, balance_note
 from flowercnn.training.plan import Plan, load
 from flowercnn.training.run import History, TrainingRun
 

@@ -13,9 +13,10 @@ from flowercnn.models import Recipe, fold_normalization
 from flowercnn.prediction import Predictor
 from flowercnn.preprocessing import Views
 from flowercnn.training.budget import deadline_of
-from flowercnn.training.callbacks import make_hooks
+from flowercnn.training.callbacks import make_callback_list
 from flowercnn.training.checks import check_classes_left
 from flowercnn.training.loop import Loop
+from flowercnn.training.optimizers import make_optimizer_by_depth
 from flowercnn.training.plan import Plan, load
 from flowercnn.training.run import History, TrainingRun
 from flowercnn.training.transfer.features import (
@@ -24,10 +25,10 @@ from flowercnn.training.transfer.features import (
     fit_on_features,
     freeze,
     head_record,
-    make_optimizer_by_depth,
     set_head,
+    stages,
 )
-from flowercnn.training.transfer.finetune import Ending, last_convolution
+from flowercnn.training.transfer.finetune import ConvolutionalHead, last_convolution
 
 __all__ = ["fit_backbone", "views_of"]
 
@@ -65,10 +66,10 @@ def fit_backbone(
     """
     started = time.perf_counter()
     model = plan.build(progress=progress)
-    ending = _ending(plan, model, train)
-    inputs, watched_inputs = _compute(plan, model, ending, train, val, checkpoint_dir, progress)
-    features = inputs if ending is None else ending.features(inputs)
-    watched = watched_inputs if ending is None or watched_inputs is None else ending.features(watched_inputs)
+    conv_head = _convolutional_head(plan, model, train)
+    inputs, watched_inputs = _compute(plan, model, conv_head, train, val, checkpoint_dir, progress)
+    features = inputs if conv_head is None else conv_head.features(inputs)
+    watched = watched_inputs if conv_head is None or watched_inputs is None else conv_head.features(watched_inputs)
     labels = train.labels[features.kept]
     check_classes_left(labels, features.skipped)
     computed = time.perf_counter()
@@ -79,8 +80,8 @@ def fit_backbone(
     record = head_record(head, features, labels, watched, val_labels)
     solved = time.perf_counter()
     notes: list[str] = []
-    if ending is not None:
-        tuned, interrupted = ending.tune(
+    if conv_head is not None:
+        tuned, interrupted = conv_head.tune(
             inputs,
             labels,
             recipe,
@@ -91,7 +92,7 @@ def fit_backbone(
             callbacks=callbacks,
             progress=progress,
         )
-        recipe = ending.recipe
+        recipe = conv_head.recipe
         if not tuned and not interrupted and deadline is not None and time.perf_counter() >= deadline:
             notes.append("time_budget was over before fine-tuning began: only the last layer was trained.")
     elif recipe.fine_tune in ("top", "all"):
@@ -148,24 +149,24 @@ def _why_worse(tuned: History, record: Mapping[str, float], *, best: bool) -> st
 def _compute(
     plan: Plan,
     model: Any,
-    ending: Ending | None,
+    conv_head: ConvolutionalHead | None,
     train: Dataset,
     val: Dataset | None,
     cache: Path | None,
     progress: bool,  # noqa: FBT001 - one of several values passed through
 ) -> tuple[Features, Features | None]:
-    """Return what goes into the ending, or into the last layer, of the pictures of ``train`` and ``val``."""
+    """Return what goes into the convolutional head, or into the last layer, of the pictures of ``train`` and ``val``."""
     settings: dict[str, Any] = {"bad_images": plan.bad_images, "cache": cache, "progress": progress}
-    if ending is not None:
-        settings["output"] = ending.inputs
-    parts = 0 if ending is None else ending.parts_that_fit(len(train))
+    if conv_head is not None:
+        settings["output"] = conv_head.inputs
+    parts = 0 if conv_head is None else conv_head.parts_that_fit(len(train))
     views = views_of(plan.recipe, parts=parts, seed=plan.seed)
     of_train = compute_features(model, train, plan.preprocessing, views=views, **settings)
     of_val = compute_features(model, val, plan.preprocessing, views=Views(), **settings) if val else None
     return of_train, of_val
 
 
-def _ending(plan: Plan, model: Any, train: Dataset) -> Ending | None:
+def _convolutional_head(plan: Plan, model: Any, train: Dataset) -> ConvolutionalHead | None:
     """Return the part of a backbone that is tuned on its inputs, if the recipe leaves that open and it pays."""
     if plan.recipe.fine_tune != "auto" or len(train) < _ENOUGH_PER_CLASS * train.num_classes:
         return None
@@ -173,11 +174,11 @@ def _ending(plan: Plan, model: Any, train: Dataset) -> Ending | None:
     if convolution is None:
         _log.info("The network does not end in a pointwise convolution: the last layer alone is trained.")
         return None
-    ending = Ending(model, convolution, precision=plan.precision)
-    if not ending.parts_that_fit(len(train)):
+    conv_head = ConvolutionalHead(model, convolution, precision=plan.precision)
+    if not conv_head.parts_that_fit(len(train)):
         _log.info("Too many pictures to keep what goes into the last convolution: the last layer alone is trained.")
         return None
-    return ending
+    return conv_head
 
 
 def _fine_tune(
@@ -202,7 +203,7 @@ def _fine_tune(
         val_data,
         seed=plan.seed,
         precision=plan.precision,
-        optimizer=make_optimizer_by_depth(recipe, model),
+        optimizer=make_optimizer_by_depth(recipe, model, stages(model)),
     )
     checkpoints = plan.checkpoints(checkpoint_dir, train, val)
     checkpoint = None if checkpoints is None else checkpoints.read()
@@ -230,8 +231,8 @@ def _without_effect(plan: Plan) -> list[str]:
 
 def _call_back(callbacks: Sequence[Any], model: Any, record: dict[str, float]) -> None:
     """Tell callbacks of the one epoch there was."""
-    hooks = make_hooks(callbacks, model, epochs=1, steps=1)
-    hooks.on_train_begin()
-    hooks.on_epoch_begin(0)
-    hooks.on_epoch_end(0, {name: value for name, value in record.items() if name != "learning_rate"})
-    hooks.on_train_end()
+    callback_list = make_callback_list(callbacks, model, epochs=1, steps=1)
+    callback_list.on_train_begin()
+    callback_list.on_epoch_begin(0)
+    callback_list.on_epoch_end(0, {name: value for name, value in record.items() if name != "learning_rate"})
+    callback_list.on_train_end()
