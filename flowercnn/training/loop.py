@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from flowercnn._utils import progress_bar
 from flowercnn.errors import TrainingError
+from flowercnn.evaluation import loss_and_accuracy
 from flowercnn.models import (
     Recipe,
     check_training_size,
@@ -256,11 +257,7 @@ class Loop:
         """Loss and accuracy on val, computed from predictions (not diluted as batch-wise metrics are)."""
         parts = [np.arange(i, min(i + self._part, len(labels))) for i in range(0, len(labels), self._part)]
         probabilities = np.concatenate([self._infer(pixels.take(part)).numpy() for part in parts]).astype(np.float64)
-        of_truth = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)
-        return {
-            "val_loss": float(-np.log(of_truth).mean()),
-            "val_accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
-        }
+        return {f"val_{name}": value for name, value in loss_and_accuracy(labels, probabilities).items()}
 
     def _state(self, history: History) -> Checkpoint:
         # All variables, not the weights alone: dropout layers keep the state of their random numbers.

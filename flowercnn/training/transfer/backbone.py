@@ -155,7 +155,7 @@ def _compute(
     cache: Path | None,
     progress: bool,  # noqa: FBT001 - one of several values passed through
 ) -> tuple[Features, Features | None]:
-    """Return what goes into the convolutional head, or into the last layer, of the pictures of ``train`` and ``val``."""
+    """Return the inputs of the convolutional head, or of the last layer, for the images of both parts."""
     settings: dict[str, Any] = {"bad_images": plan.bad_images, "cache": cache, "progress": progress}
     if conv_head is not None:
         settings["output"] = conv_head.inputs

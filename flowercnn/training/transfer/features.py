@@ -16,6 +16,7 @@ import numpy.typing as npt
 from flowercnn._utils import picture_map, replace_file, tracked
 from flowercnn.data import Dataset, Units, draw_folds, draw_units, names_and_links
 from flowercnn.errors import ImageError, SplitError, TrainingError, few
+from flowercnn.evaluation import loss_and_accuracy
 from flowercnn.models import Recipe, flatten_layers, head_of
 from flowercnn.prediction import Extractor
 from flowercnn.preprocessing import BadImages, Preprocessing, Views, content_digest, read_content
@@ -193,20 +194,13 @@ def set_head(model: Any, head: Head) -> None:
     head_of(model).set_weights([head.kernel, head.bias])
 
 
-def figures(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.int64]) -> dict[str, float]:
-    """Return loss and accuracy of probabilities."""
-    of_truth = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)
-    accuracy = float((probabilities.argmax(axis=1) == labels).mean())
-    return {"loss": float(-np.log(of_truth).mean()), "accuracy": accuracy}
-
-
 def head_record(
     head: Head, train: Features, labels: npt.NDArray[np.int64], val: Features | None, val_labels: Any
 ) -> dict[str, float]:
     """Return what `History` keeps of the training of the last layer."""
-    record = figures(head.probabilities(train.rows[:, 0]), labels)
+    record = loss_and_accuracy(labels, head.probabilities(train.rows[:, 0]))
     if val is not None:
-        measured = figures(head.probabilities(val.rows[:, 0]), val_labels)
+        measured = loss_and_accuracy(val_labels, head.probabilities(val.rows[:, 0]))
         record |= {f"val_{name}": value for name, value in measured.items()}
     return {**record, "learning_rate": 0.0}
 

@@ -1,8 +1,9 @@
 """Fine-tuning of the last convolution of a backbone, on what goes into it, computed once.
 
 Many light networks end in a pointwise convolution that holds much of their weights. With its inputs for several views
-of each picture at hand, an epoch takes seconds, and no picture is computed again. Two copies of the convolutional head learn from
-other views in another order; the mean of their weights is kept, which errs less on average (Wortsman et al. 2022).
+of each picture at hand, an epoch takes seconds, and no picture is computed again. Two copies of these layers learn
+from other views in another order; the mean of their weights is kept, which errs less on average (Wortsman et al.
+2022).
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import numpy.typing as npt
 
 from flowercnn._utils import generator, progress_bar, stable_hash
 from flowercnn.errors import TrainingError
+from flowercnn.evaluation import loss_and_accuracy
 from flowercnn.models import Recipe, head_of, import_keras, make_training_copy, operation_of, seeded_weights
 from flowercnn.training.budget import fit_epochs, measured
 from flowercnn.training.callbacks import make_callback_list
 from flowercnn.training.checks import check_finite
 from flowercnn.training.early_stopping import BestEpoch
 from flowercnn.training.run import History
-from flowercnn.training.transfer.features import Features, figures, freeze
+from flowercnn.training.transfer.features import Features, freeze
 
 __all__ = ["ConvolutionalHead", "last_convolution"]
 
@@ -143,7 +145,7 @@ class ConvolutionalHead:
                     callback_list.on_epoch_begin(epoch)
                     logs = self._epoch(epoch, copies, inputs.rows, labels, seed, bar)
                     if watched is not None:
-                        seen = figures(self._compute(self._network, watched[0].rows[:, 0]), watched[1])
+                        seen = loss_and_accuracy(watched[1], self._compute(self._network, watched[0].rows[:, 0]))
                         logs |= {f"val_{name}": value for name, value in seen.items()}
                         check_finite([logs["val_loss"]], f"val_loss in epoch {epoch + 1} is", recipe.learning_rate)
                     callback_list.on_epoch_end(epoch, dict(logs))
