@@ -222,7 +222,7 @@ def _fine_tune(
 
 def _without_effect(plan: Plan) -> list[str]:
     """Return a sentence about settings that have no effect where the last layer alone is trained."""
-    given = [name for name in _OF_EPOCHS if getattr(plan, name) is not None]
+    given = [name for name in _OF_EPOCHS if name in plan.explicit]
     if not given:
         return []
     note = f"{' and '.join(given)} had no effect: only the last layer was trained, which is solved at once."
