@@ -87,7 +87,7 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
     if out is not None and not automatic:
         _check_can_be_saved(trainer, dataset)
     dataset.read_images(
-        trainer.resolved_preprocessing(),
+        trainer.plan(dataset).preprocessing,
         bad_images=trainer.bad_images,
         inspect=duplicates == "group",
         keep_encoded=automatic or is_backbone(model),  # decoded at other sizes, too
@@ -194,7 +194,7 @@ def _split(dataset: Dataset, *, val: float, test: float, seed: int, duplicates: 
 def _check_can_be_saved(trainer: Trainer, dataset: Dataset) -> None:
     """Find out before hours of training that the network could not be saved; those of the library can."""
     if not is_backbone(trainer.model):
-        check_can_be_saved(trainer.untrained(dataset.num_classes), dataset.class_names)
+        check_can_be_saved(trainer.plan(dataset).build(), dataset.class_names)
     elif (own := trainer.model_options.get("backbone")) is not None:
         check_can_be_saved(own)
 

@@ -19,8 +19,9 @@ from flowercnn.errors import ConfigurationError, FlowerCNNError, SplitError
 from flowercnn.evaluation import evaluate
 from flowercnn.models import BACKBONES, PREFIX, find_weights
 from flowercnn.training.budget import parse_time
+from flowercnn.training.plan import Plan
 from flowercnn.training.trainer import Trainer
-from flowercnn.training.transfer.backbone import build_for, views_of
+from flowercnn.training.transfer.backbone import views_of
 from flowercnn.training.transfer.features import compute_features, fit_on_features
 
 __all__ = ["choose_trainer", "weights_at_hand"]
@@ -106,7 +107,7 @@ def choose_trainer(
             continue
         trainer = Trainer(name, seed=seed, model_options={**options, "weights": str(path)}, **given)
         try:
-            scores[name] = _score_backbone(trainer, train, progress=progress)
+            scores[name] = _score_backbone(trainer.plan(train), train, progress=progress)
             trainers[name] = trainer
         except FlowerCNNError as error:  # one bad file of weights must not end the others' chances
             skipped.append(f"{name} ({error})")
@@ -144,18 +145,17 @@ def _reason(best: str, scores: Mapping[str, float], skipped: Sequence[str]) -> s
     return reason
 
 
-def _score_backbone(trainer: Trainer, train: Dataset, *, progress: bool) -> float:
-    recipe, preprocessing = trainer.resolved_recipe(), trainer.resolved_preprocessing()
-    model = build_for(trainer, train.num_classes, progress=progress)
+def _score_backbone(plan: Plan, train: Dataset, *, progress: bool) -> float:
+    model = plan.build(progress=progress)
     features = compute_features(
         model,
         train,
-        preprocessing,
-        views=views_of(recipe),
-        bad_images=trainer.bad_images,
+        plan.preprocessing,
+        views=views_of(plan.recipe),
+        bad_images=plan.bad_images,
         progress=progress,
     )
-    return fit_on_features(features, train, recipe, seed=trainer.seed).accuracy
+    return fit_on_features(features, train, plan.recipe, seed=plan.seed).accuracy
 
 
 def _score_scratch(trainer: Trainer, train: Dataset, seed: int, *, progress: bool) -> float:

@@ -9,10 +9,12 @@ import numpy as np
 
 from flowercnn.models import import_keras
 
-__all__ = ["make_hooks"]
+__all__ = ["make_callback_list"]
 
 
-def make_hooks(callbacks: Iterable[Any], model: Any, *, epochs: int, steps: int, optimizer: Any = "sgd") -> Any:
+def make_callback_list(
+    callbacks: Iterable[Any], model: Any, *, epochs: int, steps: int, optimizer: Any = "sgd"
+) -> Any:
     """Return Keras's list of callbacks, for a model with all they look for in one that Keras trains.
 
     Args:

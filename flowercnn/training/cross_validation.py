@@ -141,7 +141,7 @@ def _tested(trainer: Trainer, fold: Fold, place: Path | None, *, progress: bool)
     """Train on a fold and test it; with a place on disk, keep it there, or take it from there."""
     if place is None:
         return _trained_and_tested(trainer, fold, None, progress=progress)
-    parts = (trainer.fingerprint(fold.train), fold.test.content_fingerprint())
+    parts = (trainer.plan(fold.train).fingerprint(fold.train), fold.test.content_fingerprint())
     file, fingerprint = place.with_suffix(".npz"), " ".join(parts)
     evaluation = _kept_evaluation(file, fold.test, fingerprint)
     if evaluation is None:

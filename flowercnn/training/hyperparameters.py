@@ -99,10 +99,11 @@ def search(
     except ImportError as error:
         raise MissingDependencyError("A search needs Optuna: pip install 'flowercnn[search]'") from error
     base = trainer or Trainer()
+    plan = base.plan(train)
     parts = train.folds(folds, seed=base.seed, progress=progress)
 
     def objective(trial: Any) -> float:
-        recipe = space(trial, base.resolved_recipe())
+        recipe = space(trial, plan.recipe)
         trial.set_user_attr("recipe", repr(recipe))
         trainer = _with_recipe(base, recipe)
         accuracies = []
@@ -131,7 +132,7 @@ def search(
     if not finished:
         raise TrainingError("No trial was finished. Try more, or lower learning rates.")
     best = max(finished, key=lambda trial: trial.value)
-    recipe = space(optuna.trial.FixedTrial(best.params), base.resolved_recipe())
+    recipe = space(optuna.trial.FixedTrial(best.params), plan.recipe)
     return SearchResult(recipe, float(best.value), tuple((dict(each.params), float(each.value)) for each in finished))
 
 
@@ -167,7 +168,7 @@ def _check_study(kept: Any, path: object, trainer: Trainer, train: Dataset, sett
     """Refuse a file with the study of another search."""
     if path is None:
         return
-    about = [trainer.fingerprint(train), *settings]
+    about = [trainer.plan(train).fingerprint(train), *settings]
     if kept.user_attrs.setdefault(_ABOUT, about) != about:
         raise ConfigurationError(
             f"study={str(path)!r} holds another search (other pictures, trainer, folds or space). "

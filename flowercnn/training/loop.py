@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from flowercnn._utils import progress_bar
 from flowercnn.errors import TrainingError
+from flowercnn.evaluation import loss_and_accuracy
 from flowercnn.models import (
     Recipe,
     check_training_size,
@@ -24,12 +25,13 @@ from flowercnn.models import (
 )
 from flowercnn.preprocessing import Part, Pixels, TrainingBatches
 from flowercnn.training.budget import fit_epochs, measured
-from flowercnn.training.callbacks import make_hooks
+from flowercnn.training.callbacks import make_callback_list
 from flowercnn.training.checkpoint import Checkpoint, Checkpoints
 from flowercnn.training.checks import check_finite
 from flowercnn.training.early_stopping import BestEpoch
+from flowercnn.training.optimizers import make_optimizer
 from flowercnn.training.run import History
-from flowercnn.training.step import TrainStep, make_optimizer
+from flowercnn.training.step import TrainStep
 
 __all__ = ["Data", "Loop"]
 
@@ -120,16 +122,18 @@ class Loop:
         history = History() if checkpoint is None else self._resume(checkpoint)
         self._refit(history)
         epochs, steps = self.recipe.epochs, len(self._batches)
-        hooks = make_hooks(callbacks, self.model, epochs=epochs, steps=steps, optimizer=self._optimizer)
+        callback_list = make_callback_list(
+            callbacks, self.model, epochs=epochs, steps=steps, optimizer=self._optimizer
+        )
         self.model.stop_training = self._stopping is not None and self._stopping.has_waited
-        hooks.on_train_begin()
+        callback_list.on_train_begin()
         interrupted = False
         begun, pictures = len(history), len(self._batches.labels)
         total = (self.recipe.epochs - begun) * pictures
         with progress_bar(total=total, description="Training", unit="img", enabled=progress) as bar:
             try:
                 while len(history) < self.recipe.epochs and not self.model.stop_training:
-                    history = self._epoch(history, hooks, bar)
+                    history = self._epoch(history, callback_list, bar)
                     self._refit(history)
                     bar.total = (self.recipe.epochs - begun) * pictures
                     if checkpoints is not None:
@@ -139,7 +143,7 @@ class Loop:
                 interrupted = True
         best = self._stopping.weights if self._stopping is not None else ()
         self.model.set_weights(best or self._step.weights())
-        hooks.on_train_end()
+        callback_list.on_train_end()
         self._check_answers()
         return history, interrupted
 
@@ -201,18 +205,18 @@ class Loop:
         for epoch in count():
             yield from zip(self._batches.epoch(epoch, output_size=output_size), self._batches.sizes(), strict=True)
 
-    def _epoch(self, history: History, hooks: Any, bar: Any) -> History:
+    def _epoch(self, history: History, callback_list: Any, bar: Any) -> History:
         epoch = len(history)
         started = time.perf_counter()
-        hooks.on_epoch_begin(epoch)
-        logs = self._learn(epoch, hooks, bar)
+        callback_list.on_epoch_begin(epoch)
+        logs = self._learn(epoch, callback_list, bar)
         weights = self._step.weights()
         check_finite(weights, f"the weights after epoch {epoch + 1} are", self.recipe.learning_rate)
         self.model.set_weights(weights)
         if self._val is not None:
             logs |= self._validate(*self._val)
             check_finite([logs["val_loss"]], f"val_loss after epoch {epoch + 1} is", self.recipe.learning_rate)
-        hooks.on_epoch_end(epoch, logs)
+        callback_list.on_epoch_end(epoch, logs)
         if self._stopping is not None and self._stopping.see(logs, self._step.weights()):
             _log.info("val_loss has not fallen for long: stopped after epoch %d.", epoch + 1)
             self.model.stop_training = True
@@ -222,7 +226,7 @@ class Loop:
         _log.info("Epoch %d of %d in %.1f s: %s", epoch + 1, self.recipe.epochs, seconds, record)
         return history.followed_by(record, seconds)
 
-    def _learn(self, epoch: int, hooks: Any, bar: Any) -> dict[str, float]:
+    def _learn(self, epoch: int, callback_list: Any, bar: Any) -> dict[str, float]:
         """Take all steps of an epoch; return the mean loss and accuracy over its pictures."""
         recipe, batches = self.recipe, self._batches
         image_size = recipe.training_size(epoch)
@@ -231,7 +235,7 @@ class Loop:
         losses, hits = 0.0, 0
         stream = batches.epoch(epoch, output_size=image_size, mix=mix)
         for number, (batch, size) in enumerate(zip(stream, batches.sizes(), strict=True)):
-            hooks.on_train_batch_begin(number)
+            callback_list.on_train_batch_begin(number)
             if recipe.schedule != "constant":
                 step, steps = epoch * len(batches) + number, self.recipe.epochs * len(batches)
                 self._optimizer.learning_rate = recipe.learning_rate_at(step, steps)
@@ -242,7 +246,7 @@ class Loop:
                     f"(it was {recipe.learning_rate:g})."
                 )
             losses, hits = losses + loss, hits + correct
-            hooks.on_train_batch_end(number, {"loss": loss / size, "accuracy": correct / size})
+            callback_list.on_train_batch_end(number, {"loss": loss / size, "accuracy": correct / size})
             bar.update(size)
             if not epoch:
                 ended.append(time.perf_counter())
@@ -253,11 +257,7 @@ class Loop:
         """Loss and accuracy on val, computed from predictions (not diluted as batch-wise metrics are)."""
         parts = [np.arange(i, min(i + self._part, len(labels))) for i in range(0, len(labels), self._part)]
         probabilities = np.concatenate([self._infer(pixels.take(part)).numpy() for part in parts]).astype(np.float64)
-        of_truth = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)
-        return {
-            "val_loss": float(-np.log(of_truth).mean()),
-            "val_accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
-        }
+        return {f"val_{name}": value for name, value in loss_and_accuracy(labels, probabilities).items()}
 
     def _state(self, history: History) -> Checkpoint:
         # All variables, not the weights alone: dropout layers keep the state of their random numbers.

@@ -1,21 +1,65 @@
-"""An optimizer that turns the gradient of each convolution into the nearest orthogonal matrix."""
+"""Optimizers: those of recipes, AdamW by depth, and Muon for convolutions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
-from flowercnn.models import import_keras
+from flowercnn.models import Recipe, import_keras
 
-__all__ = ["make_muon"]
+__all__ = ["make_muon", "make_optimizer", "make_optimizer_by_depth"]
 
+_SLOWER: Final = 1 / 2.6  # per stage towards the pixels (Howard & Ruder 2018)
 _MOMENTUM: Final = 0.9
 _QUINTIC: Final = (3.4445, -4.7750, 2.0315)
 _ITERATIONS: Final = 4
 _ADAM_SHARE: Final = 0.15
 _BETAS: Final = (0.9, 0.999)
 _KERNEL_DIMENSIONS: Final = 4
+
+
+def make_optimizer(recipe: Recipe) -> Any:
+    """Return the recipe's Keras optimizer."""
+    optimizers = import_keras().optimizers
+    if recipe.optimizer == "sgd":
+        return optimizers.SGD(recipe.learning_rate, momentum=0.9, nesterov=True)
+    if recipe.optimizer == "adam":
+        return optimizers.Adam(recipe.learning_rate)
+    if recipe.optimizer == "muon":
+        return make_muon(recipe.learning_rate, recipe.weight_decay)
+    optimizer = optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def make_optimizer_by_depth(recipe: Recipe, model: Any, stages: Mapping[str, int]) -> Any:
+    """Return AdamW with a lower rate for each stage farther from the head.
+
+    Args:
+        recipe: Learning rate and weight decay.
+        model: A classifier; its trainable variables are optimized.
+        stages: The distance of each layer from the head, by the layer's name.
+    """
+    optimizers = import_keras().optimizers
+    # By variable, not by name: those of a model within the model do not have its name.
+    by_variable = {id(each): _SLOWER ** stages[layer.name] for layer in model.layers for each in layer.weights}
+    rates = [by_variable[id(each)] for each in model.trainable_variables]
+
+    class AdamByDepth(optimizers.AdamW):  # type: ignore[name-defined, misc]  # Keras is untyped
+        def build(self, variables: Any) -> None:
+            super().build(variables)
+            if len(rates) != len(variables):
+                raise ValueError(f"Made for {len(rates)} variables. Received: {len(variables)}")
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            rate = rates[self._get_variable_index(variable)]
+            super().update_step(gradient, variable, learning_rate * rate)
+
+    optimizer = AdamByDepth(recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
 
 
 def make_muon(learning_rate: float, weight_decay: float) -> Any:

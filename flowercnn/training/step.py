@@ -10,23 +10,8 @@ import numpy.typing as npt
 
 from flowercnn.models import Recipe, import_keras, member_count
 from flowercnn.preprocessing import Part, apply_augmentation, apply_mixing
-from flowercnn.training.optimizers import make_muon
 
-__all__ = ["TrainStep", "make_optimizer"]
-
-
-def make_optimizer(recipe: Recipe) -> Any:
-    """Return the recipe's Keras optimizer."""
-    optimizers = import_keras().optimizers
-    if recipe.optimizer == "sgd":
-        return optimizers.SGD(recipe.learning_rate, momentum=0.9, nesterov=True)
-    if recipe.optimizer == "adam":
-        return optimizers.Adam(recipe.learning_rate)
-    if recipe.optimizer == "muon":
-        return make_muon(recipe.learning_rate, recipe.weight_decay)
-    optimizer = optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
+__all__ = ["TrainStep"]
 
 
 class TrainStep:

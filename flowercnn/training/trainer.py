@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
-import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, TypedDict, get_args
 
 import numpy as np
 
 from flowercnn._utils import as_path, check_seed, tracked
 from flowercnn.data import Dataset, check_printable
-from flowercnn.errors import ConfigurationError, DataError, SplitError, closest, counted, few
+from flowercnn.errors import ConfigurationError, DataError, SplitError, closest, few
 from flowercnn.models import (
     Precision,
     Recipe,
-    build_model,
     check_precision,
-    check_probabilities,
-    check_shapes,
     choose_precision,
-    copy_model,
     is_backbone,
-    model_fingerprint,
     recipe_of,
 )
 from flowercnn.preprocessing import BadImages, Preprocessing
 from flowercnn.training.budget import parse_time
-from flowercnn.training.checkpoint import Checkpoints
 from flowercnn.training.checks import listed_callbacks
 from flowercnn.training.learning_rate import LearningRates, read_suggestion
-from flowercnn.training.loop import Data, Loop
+from flowercnn.training.loop import Loop
+from flowercnn.training.plan import Plan, load
 from flowercnn.training.run import TrainingRun
 
 __all__ = ["Trainer", "TrainerSettings"]
@@ -58,11 +50,8 @@ class TrainerSettings(TypedDict, total=False):
     bad_images: BadImages
 
 
-_log = logging.getLogger(__name__)
-
 _FEWEST_RATES: Final = 20
 _MUCH_WORSE: Final = 4.0
-_NO_MATTER: Final = ("mirror", "progress")  # options that do not change a backbone
 
 
 @dataclass(frozen=True)
@@ -142,41 +131,28 @@ class Trainer:
                 "model_options must be a dict of the builder's options by name. "
                 f"Received: model_options={self.model_options!r}"
             )
-        self.resolved_preprocessing()
+        self._preprocessing()
 
-    def resolved_recipe(self) -> Recipe:
-        """Return the recipe with this trainer's own settings put in."""
-        if isinstance(self.model, str):
-            base = self.recipe or recipe_of(self.model)
-        else:
-            shape = getattr(self.model, "input_shape", None)
-            if not isinstance(shape, tuple) or len(shape) != 4:  # noqa: PLR2004 - (n, height, width, channels)
-                raise ConfigurationError(
-                    "model must be a registered name or a Keras model with one picture input. "
-                    f"Received: model={self.model!r}"
-                )
-            base = self.recipe or (Recipe() if None in shape[1:3] else Recipe(image_size=shape[1:3]))
-        image_size = self.image_size
-        if self.preprocessing is not None:
-            if image_size is not None and tuple(image_size) != self.preprocessing.image_size:
-                raise ConfigurationError(
-                    f"image_size and preprocessing.image_size must agree. Received: {image_size} and "
-                    f"{self.preprocessing.image_size}. Give one of them."
-                )
-            image_size = self.preprocessing.image_size
-        return base.replace(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            image_size=image_size,
-            learning_rate=self.learning_rate,
+    def plan(self, train: Dataset) -> Plan:
+        """Return what training on ``train`` will do; an internal value, without a stable interface.
+
+        Args:
+            train: The training data.
+        """
+        names = ("epochs", "batch_size", "learning_rate", "early_stopping")
+        return Plan(
+            model=self.model,
+            model_options=self.model_options,
+            num_classes=train.num_classes,
+            recipe=self._recipe(),
+            explicit=frozenset(name for name in names if getattr(self, name) is not None),
+            preprocessing=self._preprocessing(),
+            precision=choose_precision(self.precision),
+            seed=self.seed,
+            patience=self.early_stopping,
+            budget=None if self.time_budget is None else parse_time(self.time_budget),
+            bad_images=self.bad_images,
         )
-
-    def resolved_preprocessing(self) -> Preprocessing:
-        """Return the preprocessing the classifier will have."""
-        recipe = self.resolved_recipe()
-        if self.preprocessing is not None:
-            return self.preprocessing
-        return Preprocessing(image_size=recipe.image_size, resize=recipe.resize)
 
     def fit(
         self,
@@ -224,7 +200,7 @@ class Trainer:
             from flowercnn.training.transfer.backbone import fit_backbone as fit
         else:
             from flowercnn.training.scratch import fit_from_scratch as fit
-        return fit(self, train, val, checkpoint_dir=folder, callbacks=listed, progress=progress)
+        return fit(self.plan(train), train, val, checkpoint_dir=folder, callbacks=listed, progress=progress)
 
     def find_learning_rate(
         self, train: Dataset, *, lowest: float = 1e-5, highest: float = 1.0, steps: int = 100, progress: bool = True
@@ -251,10 +227,10 @@ class Trainer:
                 f"Received: lowest={lowest!r}, highest={highest!r}, steps={steps!r}"
             )
         _check_data(train, None)
-        model = self.untrained(train.num_classes)
-        data, _ = self.load(train, self.resolved_preprocessing(), progress=progress)
-        recipe = self.resolved_recipe().adapted(len(data[1])).replace(batch_size=self.batch_size)
-        loop = self.make_loop(model, recipe, data, None)
+        plan = self.plan(train)
+        model = plan.build(progress=progress)
+        data, _ = load(train, plan, progress=progress)
+        loop = Loop(model, plan.adapted_recipe(len(data[1])), data, seed=plan.seed, precision=plan.precision)
         rates = np.geomspace(lowest, highest, steps).tolist()
         losses: list[float] = []
         for loss in tracked(loop.losses_at(rates), total=steps, description="Rates", unit="step", enabled=progress):
@@ -263,90 +239,39 @@ class Trainer:
                 break
         return read_suggestion(rates[: len(losses)], losses)
 
-    def make_loop(self, model: Any, recipe: Recipe, train: Data, val: Data | None) -> Loop:
-        """Return the training of a network by a recipe, with this trainer's seed and precision."""
-        return Loop(model, recipe, train, val, seed=self.seed, precision=choose_precision(self.precision))
-
-    def load(self, dataset: Dataset, preprocessing: Preprocessing, *, progress: bool) -> tuple[Data, tuple[str, ...]]:
-        """Return pixels and labels of a data set, and the keys of pictures that had to be left out."""
-        loaded = dataset.load(preprocessing, bad_images=self.bad_images, progress=progress)
-        if loaded.skipped:
-            _log.warning(
-                "%s cannot be decoded and are left out: %s",
-                counted(len(loaded.skipped), "image"),
-                few(loaded.skipped),
-            )
-        return (loaded.pixels, loaded.labels), loaded.skipped
-
-    def untrained(self, num_classes: int) -> Any:
-        """Return the network as it is before training, a Keras model.
-
-        Raises:
-            ConfigurationError: If it does not turn pictures of this size into probabilities of so many classes.
-        """
-        image_size = self.resolved_recipe().image_size
+    def _recipe(self) -> Recipe:
+        """Return the recipe with this trainer's own settings."""
         if isinstance(self.model, str):
-            return build_model(
-                self.model, image_size=image_size, num_classes=num_classes, seed=self.seed, **self.model_options
-            )
-        check_shapes(self.model, "model", image_size, num_classes)
-        check_probabilities(self.model, "model")
-        try:
-            return copy_model(self.model)
-        except ConfigurationError:  # a ValueError too
-            raise
-        except (NotImplementedError, TypeError, ValueError) as error:  # what Keras raises for layers of one's own
-            raise ConfigurationError(
-                f"model has a layer that cannot be copied; each needs get_config and from_config. {error}"
-            ) from error
-
-    @property
-    def model_name(self) -> str:
-        """What the network is called in the model file."""
-        name = self.model if isinstance(self.model, str) else str(self.model.name)
-        return name.lower() if is_backbone(self.model) else name
-
-    def checkpoints(self, folder: Path | None, train: Dataset, val: Dataset | None) -> Checkpoints | None:
-        """Return where the checkpoints of this training are kept; of `fingerprint` are the arguments."""
-        return None if folder is None else Checkpoints(folder, self.fingerprint(train, val))
-
-    def fingerprint(self, train: Dataset, val: Dataset | None = None) -> str:
-        """Return a name for everything that decides about the weights.
-
-        Args:
-            train: The data learned from.
-            val: What decides which epoch's weights are kept, or ``None``.
-        """
-        parts: Sequence[object] = (
-            self._network(train.num_classes),
-            self.resolved_recipe(),
-            None if self.time_budget is None else parse_time(self.time_budget),
-            self.early_stopping,
-            self.resolved_preprocessing().to_dict(),
-            choose_precision(self.precision),
-            self.seed,
-            train.content_fingerprint(),
-            train.keys,
-            None if not val else (val.content_fingerprint(), val.keys),
+            base = self.recipe or recipe_of(self.model)
+        else:
+            shape = getattr(self.model, "input_shape", None)
+            if not isinstance(shape, tuple) or len(shape) != 4:  # noqa: PLR2004 - (n, height, width, channels)
+                raise ConfigurationError(
+                    "model must be a registered name or a Keras model with one picture input. "
+                    f"Received: model={self.model!r}"
+                )
+            base = self.recipe or (Recipe() if None in shape[1:3] else Recipe(image_size=shape[1:3]))
+        image_size = self.image_size
+        if self.preprocessing is not None:
+            if image_size is not None and tuple(image_size) != self.preprocessing.image_size:
+                raise ConfigurationError(
+                    f"image_size and preprocessing.image_size must agree. Received: {image_size} and "
+                    f"{self.preprocessing.image_size}. Give one of them."
+                )
+            image_size = self.preprocessing.image_size
+        return base.replace(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            image_size=image_size,
+            learning_rate=self.learning_rate,
         )
-        return hashlib.blake2b(repr(parts).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
 
-    def _network(self, num_classes: int) -> object:
-        """Return what tells the untrained network apart from others: a name may be given to another builder."""
-        if not is_backbone(self.model):
-            return model_fingerprint(self.untrained(num_classes))
-        options = {name: _content(value) for name, value in self.model_options.items() if name not in _NO_MATTER}
-        return str(self.model).lower(), sorted(options.items())
-
-
-def _content(option: Any) -> object:
-    """Return what an option of a backbone stands for: the weights of a network, the content of a file, a number."""
-    if hasattr(option, "get_weights"):
-        return model_fingerprint(option)
-    if isinstance(option, (str, os.PathLike)) and Path(option).is_file():
-        with Path(option).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    return option.item() if isinstance(option, np.generic) else option
+    def _preprocessing(self) -> Preprocessing:
+        """Return the preprocessing of the classifier."""
+        recipe = self._recipe()
+        if self.preprocessing is not None:
+            return self.preprocessing
+        return Preprocessing(image_size=recipe.image_size, resize=recipe.resize)
 
 
 def _check_data(train: Dataset, val: Dataset | None) -> None:

@@ -13,6 +13,7 @@ import flowercnn as fc
 from flowercnn.models.recipe import Recipe
 from flowercnn.training.budget import fit_epochs, measured, parse_time
 from flowercnn.training.loop import Loop
+from flowercnn.training.plan import load
 from flowercnn.training.run import History
 
 
@@ -64,8 +65,9 @@ def test_a_plan_of_one_epoch_is_made_anew_within_it(coloured: fc.Dataset, monkey
 
 def test_an_epoch_of_one_step_is_not_timed_by_what_it_takes_to_compile(coloured: fc.Dataset) -> None:
     trainer = fc.Trainer("article", image_size=(32, 32), batch_size=64)
-    data, _ = trainer.load(coloured, trainer.resolved_preprocessing(), progress=False)
-    loop = trainer.make_loop(trainer.untrained(3), trainer.resolved_recipe(), data, None)
+    plan = trainer.plan(coloured)
+    data, _ = load(coloured, plan, progress=False)
+    loop = Loop(plan.build(), plan.recipe, data, seed=plan.seed, precision=plan.precision)
     started = time.perf_counter()
     assert loop.seconds_per_epoch() < 0.5 * (time.perf_counter() - started)
 

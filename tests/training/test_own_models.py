@@ -142,8 +142,7 @@ def test_training_sees_what_a_normalization_was_adapted_to(coloured: fc.Dataset)
 
 def fingerprint(dataset: fc.Dataset, model: Any, val: fc.Dataset | None = None, **settings: Any) -> str:
     settings.setdefault("image_size", SIZE)
-    trainer = fc.Trainer(model, **settings)
-    return trainer.fingerprint(dataset, val)
+    return fc.Trainer(model, **settings).plan(dataset).fingerprint(dataset, val)
 
 
 def test_the_fingerprint_of_a_training_tells_networks_apart_by_what_they_are(

@@ -6,7 +6,8 @@ import pytest
 from flowercnn import build_model
 from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.batches import Part
-from flowercnn.training.step import TrainStep, make_optimizer
+from flowercnn.training.optimizers import make_optimizer
+from flowercnn.training.step import TrainStep
 
 RECIPE = Recipe(image_size=(32, 32), optimizer="sgd", learning_rate=0.01, label_smoothing=0.1)
 

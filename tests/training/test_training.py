@@ -17,7 +17,8 @@ from flowercnn.models.recipe import Recipe
 from flowercnn.models.registry import recipe_of
 from flowercnn.preprocessing.augment import Augmentation
 from flowercnn.training import loop
-from flowercnn.training.early_stopping import BestEpoch, advice
+from flowercnn.training.early_stopping import BestEpoch
+from flowercnn.training.notes import advice
 from flowercnn.training.run import History
 
 

@@ -15,12 +15,12 @@ from flowercnn.models.backend import import_keras
 from flowercnn.models.graph import head_of
 from flowercnn.models.registry import recipe_of
 from flowercnn.preprocessing.views import Views
+from flowercnn.training.optimizers import make_optimizer_by_depth
 from flowercnn.training.transfer import backbone
 from flowercnn.training.transfer.features import (
     compute_features,
     fit_on_features,
     freeze,
-    make_optimizer_by_depth,
     stages,
 )
 
@@ -152,7 +152,7 @@ def test_layers_far_from_the_head_learn_slower_and_normalisation_is_frozen() -> 
     freeze(model, None)
     assert model.get_layer("conv1").trainable
     assert not any(layer.trainable for layer in model.layers if type(layer).__name__ == "BatchNormalization")
-    optimizer = make_optimizer_by_depth(recipe_of("backbone:mobilenet"), model)
+    optimizer = make_optimizer_by_depth(recipe_of("backbone:mobilenet"), model, stages(model))
     before = model.get_weights()
     names = [weight.path for weight in model.weights]
     optimizer.build(model.trainable_variables)

@@ -6,16 +6,18 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from flowercnn.data import Dataset
-from flowercnn.models import Recipe, build_model, choose_precision, fold_normalization
+from flowercnn.models import Recipe, fold_normalization
 from flowercnn.prediction import Predictor
 from flowercnn.preprocessing import Views
 from flowercnn.training.budget import deadline_of
-from flowercnn.training.callbacks import make_hooks
+from flowercnn.training.callbacks import make_callback_list
 from flowercnn.training.checks import check_classes_left
 from flowercnn.training.loop import Loop
+from flowercnn.training.optimizers import make_optimizer_by_depth
+from flowercnn.training.plan import Plan, load
 from flowercnn.training.run import History, TrainingRun
 from flowercnn.training.transfer.features import (
     Features,
@@ -23,27 +25,17 @@ from flowercnn.training.transfer.features import (
     fit_on_features,
     freeze,
     head_record,
-    make_optimizer_by_depth,
     set_head,
+    stages,
 )
-from flowercnn.training.transfer.finetune import Ending, last_convolution
+from flowercnn.training.transfer.finetune import ConvolutionalHead, last_convolution
 
-if TYPE_CHECKING:
-    from flowercnn.training.trainer import Trainer
-
-__all__ = ["build_for", "fit_backbone", "views_of"]
+__all__ = ["fit_backbone", "views_of"]
 
 _PATIENCE: Final = 3
 _ENOUGH_PER_CLASS: Final = 30  # on average; with fewer pictures tuning does harm
 _OF_EPOCHS: Final = ("epochs", "batch_size", "learning_rate", "early_stopping")
 _log = logging.getLogger(__name__)
-
-
-def build_for(trainer: Trainer, num_classes: int, *, progress: bool) -> Any:
-    """Return the backbone a trainer asks for, with an untrained last layer."""
-    options = {"progress": progress, **trainer.model_options}
-    size = trainer.resolved_preprocessing().image_size
-    return build_model(trainer.model, image_size=size, num_classes=num_classes, seed=trainer.seed, **options)
 
 
 def views_of(recipe: Recipe, *, parts: int = 0, seed: int = 0) -> Views:
@@ -54,7 +46,7 @@ def views_of(recipe: Recipe, *, parts: int = 0, seed: int = 0) -> Views:
 
 
 def fit_backbone(
-    trainer: Trainer,
+    plan: Plan,
     train: Dataset,
     val: Dataset | None,
     *,
@@ -65,7 +57,7 @@ def fit_backbone(
     """Train the last layer on features computed once; then fine-tune, if the recipe says so or it pays.
 
     Args:
-        trainer: Of a backbone.
+        plan: Of a backbone.
         train: The data learned from.
         val: Watched; with fine-tuning it decides when to stop and whether that was better than not to begin.
         checkpoint_dir: Where features and the state of fine-tuning are kept, or ``None``.
@@ -73,61 +65,60 @@ def fit_backbone(
         progress: Whether to show progress bars.
     """
     started = time.perf_counter()
-    model = build_for(trainer, train.num_classes, progress=progress)
-    ending = _ending(trainer, model, train)
-    inputs, watched_inputs = _compute(trainer, model, ending, train, val, checkpoint_dir, progress)
-    features = inputs if ending is None else ending.features(inputs)
-    watched = watched_inputs if ending is None or watched_inputs is None else ending.features(watched_inputs)
+    model = plan.build(progress=progress)
+    conv_head = _convolutional_head(plan, model, train)
+    inputs, watched_inputs = _compute(plan, model, conv_head, train, val, checkpoint_dir, progress)
+    features = inputs if conv_head is None else conv_head.features(inputs)
+    watched = watched_inputs if conv_head is None or watched_inputs is None else conv_head.features(watched_inputs)
     labels = train.labels[features.kept]
     check_classes_left(labels, features.skipped)
     computed = time.perf_counter()
-    recipe, deadline = trainer.resolved_recipe(), deadline_of(trainer.time_budget, started)
-    head = fit_on_features(features, train, recipe, seed=trainer.seed)
+    recipe, deadline = plan.recipe, deadline_of(plan.budget, started)
+    head = fit_on_features(features, train, recipe, seed=plan.seed)
     set_head(model, head)
     val_labels = None if watched is None or val is None else val.labels[watched.kept]
     record = head_record(head, features, labels, watched, val_labels)
     solved = time.perf_counter()
     notes: list[str] = []
-    if ending is not None:
-        tuned, interrupted = ending.tune(
+    if conv_head is not None:
+        tuned, interrupted = conv_head.tune(
             inputs,
             labels,
             recipe,
-            seed=trainer.seed,
+            seed=plan.seed,
             watched=None if watched_inputs is None or val_labels is None else (watched_inputs, val_labels),
-            patience=trainer.early_stopping,
+            patience=plan.patience,
             deadline=deadline,
             callbacks=callbacks,
             progress=progress,
         )
-        recipe = ending.recipe
+        recipe = conv_head.recipe
         if not tuned and not interrupted and deadline is not None and time.perf_counter() >= deadline:
             notes.append("time_budget was over before fine-tuning began: only the last layer was trained.")
     elif recipe.fine_tune in ("top", "all"):
         recipe, tuned, interrupted = _fine_tune(
-            trainer, model, train, val, checkpoint_dir, callbacks, deadline, progress
+            plan, model, train, val, checkpoint_dir, callbacks, deadline, progress
         )
     else:
         tuned, interrupted = History(), False
         _call_back(callbacks, model, record)
-        notes.extend(_without_effect(trainer))
-    worse = _why_worse(tuned, record, best=recipe.fine_tune != "auto" or trainer.early_stopping is not None)
+        notes.extend(_without_effect(plan))
+    worse = _why_worse(tuned, record, best=recipe.fine_tune != "auto" or plan.patience is not None)
     if worse is not None:
         notes.append(worse)
-        model = build_for(trainer, train.num_classes, progress=progress)
+        model = plan.build(progress=progress)
         set_head(model, head)
     for note in notes:
         _log.warning(note)
     history = History((record, *tuned.epochs), (solved - computed, *tuned.seconds))
     finished = time.perf_counter()
-    info = {"model": trainer.model_name, "seed": trainer.seed, "epochs": len(history), "train_samples": len(labels)}
-    preprocessing = trainer.resolved_preprocessing()
+    info = {"model": plan.name, "seed": plan.seed, "epochs": len(history), "train_samples": len(labels)}
     return TrainingRun(
-        predictor=Predictor(fold_normalization(model), train.class_names, preprocessing, info=info),
+        predictor=Predictor(fold_normalization(model), train.class_names, plan.preprocessing, info=info),
         history=history,
         recipe=recipe,
-        seed=trainer.seed,
-        precision=choose_precision(trainer.precision) if tuned else "float32",
+        seed=plan.seed,
+        precision=plan.precision if tuned else "float32",
         seconds={"decode": computed - started, "train": finished - computed, "total": finished - started},
         interrupted=interrupted,
         skipped=(*features.skipped, *(() if watched is None else watched.skipped)),
@@ -156,43 +147,42 @@ def _why_worse(tuned: History, record: Mapping[str, float], *, best: bool) -> st
 
 
 def _compute(
-    trainer: Trainer,
+    plan: Plan,
     model: Any,
-    ending: Ending | None,
+    conv_head: ConvolutionalHead | None,
     train: Dataset,
     val: Dataset | None,
     cache: Path | None,
     progress: bool,  # noqa: FBT001 - one of several values passed through
 ) -> tuple[Features, Features | None]:
-    """Return what goes into the ending, or into the last layer, of the pictures of ``train`` and ``val``."""
-    settings: dict[str, Any] = {"bad_images": trainer.bad_images, "cache": cache, "progress": progress}
-    if ending is not None:
-        settings["output"] = ending.inputs
-    preprocessing = trainer.resolved_preprocessing()
-    parts = 0 if ending is None else ending.parts_that_fit(len(train))
-    views = views_of(trainer.resolved_recipe(), parts=parts, seed=trainer.seed)
-    of_train = compute_features(model, train, preprocessing, views=views, **settings)
-    of_val = compute_features(model, val, preprocessing, views=Views(), **settings) if val else None
+    """Return the inputs of the convolutional head, or of the last layer, for the images of both parts."""
+    settings: dict[str, Any] = {"bad_images": plan.bad_images, "cache": cache, "progress": progress}
+    if conv_head is not None:
+        settings["output"] = conv_head.inputs
+    parts = 0 if conv_head is None else conv_head.parts_that_fit(len(train))
+    views = views_of(plan.recipe, parts=parts, seed=plan.seed)
+    of_train = compute_features(model, train, plan.preprocessing, views=views, **settings)
+    of_val = compute_features(model, val, plan.preprocessing, views=Views(), **settings) if val else None
     return of_train, of_val
 
 
-def _ending(trainer: Trainer, model: Any, train: Dataset) -> Ending | None:
+def _convolutional_head(plan: Plan, model: Any, train: Dataset) -> ConvolutionalHead | None:
     """Return the part of a backbone that is tuned on its inputs, if the recipe leaves that open and it pays."""
-    if trainer.resolved_recipe().fine_tune != "auto" or len(train) < _ENOUGH_PER_CLASS * train.num_classes:
+    if plan.recipe.fine_tune != "auto" or len(train) < _ENOUGH_PER_CLASS * train.num_classes:
         return None
     convolution = last_convolution(model)
     if convolution is None:
         _log.info("The network does not end in a pointwise convolution: the last layer alone is trained.")
         return None
-    ending = Ending(model, convolution, precision=choose_precision(trainer.precision))
-    if not ending.parts_that_fit(len(train)):
+    conv_head = ConvolutionalHead(model, convolution, precision=plan.precision)
+    if not conv_head.parts_that_fit(len(train)):
         _log.info("Too many pictures to keep what goes into the last convolution: the last layer alone is trained.")
         return None
-    return ending
+    return conv_head
 
 
 def _fine_tune(
-    trainer: Trainer,
+    plan: Plan,
     model: Any,
     train: Dataset,
     val: Dataset | None,
@@ -202,27 +192,27 @@ def _fine_tune(
     progress: bool,  # noqa: FBT001 - one of several values passed through
 ) -> tuple[Recipe, History, bool]:
     """Train the last stage, or everything, from where the last layer is now."""
-    recipe, preprocessing = trainer.resolved_recipe(), trainer.resolved_preprocessing()
-    data, _ = trainer.load(train, preprocessing, progress=progress)
-    val_data = None if not val else trainer.load(val, preprocessing, progress=progress)[0]
+    recipe = plan.recipe
+    data, _ = load(train, plan, progress=progress)
+    val_data = None if not val else load(val, plan, progress=progress)[0]
     freeze(model, 1 if recipe.fine_tune == "top" else None)
     loop = Loop(
         model,
         recipe,
         data,
         val_data,
-        seed=trainer.seed,
-        precision=choose_precision(trainer.precision),
-        optimizer=make_optimizer_by_depth(recipe, model),
+        seed=plan.seed,
+        precision=plan.precision,
+        optimizer=make_optimizer_by_depth(recipe, model, stages(model)),
     )
-    checkpoints = trainer.checkpoints(checkpoint_dir, train, val)
+    checkpoints = plan.checkpoints(checkpoint_dir, train, val)
     checkpoint = None if checkpoints is None else checkpoints.read()
     if checkpoint is not None and deadline is not None:
         deadline -= checkpoint.seconds
     history, interrupted = loop.run(
         callbacks=callbacks,
         progress=progress,
-        patience=(trainer.early_stopping or _PATIENCE) if val_data is not None else None,
+        patience=(plan.patience or _PATIENCE) if val_data is not None else None,
         deadline=deadline,
         checkpoints=checkpoints,
         checkpoint=checkpoint,
@@ -230,19 +220,19 @@ def _fine_tune(
     return loop.recipe, history, interrupted
 
 
-def _without_effect(trainer: Trainer) -> list[str]:
-    """Return a sentence about what a trainer was told that plays no part where the last layer alone is trained."""
-    told = [name for name in _OF_EPOCHS if getattr(trainer, name) is not None]
-    if not told:
+def _without_effect(plan: Plan) -> list[str]:
+    """Return a sentence about settings that have no effect where the last layer alone is trained."""
+    given = [name for name in _OF_EPOCHS if name in plan.explicit]
+    if not given:
         return []
-    note = f"{' and '.join(told)} had no effect: only the last layer was trained, which is solved at once."
+    note = f"{' and '.join(given)} had no effect: only the last layer was trained, which is solved at once."
     return [f"{note} Recipe(fine_tune='top') trains more."]
 
 
 def _call_back(callbacks: Sequence[Any], model: Any, record: dict[str, float]) -> None:
     """Tell callbacks of the one epoch there was."""
-    hooks = make_hooks(callbacks, model, epochs=1, steps=1)
-    hooks.on_train_begin()
-    hooks.on_epoch_begin(0)
-    hooks.on_epoch_end(0, {name: value for name, value in record.items() if name != "learning_rate"})
-    hooks.on_train_end()
+    callback_list = make_callback_list(callbacks, model, epochs=1, steps=1)
+    callback_list.on_train_begin()
+    callback_list.on_epoch_begin(0)
+    callback_list.on_epoch_end(0, {name: value for name, value in record.items() if name != "learning_rate"})
+    callback_list.on_train_end()

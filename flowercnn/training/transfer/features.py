@@ -16,16 +16,16 @@ import numpy.typing as npt
 from flowercnn._utils import picture_map, replace_file, tracked
 from flowercnn.data import Dataset, Units, draw_folds, draw_units, names_and_links
 from flowercnn.errors import ImageError, SplitError, TrainingError, few
-from flowercnn.models import Recipe, flatten_layers, head_of, import_keras
+from flowercnn.evaluation import loss_and_accuracy
+from flowercnn.models import Recipe, flatten_layers, head_of
 from flowercnn.prediction import Extractor
 from flowercnn.preprocessing import BadImages, Preprocessing, Views, content_digest, read_content
 from flowercnn.sources import Sample
 from flowercnn.training.transfer.head import Head, fit_head
 
-__all__ = ["Features", "compute_features", "fit_on_features", "freeze", "make_optimizer_by_depth", "stages"]
+__all__ = ["Features", "compute_features", "fit_on_features", "freeze", "stages"]
 
 _MOST_FOLDS: Final = 5
-_SLOWER: Final = 1 / 2.6  # per stage towards the pixels (Howard & Ruder 2018)
 _log = logging.getLogger(__name__)
 
 
@@ -189,48 +189,18 @@ def freeze(model: Any, depth: int | None) -> None:
                 part.trainable = False
 
 
-def make_optimizer_by_depth(recipe: Recipe, model: Any) -> Any:
-    """Return Adam for what `freeze` left trainable, with a lower rate for each stage farther from the head."""
-    optimizers = import_keras().optimizers
-    depth = stages(model)
-    # By variable, not by name: those of a model within the model do not have its name.
-    by_variable = {id(each): _SLOWER ** depth[layer.name] for layer in model.layers for each in layer.weights}
-    rates = [by_variable[id(each)] for each in model.trainable_variables]
-
-    class AdamByDepth(optimizers.AdamW):  # type: ignore[name-defined, misc]  # Keras is untyped
-        def build(self, variables: Any) -> None:
-            super().build(variables)
-            if len(rates) != len(variables):
-                raise ValueError(f"Made for {len(rates)} variables. Received: {len(variables)}")
-
-        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            rate = rates[self._get_variable_index(variable)]
-            super().update_step(gradient, variable, learning_rate * rate)
-
-    optimizer = AdamByDepth(recipe.learning_rate, weight_decay=recipe.weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
-
-
 def set_head(model: Any, head: Head) -> None:
     """Give a backbone its last layer."""
     head_of(model).set_weights([head.kernel, head.bias])
-
-
-def figures(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.int64]) -> dict[str, float]:
-    """Return loss and accuracy of probabilities."""
-    of_truth = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)
-    accuracy = float((probabilities.argmax(axis=1) == labels).mean())
-    return {"loss": float(-np.log(of_truth).mean()), "accuracy": accuracy}
 
 
 def head_record(
     head: Head, train: Features, labels: npt.NDArray[np.int64], val: Features | None, val_labels: Any
 ) -> dict[str, float]:
     """Return what `History` keeps of the training of the last layer."""
-    record = figures(head.probabilities(train.rows[:, 0]), labels)
+    record = loss_and_accuracy(labels, head.probabilities(train.rows[:, 0]))
     if val is not None:
-        measured = figures(head.probabilities(val.rows[:, 0]), val_labels)
+        measured = loss_and_accuracy(val_labels, head.probabilities(val.rows[:, 0]))
         record |= {f"val_{name}": value for name, value in measured.items()}
     return {**record, "learning_rate": 0.0}
 

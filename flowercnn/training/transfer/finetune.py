@@ -1,8 +1,9 @@
 """Fine-tuning of the last convolution of a backbone, on what goes into it, computed once.
 
 Many light networks end in a pointwise convolution that holds much of their weights. With its inputs for several views
-of each picture at hand, an epoch takes seconds, and no picture is computed again. Two copies of the ending learn from
-other views in another order; the mean of their weights is kept, which errs less on average (Wortsman et al. 2022).
+of each picture at hand, an epoch takes seconds, and no picture is computed again. Two copies of these layers learn
+from other views in another order; the mean of their weights is kept, which errs less on average (Wortsman et al.
+2022).
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ import numpy.typing as npt
 
 from flowercnn._utils import generator, progress_bar, stable_hash
 from flowercnn.errors import TrainingError
+from flowercnn.evaluation import loss_and_accuracy
 from flowercnn.models import Recipe, head_of, import_keras, make_training_copy, operation_of, seeded_weights
 from flowercnn.training.budget import fit_epochs, measured
-from flowercnn.training.callbacks import make_hooks
+from flowercnn.training.callbacks import make_callback_list
 from flowercnn.training.checks import check_finite
 from flowercnn.training.early_stopping import BestEpoch
 from flowercnn.training.run import History
-from flowercnn.training.transfer.features import Features, figures, freeze
+from flowercnn.training.transfer.features import Features, freeze
 
-__all__ = ["Ending", "last_convolution"]
+__all__ = ["ConvolutionalHead", "last_convolution"]
 
 _PARTS: Final = 2
 _COPIES: Final = 2
@@ -54,7 +56,7 @@ def last_convolution(model: Any) -> Any | None:
     return None
 
 
-class Ending:
+class ConvolutionalHead:
     """The layers of a classifier from its last convolution to its probabilities; the classifier shares them.
 
     Args:
@@ -127,24 +129,26 @@ class Ending:
         copies = [self._copy(recipe, seed, number) for number in range(_COPIES)]
         # Its learning rate is what callbacks read and set; the copies follow it.
         optimizer = import_keras().optimizers.Adam(recipe.learning_rate)
-        hooks = make_hooks(callbacks, model, epochs=recipe.epochs, steps=_steps(labels, recipe), optimizer=optimizer)
+        callback_list = make_callback_list(
+            callbacks, model, epochs=recipe.epochs, steps=_steps(labels, recipe), optimizer=optimizer
+        )
         best = None if patience is None or watched is None else BestEpoch(patience)
         history, interrupted = History(), False
         model.stop_training = False
-        hooks.on_train_begin()
+        callback_list.on_train_begin()
         with progress_bar(
             total=_COPIES * recipe.epochs * len(labels), description="Fine-tuning", unit="img", enabled=progress
         ) as bar:
             try:
                 while len(history) < self.recipe.epochs and not model.stop_training and time.perf_counter() < end:
                     epoch, started = len(history), time.perf_counter()
-                    hooks.on_epoch_begin(epoch)
+                    callback_list.on_epoch_begin(epoch)
                     logs = self._epoch(epoch, copies, inputs.rows, labels, seed, bar)
                     if watched is not None:
-                        seen = figures(self._compute(self._network, watched[0].rows[:, 0]), watched[1])
+                        seen = loss_and_accuracy(watched[1], self._compute(self._network, watched[0].rows[:, 0]))
                         logs |= {f"val_{name}": value for name, value in seen.items()}
                         check_finite([logs["val_loss"]], f"val_loss in epoch {epoch + 1} is", recipe.learning_rate)
-                    hooks.on_epoch_end(epoch, dict(logs))
+                    callback_list.on_epoch_end(epoch, dict(logs))
                     if best is not None and best.see(logs, model.get_weights()):
                         model.stop_training = True
                     history = history.followed_by(logs, time.perf_counter() - started)
@@ -155,13 +159,13 @@ class Ending:
                 interrupted = True
         if best is not None and best.weights:
             model.set_weights(best.weights)
-        hooks.on_train_end()
+        callback_list.on_train_end()
         answers = [*self._network.get_weights(), self._compute(self._network, inputs.rows[:1, 0])]
         check_finite(answers, "what the network answers after fine-tuning is", recipe.learning_rate)
         return history, interrupted
 
     def _copy(self, recipe: Recipe, seed: int, number: int) -> Any:
-        """Return the ending with weights of its own, the same ones, ready to learn."""
+        """Return the convolutional head with weights of its own, the same ones, ready to learn."""
         keras = import_keras()
         with seeded_weights(stable_hash(seed, "ending", number) >> 1):  # for the random numbers of dropout layers
             copy = make_training_copy(self._network, precision=self._precision)

@@ -15,7 +15,7 @@ from flowercnn.preprocessing.views import Views
 from flowercnn.training.transfer import backbone
 from flowercnn.training.transfer import finetune as ending
 from flowercnn.training.transfer.features import Features, compute_features
-from flowercnn.training.transfer.finetune import Ending, last_convolution
+from flowercnn.training.transfer.finetune import ConvolutionalHead, last_convolution
 
 
 def test_by_default_the_ending_is_tuned_where_pictures_and_memory_are_enough(
@@ -50,10 +50,10 @@ def test_a_pointwise_convolution_at_the_end_is_found() -> None:
     assert ends_in(lambda x: x) is None
 
 
-def make_ending(dataset: fc.Dataset, **options: Any) -> tuple[Any, Ending, Features]:
+def make_ending(dataset: fc.Dataset, **options: Any) -> tuple[Any, ConvolutionalHead, Features]:
     """A backbone, its ending, and what goes into that of a data set."""
     model = fc.build_model("backbone:mobilenet", image_size=(32, 32), num_classes=3, **BACKBONE_OPTIONS)
-    found = Ending(model, last_convolution(model), **options)
+    found = ConvolutionalHead(model, last_convolution(model), **options)
     views = Views(mirror=True, parts=1)
     return (
         model,
@@ -147,17 +147,17 @@ def test_the_ending_kept_is_the_mean_of_two_that_learned_apart(
     coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, found, inputs = make_ending(coloured)
-    learn = Ending._learn
+    learn = ConvolutionalHead._learn
     learned: list[np.ndarray] = []
 
-    def learn_and_look(self: Ending, copy: Any, *rest: Any) -> dict[str, float]:
+    def learn_and_look(self: ConvolutionalHead, copy: Any, *rest: Any) -> dict[str, float]:
         if len(learned) == 3:
             raise KeyboardInterrupt
         logs = learn(self, copy, *rest)
         learned.append(copy.layers[-1].get_weights()[0])
         return logs
 
-    monkeypatch.setattr(Ending, "_learn", learn_and_look)
+    monkeypatch.setattr(ConvolutionalHead, "_learn", learn_and_look)
     recipe = dataclasses.replace(recipe_of("backbone:mobilenet"), epochs=4, batch_size=8)
     history, interrupted = found.tune(inputs, coloured.labels, recipe, seed=0)
     assert (len(history), interrupted) == (1, True)

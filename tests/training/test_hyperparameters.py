@@ -43,7 +43,7 @@ def test_what_is_returned_is_what_was_trained(coloured: fc.Dataset, monkeypatch:
     fit = fc.Trainer.fit
 
     def watched(self: fc.Trainer, *arguments: Any, **options: Any) -> fc.TrainingRun:
-        trained.append(self.resolved_recipe())
+        trained.append(self.plan(arguments[0]).recipe)
         return fit(self, *arguments, **options)
 
     def space(trial: Any, recipe: Recipe) -> Recipe:
