@@ -7,6 +7,7 @@ from flowercnn.evaluation.evaluation import pooled as pooled
 from flowercnn.evaluation.label_errors import LabelIssue as LabelIssue
 from flowercnn.evaluation.label_errors import label_issues as label_issues
 from flowercnn.evaluation.metrics import ReliabilityBin as ReliabilityBin
+from flowercnn.evaluation.metrics import loss_and_accuracy as loss_and_accuracy
 from flowercnn.evaluation.metrics import wilson_interval as wilson_interval
 from flowercnn.evaluation.plots import class_counts_figure as class_counts_figure
 from flowercnn.evaluation.plots import confusion_figure as confusion_figure

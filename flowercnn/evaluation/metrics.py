@@ -23,6 +23,7 @@ __all__ = [
     "confusion_matrix",
     "in_top_k",
     "log_losses",
+    "loss_and_accuracy",
     "mean_of_known",
     "mirrored_interval",
     "percentile_interval",
@@ -194,6 +195,20 @@ def log_losses(y_true: Labels, y_prob: Probabilities) -> Floats:
     of_truth = np.asarray(y_prob, dtype=np.float64)[np.arange(len(y_true)), y_true]
     losses: Floats = -np.log(np.clip(of_truth, smallest, 1 - smallest))
     return losses
+
+
+def loss_and_accuracy(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
+    """Return the mean cross-entropy and the accuracy, as ``{"loss": ..., "accuracy": ...}``.
+
+    Computed in the precision of ``y_prob``; probabilities below 1e-7 count as 1e-7, as in Keras.
+
+    Args:
+        y_true: Shape (n,), labels from 0 to ``num_classes - 1``.
+        y_prob: Shape (n, num_classes).
+    """
+    of_truth = np.maximum(y_prob[np.arange(len(y_true)), y_true], 1e-7)
+    accuracy = float((y_prob.argmax(axis=1) == y_true).mean())
+    return {"loss": float(-np.log(of_truth).mean()), "accuracy": accuracy}
 
 
 def brier_scores(y_true: Labels, y_prob: Probabilities) -> Floats:

@@ -251,3 +251,10 @@ def test_a_report_on_300_photographs_stays_below_5_mb(tmp_path: Path, photograph
     page = evaluation.save_report(tmp_path / "report.html")
     assert page.stat().st_size < 5_000_000
     assert page.read_text(encoding="utf-8").count('":"/9j/') == 300
+
+
+def test_loss_and_accuracy_are_those_computed_by_hand() -> None:
+    y_prob = np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0], [0.125, 0.125, 0.75]])
+    found = ours.loss_and_accuracy(np.array([0, 1, 2]), y_prob)
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert found["loss"] == pytest.approx((math.log(2) + 7 * math.log(10) + math.log(4 / 3)) / 3)
