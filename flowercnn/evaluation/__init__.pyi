@@ -2,8 +2,8 @@ from flowercnn.evaluation.charts import line_chart as line_chart
 from flowercnn.evaluation.comparison import Comparison as Comparison
 from flowercnn.evaluation.comparison import compare as compare
 from flowercnn.evaluation.evaluation import Evaluation as Evaluation
-from flowercnn.evaluation.evaluation import evaluate as evaluate
 from flowercnn.evaluation.evaluation import pooled as pooled
+from flowercnn.evaluation.evaluator import evaluate as evaluate
 from flowercnn.evaluation.label_errors import LabelIssue as LabelIssue
 from flowercnn.evaluation.label_errors import label_issues as label_issues
 from flowercnn.evaluation.metrics import ReliabilityBin as ReliabilityBin

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn._utils import as_path, can_be_written, check_count, tracked, write_result
-from flowercnn.data import Dataset, LabelEncoder
-from flowercnn.errors import ConfigurationError, DataError, ImageError, few
+from flowercnn._utils import as_path, can_be_written, check_count, write_result
+from flowercnn.errors import ConfigurationError, DataError
 from flowercnn.evaluation import plots
 from flowercnn.evaluation.metrics import (
     Bootstrap,
@@ -38,16 +36,13 @@ from flowercnn.evaluation.metrics import (
 )
 from flowercnn.evaluation.report import notebook_html, report_html
 from flowercnn.evaluation.results import ClassMetrics, Confusion, Metric, Mistake
-from flowercnn.preprocessing import BadImages
 from flowercnn.sources import Sample
 
 if TYPE_CHECKING:
     from flowercnn.data import AuditReport
-    from flowercnn.prediction import Predictor
 
-__all__ = ["Evaluation", "evaluate", "pooled"]
+__all__ = ["Evaluation", "pooled"]
 
-_log = logging.getLogger(__name__)
 _WIDEST = {"log_loss": (0.0, math.inf), "brier": (0.0, 2.0)}
 _TOP = 5
 
@@ -370,56 +365,6 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def evaluate(
-    predictor: Predictor, dataset: Dataset, *, bad_images: BadImages = "error", progress: bool = True
-) -> Evaluation:
-    """Predict every picture of a data set and compare with the truth.
-
-    Classes are matched by name, so the data set may have them in another order or only some of them. A warning is
-    logged if the data set is the one that `train` has trained the classifier on.
-
-    Args:
-        predictor: The classifier.
-        dataset: Pictures it has not learned from.
-        bad_images: ``"error"`` or ``"skip"``: what to do about pictures that cannot be decoded.
-        progress: Whether to show a progress bar.
-
-    Raises:
-        ConfigurationError: If an argument is not what it must be.
-        DataError: If the data set is empty.
-        UnknownNameError: If it has pictures of a class the classifier does not know.
-        ImageError: If pictures cannot be decoded (all are named), or all were to be skipped.
-    """
-    _check_arguments(predictor, dataset, bad_images)
-    _warn_if_learned(predictor.info, dataset)
-    encoder = LabelEncoder(predictor.class_names)
-    truth = encoder.encode([sample.label or "" for sample in dataset.samples])
-    stream = predictor.predict_iter(dataset)
-    predictions = list(tracked(stream, total=len(dataset), description="Predicting", unit="img", enabled=progress))
-    failed = [prediction for prediction in predictions if prediction.error is not None]
-    if failed and (bad_images == "error" or len(failed) == len(predictions)):
-        raise ImageError(
-            f"{len(failed)} of {len(dataset)} pictures cannot be used: "
-            f"{few([f'{prediction.key}: {prediction.error}' for prediction in failed])} "
-            "Replace or remove them, or leave them out with bad_images='skip'."
-        )
-    rows = [(index, each.probabilities) for index, each in enumerate(predictions) if each.probabilities is not None]
-    return Evaluation(
-        class_names=predictor.class_names,
-        keys=tuple(predictions[index].key for index, _ in rows),
-        y_true=truth[[index for index, _ in rows]],
-        y_prob=np.stack([probabilities for _, probabilities in rows]),
-        skipped=tuple(prediction.key for prediction in failed),
-        refused=tuple(prediction.key for prediction in predictions if prediction.reason is not None),
-        samples=tuple(dataset.samples[index] for index, _ in rows),
-        info={
-            **predictor.info,
-            "preprocessing": predictor.preprocessing.to_dict(),
-            "calibration": None if predictor.calibration is None else predictor.calibration.summary(),
-        },
-    )
-
-
 def _as_array(name: str, values: Any, kind: type[np.generic], kinds: str, rule: str) -> npt.NDArray[Any]:
     """Return an array of numbers; lists of them are taken too."""
     try:
@@ -431,32 +376,6 @@ def _as_array(name: str, values: Any, kind: type[np.generic], kinds: str, rule: 
             f"{name} must be an array of {rule}. Received: {type(values).__name__} of {array.dtype}"
         )
     return array if array.dtype.kind == "f" else array.astype(kind, copy=False)
-
-
-def _check_arguments(predictor: object, dataset: object, bad_images: object) -> None:
-    if bad_images not in get_args(BadImages):
-        raise ConfigurationError(f"bad_images must be 'error' or 'skip'. Received: bad_images={bad_images!r}")
-    if not hasattr(predictor, "predict_iter"):  # its class is in a module that imports this one
-        raise ConfigurationError(
-            "predictor must be a flowercnn.Predictor; load one with Predictor.load(path), or make one of a Keras "
-            f"model with Predictor(model, class_names, preprocessing). Received: {type(predictor).__name__}"
-        )
-    if not isinstance(dataset, Dataset):
-        raise ConfigurationError(
-            "dataset must be a flowercnn.Dataset; make one with Dataset.from_source(source). "
-            f"Received: {type(dataset).__name__}"
-        )
-    if not len(dataset):
-        raise DataError("There is nothing to evaluate on: the data set is empty.")
-
-
-def _warn_if_learned(info: Mapping[str, Any], dataset: Dataset) -> None:
-    known = info.get("fingerprints")
-    if isinstance(known, Mapping) and known.get("train") == dataset.fingerprint():
-        _log.warning(
-            "The classifier has learned from these pictures: the figures say nothing about others. Evaluate on "
-            "pictures it has not seen, such as run.splits.test."
-        )
 
 
 def pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
