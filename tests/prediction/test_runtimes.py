@@ -13,6 +13,8 @@ import pytest
 import flowercnn as fc
 from flowercnn.runtimes import runtimes
 
+pytestmark = pytest.mark.versions
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
 
 

@@ -8,6 +8,8 @@ from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.batches import Part
 from flowercnn.training.step import TrainStep, make_optimizer
 
+pytestmark = pytest.mark.versions
+
 RECIPE = Recipe(image_size=(32, 32), optimizer="sgd", learning_rate=0.01, label_smoothing=0.1)
 
 
