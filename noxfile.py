@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from pathlib import Path
 
 import nox
@@ -20,13 +21,29 @@ def groups(*names: str) -> tuple[str, ...]:
     return nox.project.dependency_groups(PROJECT, *names)
 
 
-def build_wheel(session: nox.Session) -> Path:
-    """Build the wheel anew and return its path."""
-    session.install("build")
-    folder = Path(session.create_tmp()) / "dist"
+@cache
+def dist() -> Path:
+    """Return the folder of the wheel, which is empty when nox starts."""
+    folder = Path(".nox", "dist").resolve()
     shutil.rmtree(folder, ignore_errors=True)
-    session.run("python", "-m", "build", "--wheel", "--outdir", str(folder), silent=True)
-    return next(folder.glob("*.whl"))
+    return folder
+
+
+def build_wheel(session: nox.Session) -> Path:
+    """Return the path of the wheel, which the first session that needs it builds for all."""
+    if not any(dist().glob("*.whl")):
+        session.install("build")
+        session.run("python", "-m", "build", "--wheel", "--outdir", str(dist()), silent=True)
+    return next(dist().glob("*.whl"))
+
+
+def chosen(session: nox.Session, *conditions: str) -> tuple[str, ...]:
+    """Return pytest's options for the tests marked ``versions``, or for all after ``-- --all``."""
+    marks = [*conditions, "not backbones"]
+    arguments = [each for each in session.posargs if each != "--all"]
+    if len(arguments) == len(session.posargs):
+        marks.insert(0, "versions")
+    return ("-m", " and ".join(marks), *arguments)
 
 
 def install(session: nox.Session, *names: str) -> None:
@@ -71,10 +88,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def tensorbay_newest(session: nox.Session) -> None:
-    """The tests of TensorBay with the SDK's newest version, forced in beside a numpy-quaternion that fits NumPy 2."""
+    """The tests of TensorBay marked ``versions`` with the newest SDK; all of them after ``-- --all``.
+
+    It is forced in beside a numpy-quaternion that fits NumPy 2.
+    """
     install(session, "test")
     session.install("--no-deps", "tensorbay==1.24.2")
-    session.run("pytest", *IN_TWO, "tests/sources/tensorbay", *session.posargs, env={"PYTHONSAFEPATH": "1"})
+    command = ("pytest", *IN_TWO, "tests/sources/tensorbay", *chosen(session))
+    session.run(*command, env={"PYTHONSAFEPATH": "1"})
 
 
 @nox.session(python=["3.12", "3.13"])
@@ -93,7 +114,7 @@ def backbones(session: nox.Session) -> None:
 
 @nox.session(python="3.11", venv_backend="uv")
 def minimums(session: nox.Session) -> None:
-    """The tests with the oldest versions the package says it works with."""
+    """The tests marked ``versions`` with the oldest dependencies promised; all after ``-- --all``."""
     wheel = build_wheel(session)
     # The dependencies are named by themselves: of a wheel, only the wheel would be the lowest.
     lowest = ("--resolution", "lowest-direct", "--all-extras", "--group", "test")
@@ -102,8 +123,8 @@ def minimums(session: nox.Session) -> None:
     old = ("-W", "ignore::DeprecationWarning")  # what old packages call in new ones is not ours to change
     # TensorBay's oldest version is the locked one, which the other tests have; what examples call has its own tests.
     left_out = ("--ignore=tests/sources/tensorbay", "--ignore=tests/test_examples.py")
-    chosen = ("-m", "not slow and not backbones", *left_out)
-    session.run("pytest", *IN_TWO, *chosen, *old, *session.posargs, env={"PYTHONSAFEPATH": "1"})
+    command = ("pytest", *IN_TWO, *left_out, *old, *chosen(session, "not slow"))
+    session.run(*command, env={"PYTHONSAFEPATH": "1"})
 
 
 @nox.session(python="3.11")

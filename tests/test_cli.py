@@ -12,6 +12,8 @@ from click.testing import CliRunner, Result
 import flowercnn as fc
 from flowercnn.cli import main
 
+pytestmark = pytest.mark.versions
+
 
 def run_command(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["--quiet", *map(str, arguments)])

@@ -9,6 +9,8 @@ from flowercnn.models.backend import import_keras, seeded_weights
 from flowercnn.models.checks import check_probabilities
 from flowercnn.testing import check_model, model_problems
 
+pytestmark = pytest.mark.versions
+
 
 def network(*layers: Any, classes: int = 3, activation: str | None = "softmax", rescale: bool = True) -> Any:
     keras = import_keras()

@@ -8,6 +8,8 @@ import pytest
 
 from flowercnn.evaluation.charts import line_chart
 
+pytestmark = pytest.mark.versions
+
 NAN = math.nan
 
 

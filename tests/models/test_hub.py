@@ -12,6 +12,8 @@ from flowercnn.errors import MissingDependencyError
 from flowercnn.models.backend import import_keras
 from flowercnn.models.registry import recipe_of
 
+pytestmark = pytest.mark.versions
+
 hub = pytest.importorskip("keras_hub", reason="KerasHub is not installed: pip install keras-hub")
 
 SETTINGS: dict[str, Any] = {

@@ -10,6 +10,8 @@ from PIL import Image
 
 from flowercnn.preprocessing.resize import ResizeMode, resize
 
+pytestmark = pytest.mark.versions
+
 BLACK = (0, 0, 0)
 SIDE = st.integers(1, 60)
 

@@ -16,6 +16,8 @@ from flowercnn.runtimes import litert
 from flowercnn.runtimes.keras import KerasRuntime
 from flowercnn.saving import light
 
+pytestmark = pytest.mark.versions
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
 
 

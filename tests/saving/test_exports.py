@@ -17,6 +17,8 @@ from flowercnn.runtimes import convert
 from flowercnn.saving import exports, savedmodel
 from flowercnn.saving.exports import ExportReport
 
+pytestmark = pytest.mark.versions
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
 FLOAT_FORMATS = [("keras", ".keras"), ("h5", ".h5"), ("litert", ".tflite"), ("onnx", ".onnx")]
 

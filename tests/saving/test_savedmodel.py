@@ -8,6 +8,8 @@ import pytest
 
 from flowercnn import Preprocessing
 
+pytestmark = pytest.mark.versions
+
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 from flowercnn.saving import savedmodel  # noqa: E402 - it needs TensorFlow

@@ -19,6 +19,8 @@ from flowercnn.sources.adapters import _remove, _Spool
 from flowercnn.sources.base import declared_class_names
 from flowercnn.testing import check_source
 
+pytestmark = pytest.mark.versions
+
 PICTURES = np.random.default_rng(0).integers(0, 256, (6, 8, 9, 3), dtype=np.uint8)
 LABELS = [2, 0, 1, 0, 2, 1]
 NAMES = ["daisy", "rose", "tulip"]

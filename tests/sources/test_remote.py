@@ -31,6 +31,8 @@ from flowercnn.sources.remote import RemotePicture, _system, read_remote
 from flowercnn.sources.urls import StorageOptions, key_of_url, shown
 from flowercnn.testing import check_source
 
+pytestmark = pytest.mark.versions
+
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
 
 Png = Callable[[int], bytes]

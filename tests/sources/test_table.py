@@ -260,6 +260,7 @@ def frame(kind: str, columns: Mapping[str, list[Any]]) -> Any:
     return package.table(columns) if kind == "pyarrow" else package.DataFrame(columns)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("kind", frames())
 def test_a_frame_is_a_table(kind: str, folder: Path) -> None:
     source = ImageTable(frame(kind, ROWS), image="file", label="species", root=folder)
@@ -274,6 +275,7 @@ def test_numbers_are_text_and_nothing_is_none(kind: str, folder: Path) -> None:
     assert [(sample.label, sample.group) for sample in source] == [("3", "7"), (None, "12")]
 
 
+@pytest.mark.versions
 def test_what_pandas_has_for_nothing_is_nothing(folder: Path) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     columns = {
@@ -286,6 +288,7 @@ def test_what_pandas_has_for_nothing_is_nothing(folder: Path) -> None:
     assert [sample.group is None for sample in source] == [False, True]
 
 
+@pytest.mark.versions
 def test_categories_are_labels(folder: Path) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     rows = pandas.DataFrame(ROWS).astype({"species": "category"})
@@ -304,6 +307,7 @@ def test_columns_of_different_lengths_are_refused() -> None:
         list(ImageTable({"x": [b""], "y": ["a", "b"]}, image="x", label="y"))
 
 
+@pytest.mark.versions
 def test_a_parquet_file_is_a_table(folder: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     parquet.write_table(frame("pyarrow", {**ROWS, "other": [1, 2]}), folder / "photos.parquet")

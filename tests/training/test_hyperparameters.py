@@ -12,6 +12,8 @@ from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing.augment import Augmentation
 from flowercnn.training.hyperparameters import SearchResult, search, usual_space
 
+pytestmark = pytest.mark.versions
+
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed")
 
 TRAINER = fc.Trainer("article", image_size=(32, 32), epochs=1, batch_size=8)

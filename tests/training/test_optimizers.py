@@ -6,6 +6,8 @@ import pytest
 from flowercnn.models.backend import import_keras
 from flowercnn.training.optimizers import make_muon, orthogonalized
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.mark.parametrize("shape", [(27, 32), (432, 48), (48, 432), (5, 5)])
 def test_every_direction_of_a_step_is_about_equally_long(shape: tuple[int, int]) -> None:

@@ -9,6 +9,8 @@ from flowercnn.preprocessing.batches import Part
 from flowercnn.training.optimizers import make_optimizer
 from flowercnn.training.step import TrainStep
 
+pytestmark = pytest.mark.versions
+
 RECIPE = Recipe(image_size=(32, 32), optimizer="sgd", learning_rate=0.01, label_smoothing=0.1)
 
 

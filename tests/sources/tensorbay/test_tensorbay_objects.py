@@ -22,6 +22,8 @@ from flowercnn.preprocessing.decode import read_content
 from flowercnn.sources.tensorbay import TensorBay
 from flowercnn.testing.tensorbay_server import ServedDataset, TensorBayServer, example_dataset, example_files
 
+pytestmark = pytest.mark.versions
+
 Serve = Callable[..., TensorBayServer]
 Read = Callable[..., TensorBay]
 FLOWERS = example_dataset()

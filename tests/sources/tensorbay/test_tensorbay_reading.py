@@ -32,6 +32,8 @@ from flowercnn.testing.tensorbay_server import (
     example_files,
 )
 
+pytestmark = pytest.mark.versions
+
 Serve = Callable[..., TensorBayServer]
 Read = Callable[..., TensorBay]
 FLOWERS = example_dataset()

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import flowercnn as fc
 from flowercnn.testing.tensorbay_server import ServedDataset, ServedFile, TensorBayServer
+
+pytestmark = pytest.mark.versions
 
 
 def test_the_weights_are_those_of_the_same_pictures_in_folders(
