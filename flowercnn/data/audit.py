@@ -1,4 +1,4 @@
-"""What is wrong with a data set, as a value. Reads every picture once, changes none."""
+"""Audit: faults of the images and classes of a data set, as a value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from flowercnn.data.duplicates import exact_copies, join, near_pairs
+from flowercnn.data.duplicates import exact_duplicates, join, near_pairs
 from flowercnn.data.grouping import units_of
 from flowercnn.data.inspection import Content
 from flowercnn.errors import counted, few
@@ -46,19 +46,19 @@ _TOO_FEW_TO_SPLIT: Final = 3  # one each for train, val and test
 KINDS: Final[dict[FindingKind, str]] = {
     "unreadable": "cannot be read or decoded",
     "truncated": "cut short: the end of the file is missing",
-    "wrong_suffix": "not of the format the suffix of the name says",
+    "wrong_suffix": "not of the format that the suffix says",
     "tiny": f"tiny: a side is shorter than {_TINY} pixels",
     "huge": f"huge: more than {_HUGE // 10**6} million pixels",
     "odd_aspect": f"of odd proportions: one side is at least {_ODD_ASPECT} times the other",
     "blank": "blank, or nearly: one colour",
-    "rotated": "stored turned, with an EXIF note to put it right (no fault)",
+    "rotated": "stored rotated, with the EXIF orientation to undo it (not a fault)",
     "exact_duplicates": "groups of the same file",
-    "near_duplicates": "groups of nearly the same picture",
-    "label_conflict": "groups of the same picture under different labels",
-    "imbalance": f"imbalance: the largest class has at least {_IMBALANCE:g} times the pictures of the smallest",
-    "small_class": f"classes with fewer than {_TOO_FEW_TO_SPLIT} different pictures, too few for train, val and test",
+    "near_duplicates": "groups of nearly the same image",
+    "label_conflict": "groups of the same image under different labels",
+    "imbalance": f"imbalance: the largest class is {_IMBALANCE:g} times the smallest",
+    "small_class": f"classes with fewer than {_TOO_FEW_TO_SPLIT} distinct images, too few to split",
 }
-"""What each kind of finding means. All but ``rotated`` are faults."""
+"""Meaning of each kind of finding. All but ``rotated`` are faults."""
 
 _SUFFIXES: Final = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -76,12 +76,12 @@ _SAME_FORMAT: Final = {"MPO": "JPEG", "DIB": "BMP"}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing an audit found.
+    """Finding of an audit.
 
     Args:
-        kind: What kind of thing; `KINDS` says what each means.
-        keys: The pictures, or the classes where classes are meant.
-        detail: What was seen.
+        kind: Kind of finding, a key of `KINDS`.
+        keys: Keys of the images, or names of the classes.
+        detail: What was measured.
     """
 
     kind: FindingKind
@@ -91,12 +91,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What an audit found.
+    """Report of an audit.
 
     Args:
-        samples: How many pictures were looked at.
-        class_counts: Pictures of each class.
-        findings: Everything found, in the order of `KINDS`.
+        samples: Number of images.
+        class_counts: Number of images of each class.
+        findings: All findings, in the order of `KINDS`.
     """
 
     samples: int
@@ -105,57 +105,61 @@ class AuditReport:
 
     @property
     def clean(self) -> bool:
-        """Whether no fault was found. Pictures that are stored turned are no fault."""
+        """Whether there are no faults; images stored rotated are not a fault."""
         return all(finding.kind == "rotated" for finding in self.findings)
 
     def of(self, *kinds: FindingKind) -> tuple[Finding, ...]:
-        """Return the findings of some kinds."""
+        """Return the findings of the given kinds."""
         return tuple(finding for finding in self.findings if finding.kind in kinds)
 
     def counts(self) -> dict[FindingKind, int]:
-        """Return how many findings there are of each kind, zeros included."""
+        """Return the number of findings of each kind, including zeros."""
         found = Counter(finding.kind for finding in self.findings)
         return {kind: found[kind] for kind in KINDS}
 
     @property
     def unusable(self) -> tuple[tuple[str, str], ...]:
-        """Key and reason of each picture that cannot be decoded, or has no end."""
+        """Key and reason of each image that cannot be decoded or is cut short."""
         return tuple((f.keys[0], f.detail) for f in self.of("unreadable", "truncated"))
 
     @property
     def duplicates(self) -> tuple[tuple[str, ...], ...]:
-        """Keys of pictures with exactly the same content, a tuple per content."""
+        """Keys of images with exactly the same content, a tuple per content."""
         return tuple(finding.keys for finding in self.of("exact_duplicates"))
 
     @property
     def near_duplicates(self) -> tuple[tuple[str, ...], ...]:
-        """Keys of pictures that show nearly the same, a tuple per group."""
+        """Keys of near-duplicates, a tuple per group."""
         return tuple(finding.keys for finding in self.of("near_duplicates"))
 
     @property
     def conflicts(self) -> tuple[tuple[str, ...], ...]:
-        """Keys of the same or nearly the same picture under different labels, a tuple per group."""
+        """Keys of duplicates under different labels, a tuple per group."""
         return tuple(finding.keys for finding in self.of("label_conflict"))
 
     @property
     def too_small(self) -> tuple[str, ...]:
-        """Classes with too few different pictures for train, val and test."""
+        """Classes with too few distinct images for train, val and test."""
         return tuple(finding.keys[0] for finding in self.of("small_class"))
 
     def table(self) -> list[dict[str, str]]:
-        """Return a row per finding with ``kind``, ``keys`` and ``detail``, as ``pandas.DataFrame`` takes them."""
-        return [{"kind": f.kind, "keys": " = ".join(f.keys), "detail": f.detail} for f in self.findings]
+        """Return a dict per finding with ``kind``, ``keys`` and ``detail``, for a DataFrame."""
+        return [
+            {"kind": f.kind, "keys": " = ".join(f.keys), "detail": f.detail} for f in self.findings
+        ]
 
     def summary(self) -> str:
-        """Return what was found, a line for each kind of finding."""
+        """Return a line for each kind of finding."""
         lines = [_headline(self)]
         for kind, count in self.counts().items():
             if count:
-                lines.append(f"{count} {KINDS[kind]}: {few([_told(finding) for finding in self.of(kind)])}")
+                lines.append(
+                    f"{count} {KINDS[kind]}: {few([_described(each) for each in self.of(kind)])}"
+                )
         return "\n".join(lines if len(lines) > 1 else [*lines, "Nothing found."])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything, as JSON can hold it."""
+        """Return the report as values that JSON can hold."""
         return {
             "samples": self.samples,
             "class_counts": self.class_counts,
@@ -164,22 +168,22 @@ class AuditReport:
         }
 
     def to_json(self) -> str:
-        """Return everything as JSON text."""
+        """Return the report as JSON."""
         return json.dumps(self.to_dict(), indent=1)
 
     def to_html(self, limit: int = 50) -> str:
-        """Return what was found as a part of a page: a table for each kind, names escaped.
+        """Return the report as HTML: a table for each kind, names escaped.
 
         Args:
-            limit: How many findings of a kind are listed; the others are counted.
+            limit: Number of findings listed for each kind; the others are counted.
         """
         parts = [f"<p>{escape(_headline(self))}.</p>"]
         for kind, count in self.counts().items():
             if not count:
                 continue
             rows = "".join(
-                f"<tr><td>{escape(' = '.join(finding.keys))}</td><td>{escape(finding.detail)}</td></tr>"
-                for finding in self.of(kind)[:limit]
+                f"<tr><td>{escape(' = '.join(each.keys))}</td><td>{escape(each.detail)}</td></tr>"
+                for each in self.of(kind)[:limit]
             )
             more = f"<p>and {count - limit} more</p>" if count > limit else ""
             parts.append(
@@ -195,15 +199,18 @@ class AuditReport:
 
 
 def audit(
-    samples: Sequence[Sample], labels: Sequence[int], class_names: Sequence[str], contents: Sequence[Content]
+    samples: Sequence[Sample],
+    labels: Sequence[int],
+    class_names: Sequence[str],
+    contents: Sequence[Content],
 ) -> AuditReport:
-    """Return what is wrong with the images and classes of a data set.
+    """Return the faults of the images and classes of a data set.
 
     Args:
-        samples: The samples.
-        labels: The label of each.
-        class_names: The classes, in the order of the labels.
-        contents: What was found in the image of each sample.
+        samples: Samples.
+        labels: Label of each sample.
+        class_names: Class names in the order of the labels.
+        contents: Inspection of each image.
     """
     near = near_pairs(contents)
     counts = np.bincount(labels, minlength=len(class_names)).tolist()
@@ -211,8 +218,8 @@ def audit(
     for together in units_of(samples, contents, near):
         units[np.unique(np.asarray(labels)[together])] += 1
     findings = [
-        *_of_pictures(samples, contents),
-        *_of_copies(samples, contents, near),
+        *_of_images(samples, contents),
+        *_of_duplicates(samples, contents, near),
         *_of_classes(class_names, counts, units.tolist()),
     ]
     order = {kind: place for place, kind in enumerate(KINDS)}
@@ -220,18 +227,17 @@ def audit(
     return AuditReport(len(samples), dict(zip(class_names, counts, strict=True)), tuple(findings))
 
 
-def _of_pictures(samples: Sequence[Sample], contents: Sequence[Content]) -> Iterator[Finding]:
+def _of_images(samples: Sequence[Sample], contents: Sequence[Content]) -> Iterator[Finding]:
     for sample, content in zip(samples, contents, strict=True):
-        for kind, detail in _seen(sample, content):
+        for kind, detail in _faults_of(sample, content):
             yield Finding(kind, (sample.key,), detail)
 
 
-def _seen(sample: Sample, content: Content) -> Iterator[tuple[FindingKind, str]]:
-    """What is wrong with one picture."""
+def _faults_of(sample: Sample, content: Content) -> Iterator[tuple[FindingKind, str]]:
     width, height = content.size
     short, long = sorted((width, height))
     if content.truncated:
-        yield "truncated", content.error or "the picture has no end mark, but can be decoded"
+        yield "truncated", content.error or "the image has no end mark, but can be decoded"
     elif content.error is not None and long * short <= _HUGE:
         yield "unreadable", content.error
     suffix = _suffix(sample)
@@ -255,10 +261,10 @@ def _suffix(sample: Sample) -> str:
     return PurePath(name).suffix.lower()
 
 
-def _of_copies(
+def _of_duplicates(
     samples: Sequence[Sample], contents: Sequence[Content], near: Sequence[tuple[int, int]]
 ) -> Iterator[Finding]:
-    exact = exact_copies(contents)
+    exact = exact_duplicates(contents)
     for group in exact:
         yield Finding("exact_duplicates", _keys(samples, group), _labels(samples, group))
     of_near = {index for pair in near for index in pair}
@@ -271,19 +277,26 @@ def _of_copies(
             yield Finding("label_conflict", _keys(samples, group), _labels(samples, group))
 
 
-def _of_classes(class_names: Sequence[str], counts: Sequence[int], units: Sequence[int]) -> Iterator[Finding]:
+def _of_classes(
+    class_names: Sequence[str], counts: Sequence[int], units: Sequence[int]
+) -> Iterator[Finding]:
     present = [label for label, count in enumerate(counts) if count]
     if not present:
         return
-    largest, smallest = max(present, key=lambda label: counts[label]), min(present, key=lambda label: counts[label])
+    largest, smallest = (
+        max(present, key=lambda label: counts[label]),
+        min(present, key=lambda label: counts[label]),
+    )
     if counts[largest] >= _IMBALANCE * counts[smallest]:
         named = (class_names[largest], class_names[smallest])
-        detail = f"{named[0]}: {counted(counts[largest], 'image')}, {named[1]}: {counted(counts[smallest], 'image')}"
-        yield Finding("imbalance", named, detail)
+        sizes = [f"{class_names[i]}: {counted(counts[i], 'image')}" for i in (largest, smallest)]
+        yield Finding("imbalance", named, ", ".join(sizes))
     for label, name in enumerate(class_names):
         if units[label] < _TOO_FEW_TO_SPLIT:
             images = counted(counts[label], "image")
-            grouped = "" if units[label] == counts[label] else f" in {counted(units[label], 'group')}"
+            grouped = (
+                "" if units[label] == counts[label] else f" in {counted(units[label], 'group')}"
+            )
             yield Finding("small_class", (name,), images + grouped)
 
 
@@ -298,10 +311,14 @@ def _labels(samples: Sequence[Sample], group: Sequence[int]) -> str:
 def _headline(report: AuditReport) -> str:
     counts = report.class_counts.values()
     spread = f", {min(counts)} to {max(counts)} per class" if counts else ""
-    return f"{report.samples} pictures of {len(counts)} classes{spread}"
+    return f"{counted(report.samples, 'image')} of {len(counts)} classes{spread}"
 
 
-def _told(finding: Finding) -> str:
+def _described(finding: Finding) -> str:
     together = finding.kind in ("exact_duplicates", "near_duplicates", "label_conflict")
     keys = (" = " if together else ", ").join(finding.keys)
-    return keys if finding.kind in ("exact_duplicates", "near_duplicates") else f"{keys} ({finding.detail})"
+    return (
+        keys
+        if finding.kind in ("exact_duplicates", "near_duplicates")
+        else f"{keys} ({finding.detail})"
+    )

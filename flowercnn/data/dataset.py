@@ -22,8 +22,16 @@ from flowercnn.data.inspection import Content
 from flowercnn.data.labels import LabelEncoder
 from flowercnn.data.listing import list_labelled
 from flowercnn.data.reading import LoadedImages, Readings
-from flowercnn.data.split_file import PARTS, read_split_file, write_split_file
-from flowercnn.data.splitting import Units, check_fractions, draw_folds, draw_split, draw_units
+from flowercnn.data.splitting import (
+    PARTS,
+    Units,
+    check_fractions,
+    draw_folds,
+    draw_split,
+    draw_units,
+    read_split_file,
+    write_split_file,
+)
 from flowercnn.errors import ConfigurationError, ImageError, SplitError, counted, few, unusable
 from flowercnn.preprocessing import BadImages, Preprocessing
 from flowercnn.sources import DataSource, ImageInput, Sample, as_source, declared_class_names

@@ -1,21 +1,18 @@
-"""Which pictures show the same: found by perceptual hashes, without comparing all with all.
+"""Near-duplicates: perceptual hashes (Zauner 2010) in buckets, then a comparison of details.
 
-A picture is described by the 8 x 8 lowest frequencies of its grey thumbnail (a cosine transform; Zauner 2010), each
-weighted so that all count alike in natural pictures; their signs are its 63-bit hash. A copy that was recompressed,
-resized or brightened has nearly the same description. A cropped copy has nearly that of a window of the original, so
-each picture is looked up by its whole and by 85 windows that leave up to 15 % of a side away.
+An image is described by the 8 x 8 lowest frequencies of its grey thumbnail (a cosine transform),
+weighted so that all count alike in natural images; their signs are its 63-bit hash. A recompressed,
+resized or brightened duplicate has nearly the same description. A cropped one has nearly that of a
+window of the original, so each image is looked up by its whole and by 85 windows that leave up to
+15 % of a side away.
 
-Looking up: hashes that agree in all 14 bits of one of 16 fixed choices meet in one bucket (locality-sensitive
-hashing; Indyk & Motwani 1998). Those that meet, differ in few bits and have descriptions that correlate are laid over
-one another, and the correlation of their details decides: two daisies on dark ground may be alike in the large, but
-only one photograph is alike in the small. Pictures with few details (handwritten digits) may be alike in the small,
-too: where more pairs are a little less alike than the limit than are above it, the limit is raised. Pictures of other
-colours must be more alike than others, unless one is grey.
-
-How much two pictures are one photograph: one is laid over a window of the other, and their details compared.
-
-Pictures that are only alike (two daisies on dark ground) agree in their large parts; the same photograph agrees in
-its details too, wherever it was cropped.
+Hashes that agree in all 14 bits of one of 16 fixed choices meet in one bucket (locality-sensitive
+hashing; Indyk & Motwani 1998). Of those that meet, differ in few bits and have descriptions that
+correlate, one is laid over a window of the other and the correlation of their details decides: two
+daisies on dark ground are alike in their large parts, one photograph is alike in its details.
+Images with few details (handwritten digits) may be alike in those, too: if more pairs are slightly
+below the limit than above it, the limit rises. Images of different colours must be more alike,
+unless one is grey.
 """
 
 from __future__ import annotations
@@ -31,11 +28,11 @@ import numpy.typing as npt
 from flowercnn._utils import cpu_count, ordered_map
 from flowercnn.data.inspection import THUMBNAIL_SIDE, Content
 
-__all__ = ["details_alike", "exact_copies", "join", "near_pairs"]
+__all__ = ["details_alike", "exact_duplicates", "join", "near_pairs"]
 
 
 _PAIRS_AT_ONCE: Final = 256
-_HOPELESS: Final = (0.45, 0.7, 0.8)  # correlations that copies exceed before each step
+_HOPELESS: Final = (0.45, 0.7, 0.8)  # correlations that duplicates exceed before each step
 _LARGEST_MOVE: Final = 0.05  # of a side, at a step
 _LOCAL: Final = 9  # pixels: what is larger than this is no detail
 
@@ -43,19 +40,20 @@ Floats = npt.NDArray[np.float32]
 
 
 def details_alike(
-    pictures: npt.NDArray[np.uint8],
+    images: npt.NDArray[np.uint8],
     first: npt.NDArray[np.int64],
     second: npt.NDArray[np.int64],
     windows: Floats,
     enough: float,
 ) -> Floats:
-    """Return for pairs of pictures how their details correlate when one is laid over a window of the other.
+    """Return how the details of pairs of images correlate, one laid over a window of the other.
 
-    The windows are moved and scaled a little until they fit (Gauss-Newton, as Lucas & Kanade 1981 register pictures).
+    The windows are moved and scaled a little until they fit (Gauss-Newton, as Lucas & Kanade 1981
+    register images).
 
     Args:
-        pictures: Shape (n, side, side), grey.
-        first: Shape (pairs,): positions of pictures in which a window is looked for.
+        images: Shape (n, side, side), grey.
+        first: Shape (pairs,): positions of images in which a window is looked for.
         second: Likewise, of those laid over the window.
         windows: Shape (pairs, 4): where to begin: top, bottom, left and right as shares of a side.
         enough: From what correlation on no better fit is looked for.
@@ -63,14 +61,16 @@ def details_alike(
 
     def compare(start: int) -> Floats:
         part = slice(start, start + _PAIRS_AT_ONCE)
-        return _compare(pictures[first[part]], pictures[second[part]], windows[part], enough)
+        return _compare(images[first[part]], images[second[part]], windows[part], enough)
 
     starts = range(0, len(first), _PAIRS_AT_ONCE)
     compared = ordered_map(compare, starts, workers=cpu_count(), window=2 * cpu_count())
     return np.concatenate([np.empty(0, dtype=np.float32), *compared])
 
 
-def _compare(wholes: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8], windows: Floats, enough: float) -> Floats:
+def _compare(
+    wholes: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8], windows: Floats, enough: float
+) -> Floats:
     wide, target, place = wholes.astype(np.float32), _standard(others.astype(np.float32)), windows
     details = _details(target)
     best = np.zeros(len(wide), dtype=np.float32)
@@ -83,7 +83,9 @@ def _compare(wholes: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8], windo
         left, seen, place = left[better], seen[better], place[better]
         if not len(left):
             break
-        place = np.clip(place + _improvement(place, seen, target[left]), -_LARGEST_MOVE, 1 + _LARGEST_MOVE)
+        place = np.clip(
+            place + _improvement(place, seen, target[left]), -_LARGEST_MOVE, 1 + _LARGEST_MOVE
+        )
     return best
 
 
@@ -103,36 +105,41 @@ def _improvement(place: Floats, seen: Floats, target: Floats) -> Floats:
     return np.clip(moves, -_LARGEST_MOVE, _LARGEST_MOVE)
 
 
-def _view(pictures: Floats, place: Floats) -> Floats:
-    """Return what is seen in a window of each picture, at the size of the picture."""
-    side = pictures.shape[1]
-    down, across = _sampling(place[:, 0], place[:, 1], side), _sampling(place[:, 2], place[:, 3], side)
-    seen: Floats = (down @ pictures @ across.transpose(0, 2, 1)).astype(np.float32, copy=False)
+def _view(images: Floats, place: Floats) -> Floats:
+    """Return a window of each image, scaled to the size of the image."""
+    side = images.shape[1]
+    down, across = (
+        _sampling(place[:, 0], place[:, 1], side),
+        _sampling(place[:, 2], place[:, 3], side),
+    )
+    seen: Floats = (down @ images @ across.transpose(0, 2, 1)).astype(np.float32, copy=False)
     return seen
 
 
 def _sampling(start: Floats, end: Floats, side: int) -> Floats:
-    """Return the matrices (n, side, side) that sample a stretch of a side, between pixels linearly."""
+    """Return matrices (n, side, side) that sample a stretch of a side linearly."""
     centres = (np.arange(side, dtype=np.float32) + 0.5) / side
     places = np.clip((start[:, None] + (end - start)[:, None] * centres) * side - 0.5, 0, side - 1)
-    shares: Floats = np.maximum(0, 1 - np.abs(places[..., None] - np.arange(side, dtype=np.float32)))
+    shares: Floats = np.maximum(
+        0, 1 - np.abs(places[..., None] - np.arange(side, dtype=np.float32))
+    )
     return shares
 
 
-def _standard(pictures: Floats) -> Floats:
-    """Return pictures of mean 0 and spread 1: brightness and contrast do not count."""
-    mean = pictures.mean(axis=(1, 2), keepdims=True)
-    spread = pictures.std(axis=(1, 2), keepdims=True)
-    standard: Floats = (pictures - mean) / np.maximum(spread, 1e-3)
+def _standard(images: Floats) -> Floats:
+    """Return images with mean 0 and standard deviation 1."""
+    mean = images.mean(axis=(1, 2), keepdims=True)
+    spread = images.std(axis=(1, 2), keepdims=True)
+    standard: Floats = (images - mean) / np.maximum(spread, 1e-3)
     return standard
 
 
-def _details(pictures: Floats) -> Floats:
-    """Return pictures without what is larger than a few pixels."""
-    apart = np.abs(np.subtract.outer(np.arange(pictures.shape[1]), np.arange(pictures.shape[1])))
+def _details(images: Floats) -> Floats:
+    """Return images without what is larger than a few pixels."""
+    apart = np.abs(np.subtract.outer(np.arange(images.shape[1]), np.arange(images.shape[1])))
     near = (apart <= _LOCAL // 2).astype(np.float32)
     blur = near / near.sum(axis=1, keepdims=True)
-    details: Floats = pictures - blur @ pictures @ blur.T
+    details: Floats = images - blur @ images @ blur.T
     return details
 
 
@@ -142,12 +149,14 @@ def _correlation(first: Floats, second: Floats) -> Floats:
     return alike
 
 
-_ALIKE: Final = 0.85  # correlation of descriptions; copies are above, and so are some different photographs
+_ALIKE: Final = (
+    0.85  # correlation of descriptions; duplicates are above, and so are some different photographs
+)
 _SAME: Final = (0.87, 0.9, 0.92, 0.95, 0.97)  # correlation of details; which of them, `_limit` says
-_SURE: Final = 0.95  # here copies may have other colours: of photographs they are tinted ones
-_GREY: Final = 6.0  # of 128: less colour on average is none
-_SAME_COLOURS: Final = 0.4  # cosine; copies with 15 % of a side cut away are above 0.56
-_BELOW: Final = 0.07  # pairs so little below the limit are different pictures that look alike
+_SURE: Final = 0.95  # here duplicates may have other colours: of photographs they are tinted ones
+_GREY: Final = 6.0  # of 128: less colour on average is grey
+_SAME_COLOURS: Final = 0.4  # cosine; duplicates with 15 % of a side cut away are above 0.56
+_BELOW: Final = 0.07  # pairs so little below the limit are different images that look alike
 _MANY: Final = 10
 _MOST_BITS_APART: Final = 14
 _FREQUENCIES: Final = 8
@@ -155,14 +164,14 @@ _GRID: Final = 16
 _OFFSETS: Final = {0.92: 3, 0.85: 4}  # places of a window along a side, by its share of it
 _ORDERS: Final = 4
 _BITS_PER_KEY: Final = 14
-_MOST_PER_BUCKET: Final = 64  # bounds the work where thousands of pictures look alike
-_PICTURES_AT_ONCE: Final = 512
+_MOST_PER_BUCKET: Final = 64  # bounds the work if thousands of images look alike
+_IMAGES_AT_ONCE: Final = 512
 
 Ints = npt.NDArray[np.int64]
 
 
-def exact_copies(contents: Sequence[Content]) -> list[list[int]]:
-    """Return the positions of pictures with exactly the same content, a list per content that occurs again."""
+def exact_duplicates(contents: Sequence[Content]) -> list[list[int]]:
+    """Return the positions of images with exactly the same content, a list per content."""
     places: dict[str, list[int]] = defaultdict(list)
     for index, content in enumerate(contents):
         if content.digest is not None and content.error is None:
@@ -171,9 +180,9 @@ def exact_copies(contents: Sequence[Content]) -> list[list[int]]:
 
 
 def near_pairs(contents: Sequence[Content]) -> list[tuple[int, int]]:
-    """Return pairs of positions (first < second) of pictures that show the same but are not the same file.
+    """Return pairs of positions (first < second) of near-duplicates that are not the same file.
 
-    Of several exact copies only the first is compared. Blank pictures look like nothing.
+    Of several exact duplicates only the first is compared. Blank images are left out.
     """
     seen: set[str | None] = set()
     chosen = []
@@ -189,7 +198,7 @@ def near_pairs(contents: Sequence[Content]) -> list[tuple[int, int]]:
 
 
 def join(count: int, links: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Return the groups that ``links`` make of the positions 0 to ``count - 1``, single ones included, in order."""
+    """Return the groups that ``links`` make of the positions below ``count``, in order."""
     parent = list(range(count))
 
     def root(index: int) -> int:
@@ -210,7 +219,7 @@ def join(count: int, links: Sequence[Sequence[int]]) -> list[list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """Pictures in the order of their keys, and where each key begins."""
+    """Positions of images in the order of their keys, and where each key begins."""
 
     order: Ints
     starts: Ints
@@ -221,7 +230,7 @@ class _Table:
         return cls(np.argsort(keys, kind="stable"), np.concatenate([[0], np.cumsum(counts)]))
 
     def look_up(self, keys: Ints) -> tuple[Ints, Ints]:
-        """Return positions of queries and of the pictures in their buckets, side by side."""
+        """Return positions of queries and of the images in their buckets, side by side."""
         starts = self.starts[keys]
         sizes = np.minimum(self.starts[keys + 1] - starts, _MOST_PER_BUCKET)
         queries = np.repeat(np.arange(len(keys)), sizes)
@@ -230,14 +239,14 @@ class _Table:
 
 
 def _similar(thumbnails: npt.NDArray[np.uint8], colours: Floats) -> Iterator[tuple[int, int]]:
-    """Yield pairs of positions of thumbnails (n, 32, 32) of which one is like the other or like a window of it."""
+    """Yield pairs of thumbnails (n, 32, 32), one like the other or like a window of it."""
     windows = _windows()
     whole = np.concatenate([_frequencies(part, [(0, 0)])[:, 0] for part in _parts(thumbnails)])
     hashes, keys, descriptions = *_hashes_and_keys(whole), _weighted(whole)
     tables = [_Table.of(column) for column in keys]
 
     def alike_to(part: npt.NDArray[np.uint8]) -> tuple[Ints, Ints, Floats]:
-        """Views (numbered: picture of the part, then window), pictures like them, and how alike they are."""
+        """Return window numbers (image, then window), images like them, correlations."""
         views = _frequencies(part, windows)
         own_hashes, own_keys = _hashes_and_keys(views)
         met = [
@@ -245,27 +254,33 @@ def _similar(thumbnails: npt.NDArray[np.uint8], colours: Floats) -> Iterator[tup
             for table, column in zip(tables, own_keys, strict=True)
         ]
         view, other = np.divmod(np.unique(np.concatenate(met)), len(thumbnails))
-        alike = np.einsum("ij,ij->i", _weighted(views.reshape(-1, whole.shape[-1])[view]), descriptions[other])
+        alike = np.einsum(
+            "ij,ij->i", _weighted(views.reshape(-1, whole.shape[-1])[view]), descriptions[other]
+        )
         kept = alike >= _ALIKE
         return view[kept], other[kept], alike[kept]
 
     found = ordered_map(alike_to, _parts(thumbnails), workers=cpu_count(), window=2 * cpu_count())
     numbered = [
-        (view + number * _PICTURES_AT_ONCE * len(windows), other, alike)
+        (view + number * _IMAGES_AT_ONCE * len(windows), other, alike)
         for number, (view, other, alike) in enumerate(found)
     ]
     view, other, alike = (np.concatenate(column) for column in zip(*numbered, strict=True))
-    picture, window = np.divmod(view, len(windows))
-    best = _best_of_each_pair(picture, other, alike)
-    picture, other, window = picture[best], other[best], window[best]
-    edges = np.array([[*_stretches()[down], *_stretches()[across]] for down, across in windows], dtype=np.float32)
-    details = details_alike(thumbnails, picture, other, edges[window], _SAME[-1])
-    same = (details >= _limit(details)) & ((details >= _SURE) | _like_in_colour(colours, picture, other))
-    yield from zip(picture[same].tolist(), other[same].tolist(), strict=True)
+    image, window = np.divmod(view, len(windows))
+    best = _best_of_each_pair(image, other, alike)
+    image, other, window = image[best], other[best], window[best]
+    edges = np.array(
+        [[*_stretches()[down], *_stretches()[across]] for down, across in windows], dtype=np.float32
+    )
+    details = details_alike(thumbnails, image, other, edges[window], _SAME[-1])
+    same = (details >= _limit(details)) & (
+        (details >= _SURE) | _like_in_colour(colours, image, other)
+    )
+    yield from zip(image[same].tolist(), other[same].tolist(), strict=True)
 
 
 def _like_in_colour(colours: Floats, first: Ints, second: Ints) -> npt.NDArray[np.bool_]:
-    """Return which pairs do not differ in colour; grey pictures differ from none, as copies may be grey."""
+    """Return which pairs do not differ in colour; a grey image does not differ from any."""
     rows = colours.reshape(len(colours), -1)
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     alike = np.einsum("ij,ij->i", rows[first], rows[second])
@@ -275,9 +290,9 @@ def _like_in_colour(colours: Floats, first: Ints, second: Ints) -> npt.NDArray[n
 
 
 def _limit(details: Floats) -> float:
-    """Return from what correlation on pairs are the same picture.
+    """Return the correlation from which on pairs are near-duplicates.
 
-    Of photographs copies are above 0.9 and different ones below 0.83, so that there are few in between.
+    Near-duplicate photographs are above 0.9 and others below 0.83, with few in between.
     """
     for limit in _SAME:
         below = np.count_nonzero((details >= limit - _BELOW) & (details < limit))
@@ -287,7 +302,7 @@ def _limit(details: Floats) -> float:
 
 
 def _best_of_each_pair(first: Ints, second: Ints, alike: Floats) -> Ints:
-    """Return the place where each pair, in whichever order, is most alike; pairs of one picture are left out."""
+    """Return where each pair, in either order, is most alike; pairs of one image are left out."""
     places = np.flatnonzero(first != second)
     low, high = np.minimum(first, second)[places], np.maximum(first, second)[places]
     pair = (low << 32) | high
@@ -298,8 +313,8 @@ def _best_of_each_pair(first: Ints, second: Ints, alike: Floats) -> Ints:
 
 
 def _parts(thumbnails: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
-    for start in range(0, len(thumbnails), _PICTURES_AT_ONCE):
-        yield thumbnails[start : start + _PICTURES_AT_ONCE]
+    for start in range(0, len(thumbnails), _IMAGES_AT_ONCE):
+        yield thumbnails[start : start + _IMAGES_AT_ONCE]
 
 
 def _frequencies(thumbnails: npt.NDArray[np.uint8], windows: Sequence[tuple[int, int]]) -> Floats:
@@ -307,15 +322,19 @@ def _frequencies(thumbnails: npt.NDArray[np.uint8], windows: Sequence[tuple[int,
     used = 1 + max(max(window) for window in windows)
     transform = np.concatenate([_transform_of(*stretch) for stretch in _stretches()[:used]])
     every = transform @ thumbnails.astype(np.float32) @ transform.T
-    places = np.arange(every[0].size).reshape(used, _FREQUENCIES, used, _FREQUENCIES).transpose(0, 2, 1, 3)
+    places = (
+        np.arange(every[0].size)
+        .reshape(used, _FREQUENCIES, used, _FREQUENCIES)
+        .transpose(0, 2, 1, 3)
+    )
     chosen = places[tuple(np.transpose(windows))].reshape(len(windows), -1)[:, 1:]
     frequencies: Floats = np.take(every.reshape(len(thumbnails), -1), chosen, axis=1)
     return frequencies
 
 
 def _weighted(frequencies: Floats) -> Floats:
-    """Return rows of length 1 whose products are correlations, all frequencies weighted to count the same."""
-    # Natural pictures have amplitudes that fall with frequency (Field 1987).
+    """Return rows of length 1 whose products are correlations, frequencies weighted equally."""
+    # Natural images have amplitudes that fall with frequency (Field 1987).
     weights = np.hypot(*np.mgrid[:_FREQUENCIES, :_FREQUENCIES]).ravel()[1:].astype(np.float32)
     rows = frequencies * weights
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
@@ -333,20 +352,20 @@ def _stretches() -> list[tuple[float, float]]:
 
 
 def _windows() -> list[tuple[int, int]]:
-    """Return windows as two numbers of stretches: the whole, parts of one side, and equal parts of both."""
+    """Return windows as two numbers of stretches: whole, parts of one side or of both."""
     lengths = [round(end - start, 6) for start, end in _stretches()]
     every = range(len(lengths))
     return [(a, b) for a in every for b in every if 0 in (a, b) or lengths[a] == lengths[b]]
 
 
 def _transform_of(start: float, end: float) -> Floats:
-    """Return the matrix (8, 32) from the pixels of a side to the lowest frequencies of a stretch of it."""
+    """Return the matrix (8, 32) from the pixels of a side to the frequencies of a stretch."""
     places, waves = np.arange(_GRID) + 0.5, np.arange(_FREQUENCIES)[:, None]
     return (np.cos(np.pi / _GRID * waves * places) @ _averages(start, end)).astype(np.float32)
 
 
 def _averages(start: float, end: float) -> npt.NDArray[np.float64]:
-    """Return the matrix (16, 32) that averages the pixels of a side over 16 equal stretches of a window."""
+    """Return the matrix (16, 32) that averages a side over 16 equal stretches of a window."""
     edges = np.linspace(start, end, _GRID + 1) * THUMBNAIL_SIDE
     pixels = np.arange(THUMBNAIL_SIDE)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
@@ -356,10 +375,11 @@ def _averages(start: float, end: float) -> npt.NDArray[np.float64]:
 
 
 def _hashes_and_keys(frequencies: Floats) -> tuple[npt.NDArray[np.uint64], Ints]:
-    """Return the signs of (..., 63) frequencies as the bits of (n,) numbers, and (16, n) keys of 14 of those bits."""
+    """Return the signs of (..., 63) frequencies as bits of (n,) numbers, and (16, n) keys."""
     signs = np.zeros((*frequencies.shape[:-1], _FREQUENCIES**2), dtype=bool)
     signs[..., 1:] = frequencies > 0
-    # Exact: a float32 holds whole numbers of 24 bits. Picture by picture, or BLAS would use more threads for each.
+    # Exact: a float32 holds whole numbers of 24 bits. Picture by image, or BLAS would use more
+    # threads for each.
     keys = (signs.astype(np.float32) @ _choices().T).reshape(-1, len(_choices()))
     return np.packbits(signs, axis=-1).view(np.uint64).ravel(), keys.T.astype(np.int64, order="C")
 
@@ -377,7 +397,7 @@ def _choices() -> Floats:
 def _near_in_bits(
     queries: Ints, candidates: Ints, own: npt.NDArray[np.uint64], others: npt.NDArray[np.uint64]
 ) -> Ints:
-    """Return those of the pairs whose hashes differ in few bits, each as one number: query * n + candidate."""
+    """Return the pairs whose hashes differ in few bits, as numbers: query * n + candidate."""
     near = np.bitwise_count(own[queries] ^ others[candidates]) <= _MOST_BITS_APART
     pairs: Ints = queries[near] * len(others) + candidates[near]
     return pairs

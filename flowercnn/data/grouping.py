@@ -1,4 +1,4 @@
-"""Grouping: the samples that belong on one side of a split, and pairs that are on two."""
+"""Grouping: samples that must stay in one part of a split, and pairs in two parts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from flowercnn.data.duplicates import exact_copies, join, near_pairs
+from flowercnn.data.duplicates import exact_duplicates, join, near_pairs
 from flowercnn.data.inspection import Content
 from flowercnn.sources import Sample
 
@@ -18,8 +18,8 @@ class Overlap(NamedTuple):
     """Two samples in different parts that should not be.
 
     Args:
-        first: Part and key of the one, such as ``"train rose/1.jpg"``.
-        second: Part and key of the other.
+        first: Part and key, such as ``"train rose/1.jpg"``.
+        second: Part and key of the other sample.
         reason: ``"same key"``, ``"same group"``, ``"same file"`` or ``"near-duplicate"``.
     """
 
@@ -34,32 +34,37 @@ class Overlap(NamedTuple):
 def names_and_links(
     samples: Sequence[Sample], contents: Sequence[Content] | None
 ) -> tuple[list[tuple[str, str]], list[list[int]]]:
-    """Return what each sample is known by, and the positions of samples that belong together.
+    """Return the identity of each sample, and the positions of samples that belong together.
 
     Args:
-        samples: The samples.
-        contents: What was read of them; ``None`` where copies are to be ignored.
+        samples: Samples.
+        contents: Inspection of each image, or ``None`` to ignore duplicates.
     """
     near = () if contents is None else near_pairs(contents)
-    names = [_name(sample, None if contents is None else contents[index]) for index, sample in enumerate(samples)]
+    names = [
+        _name(sample, None if contents is None else contents[index])
+        for index, sample in enumerate(samples)
+    ]
     return names, units_of(samples, contents, near)
 
 
 def units_of(
     samples: Sequence[Sample], contents: Sequence[Content] | None, near: Sequence[tuple[int, int]]
 ) -> list[list[int]]:
-    """Return the positions of samples that belong together: of one group, exact copies, and the pairs ``near``."""
-    exact = () if contents is None else _copies(contents)
+    """Return the positions of samples of one group, exact duplicates, and the pairs ``near``."""
+    exact = () if contents is None else _duplicates(contents)
     return join(len(samples), [*_same([sample.group for sample in samples]), *exact, *near])
 
 
-def find_overlaps(samples: Sequence[Sample], contents: Sequence[Content], parts: Sequence[str]) -> list[Overlap]:
-    """Return the pairs of samples in different parts that are the same, or nearly, or of one group.
+def find_overlaps(
+    samples: Sequence[Sample], contents: Sequence[Content], parts: Sequence[str]
+) -> list[Overlap]:
+    """Return the pairs of samples in different parts that are duplicates or of one group.
 
     Args:
-        samples: The samples of all parts.
-        contents: What was found in their images.
-        parts: The name of the part of each sample.
+        samples: Samples of all parts.
+        contents: Inspection of each image.
+        parts: Name of the part of each sample.
     """
 
     def named(index: int) -> str:
@@ -69,7 +74,7 @@ def find_overlaps(samples: Sequence[Sample], contents: Sequence[Content], parts:
     for reason, links in (
         ("same key", _same([sample.key for sample in samples])),
         ("same group", _same([sample.group for sample in samples])),
-        ("same file", _copies(contents)),
+        ("same file", _duplicates(contents)),
         ("near-duplicate", near_pairs(contents)),
     ):
         for pair in _across(links, parts):
@@ -77,13 +82,15 @@ def find_overlaps(samples: Sequence[Sample], contents: Sequence[Content], parts:
     return [found[pair] for pair in sorted(found)]
 
 
-def in_a_later_part(samples: Sequence[Sample], contents: Sequence[Content], parts: Sequence[int]) -> set[int]:
+def in_a_later_part(
+    samples: Sequence[Sample], contents: Sequence[Content], parts: Sequence[int]
+) -> set[int]:
     """Return the positions of samples that belong together with one of a later part.
 
     Args:
-        samples: The samples of all parts.
-        contents: What was found in their images.
-        parts: The number of the part of each sample.
+        samples: Samples of all parts.
+        contents: Inspection of each image.
+        parts: Number of the part of each sample.
     """
     doubled: set[int] = set()
     for together in names_and_links(samples, contents)[1]:
@@ -101,7 +108,7 @@ def _name(sample: Sample, content: Content | None) -> tuple[str, str]:
 
 
 def _same(values: Sequence[str | None]) -> Iterator[list[int]]:
-    """Yield the positions of equal values, for each that occurs again."""
+    """Yield the positions of each value that occurs more than once."""
     places: dict[str, list[int]] = defaultdict(list)
     for index, value in enumerate(values):
         if value is not None:
@@ -109,12 +116,14 @@ def _same(values: Sequence[str | None]) -> Iterator[list[int]]:
     yield from (same for same in places.values() if len(same) > 1)
 
 
-def _copies(contents: Sequence[Content]) -> Iterator[list[int]]:
-    """Yield the positions of exact copies; blank pictures show nothing that could be recognised."""
-    yield from (copies for copies in exact_copies(contents) if not contents[copies[0]].blank)
+def _duplicates(contents: Sequence[Content]) -> Iterator[list[int]]:
+    """Yield the positions of exact duplicates; blank images are not duplicates."""
+    yield from (same for same in exact_duplicates(contents) if not contents[same[0]].blank)
 
 
-def _across(links: Iterator[list[int]] | Sequence[Sequence[int]], parts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of positions that are linked but on different sides."""
+def _across(
+    links: Iterator[list[int]] | Sequence[Sequence[int]], parts: Sequence[str]
+) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of positions that are linked but in different parts."""
     for link in links:
         yield from ((a, b) for a, b in combinations(sorted(link), 2) if parts[a] != parts[b])

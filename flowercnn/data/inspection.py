@@ -25,8 +25,10 @@ from flowercnn.preprocessing import (
 __all__ = ["THUMBNAIL_SIDE", "Content", "Inspector"]
 
 THUMBNAIL_SIDE: Final = 32
-_BLANK_THUMBNAIL: Final = 5.0  # spread of grey values, of 255; the plainest of 1,088 flower photographs has 15
-_BLANK_PICTURE: Final = 12.0
+_BLANK_THUMBNAIL: Final = (
+    5.0  # spread of grey values, of 255; the plainest of 1,088 flower photographs has 15
+)
+_BLANK_IMAGE: Final = 12.0
 _JPEG_END: Final = b"\xff\xd9"
 _DEFAULTS: Final = Preprocessing()
 _DRAFT: Final = (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE)
@@ -34,18 +36,20 @@ _DRAFT: Final = (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Content:
-    """One picture as it was found.
+    """Inspection of one image.
 
     Args:
-        digest: A hash of the file's bytes, or of the pixels where there is no file; ``None`` if it cannot be read.
+        digest: Hash of the file's bytes, or of the pixels if there is no file; ``None`` if it
+            cannot be read.
         error: Why it cannot be used, or ``None``.
-        size: (width, height) in pixels as stored; (0, 0) if not known.
-        format: ``"JPEG"``, ``"PNG"`` and so on, told by the content; ``None`` if not known or decoded already.
-        rotated: Whether it is stored turned or mirrored, with an EXIF note to put it right.
+        size: (width, height) in pixels as stored; (0, 0) if unknown.
+        format: ``"JPEG"``, ``"PNG"`` and so on, by content; ``None`` if unknown or decoded already.
+        rotated: Whether it is stored rotated or mirrored, with the EXIF orientation to undo it.
         truncated: Whether its end is missing.
-        blank: Whether it shows nothing: one colour, or nearly.
-        thumbnail: Shape (32, 32), uint8, grey, upright, whatever its proportions; ``None`` if there is an error.
-        colours: Shape (4, 4, 2), float32: mean Cb and Cr of each sixteenth of it, from -128, 0 for grey; or ``None``.
+        blank: Whether it is of one colour, or nearly.
+        thumbnail: Shape (32, 32), uint8, grey, upright, stretched; ``None`` if there is an error.
+        colours: Shape (4, 4, 2), float32: mean Cb and Cr of each sixteenth of the image, from -128,
+            0 for grey; ``None`` if there is an error.
     """
 
     digest: str | None = None
@@ -60,10 +64,10 @@ class Content:
 
 
 class Inspector:
-    """Looks at one image, and decodes it for training: once for both where that comes to the same.
+    """Inspects one image and decodes it for training, in one decoding if that gives the same.
 
     Args:
-        content: The encoded image, or a Pillow image.
+        content: Encoded image, or a Pillow image.
     """
 
     def __init__(self, content: bytes | Image.Image) -> None:
@@ -74,7 +78,7 @@ class Inspector:
         self._rotated = False
 
     def pixels(self, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-        """Return the pixels for training, as `Preprocessing.decode` does.
+        """Return the pixels that `Preprocessing.decode` returns.
 
         Raises:
             ImageError: If the image cannot be used.
@@ -85,7 +89,9 @@ class Inspector:
             nonlocal serves
             self._look_at(image)
             size = draft_size(image, preprocessing.image_size)
-            serves = draft_scale(image, size) == draft_scale(image, _DRAFT) and _is_usual(preprocessing)
+            serves = draft_scale(image, size) == draft_scale(image, _DRAFT) and _is_usual(
+                preprocessing
+            )
             if serves and image.mode == "RGB" and image.format in ("JPEG", "MPO") and is_exact():
                 image.draft("YCbCr", size)
 
@@ -98,33 +104,47 @@ class Inspector:
         if serves:
             self._decoded = upright
         is_drafted = serves and upright.mode == "YCbCr" and self._format in ("JPEG", "MPO")
-        rgb = ycbcr_to_rgb(upright) if is_drafted else to_mode("RGB", upright, preprocessing.background)
+        rgb = (
+            ycbcr_to_rgb(upright)
+            if is_drafted
+            else to_mode("RGB", upright, preprocessing.background)
+        )
         return preprocessing.fit(rgb)
 
     def content(self, digest: str | None) -> Content:
-        """Return what the image shows of itself; a JPEG is decoded at a fraction of its size.
+        """Return the inspection; a JPEG is decoded at a fraction of its size.
 
         Args:
-            digest: A hash of the image.
+            digest: Hash of the image.
         """
         content = self._content
         try:
-            upright = self._decoded or decode_upright(content, max_pixels=_DEFAULTS.max_pixels, inspect=self._draft)
+            upright = self._decoded or decode_upright(
+                content, max_pixels=_DEFAULTS.max_pixels, inspect=self._draft
+            )
             image = to_mode("YCbCr", upright, _DEFAULTS.background)
         except FlowerCNNError as error:
-            cut = _has_no_end(content, self._format) or _is_too_short(content) or "truncated" in str(error).lower()
-            return Content(digest, str(error), self._size, self._format, self._rotated, truncated=cut)
+            cut = (
+                _has_no_end(content, self._format)
+                or _is_too_short(content)
+                or "truncated" in str(error).lower()
+            )
+            return Content(
+                digest, str(error), self._size, self._format, self._rotated, truncated=cut
+            )
         side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
         small = np.asarray(image.resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0))
         grey = small[..., 0].copy()
-        colours = small[..., 1:].reshape(4, THUMBNAIL_SIDE // 4, 4, -1, 2).mean((1, 3), dtype=np.float32)
+        colours = (
+            small[..., 1:].reshape(4, THUMBNAIL_SIDE // 4, 4, -1, 2).mean((1, 3), dtype=np.float32)
+        )
         return Content(
             digest,
             size=self._size,
             format=self._format,
             rotated=self._rotated,
             truncated=_has_no_end(content, self._format),
-            blank=_shows_nothing(grey, content),
+            blank=_is_blank(grey, content),
             thumbnail=grey,
             colours=colours - 128,
         )
@@ -139,26 +159,31 @@ class Inspector:
 
 
 def _is_usual(preprocessing: Preprocessing) -> bool:
-    """Whether an inspection may use what is decoded for training."""
-    return (preprocessing.background, preprocessing.max_pixels) == (_DEFAULTS.background, _DEFAULTS.max_pixels)
+    """Return whether an inspection may use what is decoded for training."""
+    return (preprocessing.background, preprocessing.max_pixels) == (
+        _DEFAULTS.background,
+        _DEFAULTS.max_pixels,
+    )
 
 
 def _decode(content: bytes | Image.Image) -> Image.Image:
     return decode_image(content, background=_DEFAULTS.background, max_pixels=_DEFAULTS.max_pixels)
 
 
-def _shows_nothing(grey: npt.NDArray[np.uint8], content: bytes | Image.Image) -> bool:
-    """Whether a picture is of one colour, or nearly, given its thumbnail."""
+def _is_blank(grey: npt.NDArray[np.uint8], content: bytes | Image.Image) -> bool:
+    """Return whether an image is of one colour, or nearly, given its thumbnail."""
     values = grey.ravel().astype(np.float32)
     mean = values.sum() / len(values)
-    if values @ values / len(values) - mean**2 >= _BLANK_THUMBNAIL**2:  # a fifth of the time of std()
+    if (
+        values @ values / len(values) - mean**2 >= _BLANK_THUMBNAIL**2
+    ):  # a fifth of the time of std()
         return False
-    # The thumbnail of fine noise is plain too: the few that look blank are decoded again at full size.
-    return max(ImageStat.Stat(_decode(content)).stddev) < _BLANK_PICTURE
+    # The thumbnail of fine noise is plain, too: decode the few that look blank at full size.
+    return max(ImageStat.Stat(_decode(content)).stddev) < _BLANK_IMAGE
 
 
 def _is_too_short(content: bytes | Image.Image) -> bool:
-    """Whether a WEBP or AVIF file is shorter than it says itself; Pillow only says that it cannot decode those."""
+    """Return whether a WEBP or AVIF file is shorter than its header says; Pillow does not."""
     if not isinstance(content, bytes):
         return False
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
@@ -174,7 +199,7 @@ def _is_too_short(content: bytes | Image.Image) -> bool:
 
 
 def _has_no_end(content: bytes | Image.Image, format_: str | None) -> bool:
-    """Whether the mark that ends a JPEG is missing; within the coded picture it cannot occur."""
+    """Return whether the end mark of a JPEG is missing; it cannot occur within the data."""
     if not isinstance(content, bytes) or format_ not in ("JPEG", "MPO"):
         return False
     filled = content.rstrip(b"\0")  # some programs fill up what they write

@@ -1,4 +1,4 @@
-"""Class names to integers and back: fitted once, on all classes, and never again."""
+"""Label encoder: class names to integers and back."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from flowercnn._utils import check_class_names
 from flowercnn.errors import ConfigurationError, UnknownNameError, closest, few
 
 __all__ = ["LabelEncoder", "check_printable"]
 
 _LONGEST_NAME: Final = 1_000
-_UNWANTED: Final = ("Cc", "Cs")  # control characters, and halves of characters that no file can hold
+_UNWANTED: Final = (
+    "Cc",
+    "Cs",
+)  # control characters, and halves of characters that no file can hold
 
-_REORDERING: Final = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))  # bidi controls
+_REORDERING: Final = frozenset(
+    map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
+)  # bidi controls
 
 
 @dataclass(frozen=True, slots=True)
 class LabelEncoder:
-    """The one mapping between class names (str) and labels (int); frozen, so nothing can refit it.
+    """Mapping between class names (str) and labels (int); frozen, so that it cannot be refitted.
 
     Args:
-        class_names: Distinct names; the label of a class is its place in this tuple.
+        class_names: Distinct names; the label of a class is its position.
 
     Raises:
         ConfigurationError: If names repeat or are not strings.
@@ -41,14 +47,11 @@ class LabelEncoder:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not all(isinstance(name, str) and name for name in self.class_names):
-            raise ConfigurationError(f"class_names must be non-empty strings. Received: {self.class_names!r}")
-        if len(set(self.class_names)) != len(self.class_names):
-            raise ConfigurationError(f"class_names must be distinct. Received: {self.class_names!r}")
+        check_class_names(self.class_names)
 
     @classmethod
     def fit(cls, names: Iterable[str]) -> LabelEncoder:
-        """Return the encoder of all names seen, in sorted order."""
+        """Return the encoder of the given names, in sorted order."""
         return cls(tuple(sorted(set(names))))
 
     def encode(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -60,8 +63,9 @@ class LabelEncoder:
         position = {name: label for label, name in enumerate(self.class_names)}
         unknown = sorted({name for name in names if name not in position})
         if unknown:
+            hint = closest(unknown[0], position)
             raise UnknownNameError(
-                f"Every label must be one of the {len(position)} class names.{closest(unknown[0], position)} "
+                f"Every label must be one of the {len(position)} class names.{hint} "
                 f"Received: {few([repr(name) for name in unknown])}"
             )
         return np.fromiter((position[name] for name in names), dtype=np.int64, count=len(names))
@@ -72,17 +76,17 @@ class LabelEncoder:
 
 
 def check_printable(class_names: Sequence[str]) -> None:
-    """Refuse names that no classifier may have: they could forge lines of a terminal or a log.
+    """Check that names cannot forge lines of a terminal or a log.
 
     Raises:
-        ConfigurationError: If a name has control characters, such as those that reorder text, or over 1,000
-            characters.
+        ConfigurationError: If a name has control characters, such as those that reorder text, or
+            over 1,000 characters.
     """
     for name in class_names:
         if len(name) > _LONGEST_NAME or any(map(_is_unwanted, name)):
             raise ConfigurationError(
-                f"Class names must have at most {_LONGEST_NAME:,} characters, and no control characters. "
-                f"Received: {name[:100]!r}. Rename the class, or use map_labels on the source."
+                f"Class names must have at most {_LONGEST_NAME:,} characters and no control characters. "
+                f"Received: {name[:100]!r}. Rename the class, or use map_labels."
             )
 
 

@@ -31,13 +31,15 @@ def list_labelled(source: DataSource, *, skip_unlabelled: bool) -> tuple[Sample,
         )
     labelled = tuple(sample for sample in samples if sample.label is not None)
     if not labelled:
-        raise DataError(f"The source has no {'labelled ' if samples else ''}samples. Received: {source!r}")
+        raise DataError(
+            f"The source has no {'labelled ' if samples else ''}samples. Received: {source!r}"
+        )
     _refuse_repeated_keys(labelled)
     return labelled
 
 
 def _checked(source: DataSource) -> Iterator[Sample]:
-    """Yield the samples of a source, with a sentence for its author if it is none."""
+    """Yield the samples of a source, or raise an error for its author."""
     for sample in source:
         if not isinstance(sample, Sample):
             raise ConfigurationError(
@@ -50,5 +52,11 @@ def _checked(source: DataSource) -> Iterator[Sample]:
 def _refuse_repeated_keys(samples: Sequence[Sample]) -> None:
     if len({sample.key for sample in samples}) == len(samples):
         return
-    repeated = [f"{key!r} ({n} times)" for key, n in Counter(sample.key for sample in samples).items() if n > 1]
-    raise DataError(f"Every key must be unique. Received: {len(repeated)} repeated keys: {few(repeated)}")
+    repeated = [
+        f"{key!r} ({n} times)"
+        for key, n in Counter(sample.key for sample in samples).items()
+        if n > 1
+    ]
+    raise DataError(
+        f"Every key must be unique. Received: {len(repeated)} repeated keys: {few(repeated)}"
+    )

@@ -1,7 +1,7 @@
 """Reading: each image of a data set is fetched once, and its parts share what was found.
 
-From the same bytes come the digest, what the search for duplicates and the audit need, and the pixels at the size of
-training. Images that cannot be used are known then, before any training.
+From the same bytes come the digest, what the search for duplicates and the audit need, and the
+pixels at the size of training. Images that cannot be used are known then, before any training.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ class LoadedImages:
 
 
 class Readings:
-    """What was read of the images of a data set, by their keys; shared by the data set and its parts.
+    """Results of reading the images of a data set, by key; shared with its parts.
 
-    Pixels are kept for one preprocessing, the last that was asked for, within its ``memory_limit``. Encoded images
-    are kept on request only, within the same limit, the others in a temporary folder.
+    Pixels are kept for one preprocessing, the last that was asked for, within its ``memory_limit``.
+    Encoded images are kept on request only, within the same limit, the others in a temporary
+    folder.
     """
 
     def __init__(self) -> None:
@@ -85,11 +86,13 @@ class Readings:
         """Read each image once, in threads, and keep what is wanted of it.
 
         Args:
-            samples: The images. Those of which all that is wanted is known already are not read again.
+            samples: The images. Those of which all that is wanted is known already are not read
+                again.
             preprocessing: What makes pixels of them, or ``None`` for none.
             inspect: Whether to look for faults and to prepare the search for duplicates.
             digest: Whether a hash of the content is wanted; an inspection has one.
-            keep_encoded: Whether to keep the encoded images until `release`, so that they can be decoded again.
+            keep_encoded: Whether to keep the encoded images until `release`, so that they can be
+                decoded again.
             progress: Whether to show a progress bar.
 
         Raises:
@@ -118,7 +121,9 @@ class Readings:
             like=waiting[0].image,
             count=len(waiting),
         )
-        shown = tracked(images, total=len(waiting), description="Reading", unit="img", enabled=progress)
+        shown = tracked(
+            images, total=len(waiting), description="Reading", unit="img", enabled=progress
+        )
         try:
             for sample, image in zip(waiting, shown, strict=True):
                 self._keep(sample, image, chunk, encoded)
@@ -126,7 +131,9 @@ class Readings:
             if decoded is not None and chunk is not None:
                 decoded.close_chunk(chunk)
 
-    def _keep(self, sample: Sample, image: _Image, chunk: _Chunk | None, encoded: _EncodedImages | None) -> None:
+    def _keep(
+        self, sample: Sample, image: _Image, chunk: _Chunk | None, encoded: _EncodedImages | None
+    ) -> None:
         if image.digest is not None or image.content is not None:
             self._digests[sample.key] = image.digest
         if image.content is not None:
@@ -137,22 +144,24 @@ class Readings:
             chunk.add(sample.key, image.entry)
 
     def contents(self, samples: Sequence[Sample], *, progress: bool = False) -> tuple[Content, ...]:
-        """Return what an inspection found of each image; those that were not inspected yet are read."""
+        """Return the inspection of each image; images without one are read."""
         self.read(samples, inspect=True, progress=progress)
         return tuple(self._contents[sample.key] for sample in samples)
 
     def known_contents(self, samples: Sequence[Sample]) -> tuple[Content, ...] | None:
-        """Return what an inspection has found of each image before, or ``None`` if there was none."""
+        """Return the inspection of each image if all have one, otherwise ``None``."""
         if all(sample.key in self._contents for sample in samples):
             return tuple(self._contents[sample.key] for sample in samples)
         return None
 
     def digests(self, samples: Sequence[Sample]) -> dict[str, str | None]:
-        """Return a hash of the content of each image by its key; ``None`` for one that cannot be read."""
+        """Return a hash of each image's content by its key; ``None`` if it cannot be read."""
         self.read(samples, digest=True)
         return {sample.key: self._digests[sample.key] for sample in samples}
 
-    def errors(self, samples: Sequence[Sample], preprocessing: Preprocessing) -> dict[str, ImageError]:
+    def errors(
+        self, samples: Sequence[Sample], preprocessing: Preprocessing
+    ) -> dict[str, ImageError]:
         """Return of each image that could not be decoded why, by its key; nothing is read."""
         known = self._decoded_for(preprocessing).errors
         return {sample.key: known[sample.key] for sample in samples if sample.key in known}
@@ -171,7 +180,7 @@ class Readings:
         return (decoded.image(sample) for sample in samples)
 
     def image(self, sample: Sample) -> ImageInput:
-        """Return an image as it can be decoded: the encoded one that was kept, or what the sample has."""
+        """Return the encoded image that was kept, or the image of the sample."""
         return sample.image if self._encoded is None else self._encoded.get(sample)
 
     def release(self) -> None:
@@ -180,14 +189,19 @@ class Readings:
         self._encoded = None
 
     def _has_decoded(self, preprocessing: Preprocessing) -> bool:
-        return self._decoded is not None and self._decoded.preprocessing.to_dict() == preprocessing.to_dict()
+        return (
+            self._decoded is not None
+            and self._decoded.preprocessing.to_dict() == preprocessing.to_dict()
+        )
 
     def _decoded_for(self, preprocessing: Preprocessing) -> _DecodedImages:
         if self._decoded is None or not self._has_decoded(preprocessing):
             self._decoded = _DecodedImages(preprocessing)
         return self._decoded
 
-    def _read_one(self, sample: Sample, chunk: _Chunk | None, *, inspect: bool, digest: bool) -> _Image:
+    def _read_one(
+        self, sample: Sample, chunk: _Chunk | None, *, inspect: bool, digest: bool
+    ) -> _Image:
         wanted = chunk is not None and sample.key in chunk.wanted
         try:
             encoded = read_content(self.image(sample))
@@ -210,7 +224,7 @@ class Readings:
 
 
 class _Image(NamedTuple):
-    """What came of reading one image: ``entry`` is for a store, or why there is none."""
+    """Result of reading one image: ``entry`` is for a store, or why there is none."""
 
     encoded: bytes | Image.Image | None
     digest: str | None
@@ -221,7 +235,9 @@ class _Image(NamedTuple):
 class _Chunk:
     """Images that are decoded in one go: those of ``wanted``, into ``store``."""
 
-    def __init__(self, wanted: frozenset[str], store: MemoryStore | DiskStore, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, wanted: frozenset[str], store: MemoryStore | DiskStore, preprocessing: Preprocessing
+    ) -> None:
         self.wanted, self.store, self.preprocessing = wanted, store, preprocessing
         self.keys: list[str] = []
         self.errors: dict[str, ImageError] = {}
@@ -278,7 +294,7 @@ class _DecodedImages:
 
 
 class _EncodedImages:
-    """Encoded images by key, or why they cannot be read: in memory up to a limit, then in a temporary folder."""
+    """Encoded images by key: in memory up to a limit, then in a temporary folder."""
 
     def __init__(self, limit: int) -> None:
         self._room = limit
@@ -314,8 +330,8 @@ class _EncodedImages:
             path.write_bytes(content)
         except OSError as error:
             raise SourceError(
-                f"{path.parent}: encoded images cannot be kept here ({error.strerror or error}). Free some space, or "
-                "raise memory_limit."
+                f"{path.parent}: cannot keep encoded images ({error.strerror or error}). Free some "
+                "space, or raise memory_limit."
             ) from error
         return path
 

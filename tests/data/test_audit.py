@@ -51,7 +51,9 @@ def plant(  # noqa: C901 - one case per kind of fault
         case "tiny":
             pictures.texture(1000 + number, (20 + number, 40)).save(path)
         case "huge":
-            Image.effect_noise((5000 + number, 4100), 80).resize((5000 + number, 4100)).save(path, quality=5)
+            Image.effect_noise((5000 + number, 4100), 80).resize((5000 + number, 4100)).save(
+                path, quality=5
+            )
         case "odd_aspect":
             pictures.texture(1000 + number, (60, 200 + number)).save(path)
         case "blank":
@@ -64,7 +66,9 @@ def plant(  # noqa: C901 - one case per kind of fault
         case "exact_duplicates":
             path.write_bytes((folder / "a" / f"{2 * (number % PER_CLASS)}.jpg").read_bytes())
         case "near_duplicates":
-            pictures.copy_of(Image.open(folder / "a" / f"{2 * (number % PER_CLASS)}.jpg"), number, number).save(path)
+            pictures.copy_of(
+                Image.open(folder / "a" / f"{2 * (number % PER_CLASS)}.jpg"), number, number
+            ).save(path)
         case "label_conflict":
             path.write_bytes((folder / "b" / f"{2 * (number % PER_CLASS) + 1}.jpg").read_bytes())
 
@@ -75,13 +79,15 @@ PLANTED = [kind for kind in KINDS if kind not in ("imbalance", "small_class")]
 def test_pictures_without_fault_are_clean(folder: Path) -> None:
     report = audited(folder)
     assert report.clean, report.summary()
-    assert report.summary() == "16 pictures of 2 classes, 8 to 8 per class\nNothing found."
+    assert report.summary() == "16 images of 2 classes, 8 to 8 per class\nNothing found."
     assert sum(report.counts().values()) == 0
 
 
 @pytest.mark.parametrize("count", [1, 6])
 @pytest.mark.parametrize("kind", PLANTED)
-def test_every_planted_fault_is_found_and_nothing_else(pictures: Any, folder: Path, kind: Any, count: int) -> None:
+def test_every_planted_fault_is_found_and_nothing_else(
+    pictures: Any, folder: Path, kind: Any, count: int
+) -> None:
     count = 1 if kind == "huge" else count
     for number in range(count):
         plant(pictures, folder, kind, number)
@@ -121,7 +127,7 @@ def test_a_picture_with_zeros_after_its_end_is_whole(folder: Path) -> None:
 def test_nothing_has_nothing_wrong(coloured: fc.Dataset) -> None:
     report = coloured.split(val=0, progress=False).val.audit(progress=False)
     assert report.clean
-    assert report.summary() == "0 pictures of 3 classes, 0 to 0 per class\nNothing found."
+    assert report.summary() == "0 images of 3 classes, 0 to 0 per class\nNothing found."
 
 
 def test_near_duplicates_under_two_labels_are_a_conflict(pictures: Any, folder: Path) -> None:
@@ -148,7 +154,10 @@ def test_an_audit_changes_no_file(pictures: Any, folder: Path) -> None:
 
     def state() -> list[tuple[str, int, str]]:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return [(str(p), p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest()) for p in files]
+        return [
+            (str(p), p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest())
+            for p in files
+        ]
 
     before = state()
     audited(folder)
@@ -169,10 +178,14 @@ def test_a_report_is_a_value_a_table_and_a_part_of_a_page(tmp_path: Path, folder
 
 def test_many_alike_pictures_are_one_group(pictures: Any) -> None:
     base = pictures.texture(5)
-    frames = [np.asarray(base.point(lambda v, k=number % 7: min(255, v + k))) for number in range(300)]
+    frames = [
+        np.asarray(base.point(lambda v, k=number % 7: min(255, v + k))) for number in range(300)
+    ]
     dataset = fc.Dataset.from_source(fc.InMemory(frames, ["a"] * 300))
     contents = Readings().contents(dataset.samples)
-    assert [len(group) for group in join(300, near_pairs(contents)) if len(group) > 1] == [7]  # the others are exact
+    assert [len(group) for group in join(300, near_pairs(contents)) if len(group) > 1] == [
+        7
+    ]  # the others are exact
 
 
 def test_drawn_flowers_are_not_taken_for_copies() -> None:
@@ -182,8 +195,12 @@ def test_drawn_flowers_are_not_taken_for_copies() -> None:
 
 def test_handwritten_digits_are_not_taken_for_copies() -> None:
     digits = pytest.importorskip("sklearn.datasets").load_digits()
-    pictures = [np.repeat((image * 15.9).astype(np.uint8)[..., None], 3, axis=2) for image in digits.images]
-    dataset = fc.Dataset.from_source(fc.InMemory(pictures, [f"digit {digit}" for digit in digits.target]))
+    pictures = [
+        np.repeat((image * 15.9).astype(np.uint8)[..., None], 3, axis=2) for image in digits.images
+    ]
+    dataset = fc.Dataset.from_source(
+        fc.InMemory(pictures, [f"digit {digit}" for digit in digits.target])
+    )
     contents = Readings().contents(dataset.samples)
     assert len(near_pairs(contents)) < 20
     dataset.split(progress=False)
@@ -191,16 +208,27 @@ def test_handwritten_digits_are_not_taken_for_copies() -> None:
 
 def test_copies_are_found_among_pictures_that_are_all_alike(pictures: Any) -> None:
     digits = pytest.importorskip("sklearn.datasets").load_digits()
-    images = [Image.fromarray((image * 15.9).astype(np.uint8)).resize((64, 64)) for image in digits.images[:400]]
-    saved = [pictures.encoded(image.convert("RGB"), quality=quality) for quality in (90, 60) for image in images]
+    images = [
+        Image.fromarray((image * 15.9).astype(np.uint8)).resize((64, 64))
+        for image in digits.images[:400]
+    ]
+    saved = [
+        pictures.encoded(image.convert("RGB"), quality=quality)
+        for quality in (90, 60)
+        for image in images
+    ]
     samples = [fc.Sample(str(number), "a", content) for number, content in enumerate(saved)]
     pairs = set(near_pairs(Readings().contents(samples)))
     assert len({(number, number + 400) for number in range(400)} & pairs) > 390
 
 
-def test_pictures_that_are_nearly_alike_must_have_like_colours_unless_one_is_grey(pictures: Any) -> None:
+def test_pictures_that_are_nearly_alike_must_have_like_colours_unless_one_is_grey(
+    pictures: Any,
+) -> None:
     red = np.asarray(pictures.texture(3), np.float32) / 2 + np.array([120, 0, 0], np.float32)
-    other = red + np.random.default_rng(0).normal(0, 20, (*red.shape[:2], 1))  # details correlate to about 0.9
+    other = red + np.random.default_rng(0).normal(
+        0, 20, (*red.shape[:2], 1)
+    )  # details correlate to about 0.9
     grey = np.repeat(other.mean(axis=2, keepdims=True), 3, axis=2)
 
     def are_copies(first: Any, second: Any) -> bool:
@@ -217,7 +245,7 @@ def test_pictures_that_are_nearly_alike_must_have_like_colours_unless_one_is_gre
 def test_clean_photographs_give_no_false_alarms(photographs: Path) -> None:
     dataset = fc.Dataset.from_source(fc.ImageFolder(photographs))
     report = dataset.audit(progress=False)
-    # Flower17 does hold about 60 photographs twice, saved again or cropped, each time within one class.
+    # Flower17 has about 60 photographs twice, saved again or cropped, within one class.
     assert {finding.kind for finding in report.findings} == {"near_duplicates"}, report.summary()
     assert all(len({key.split("/")[0] for key in keys}) == 1 for keys in report.near_duplicates)
 
@@ -227,7 +255,13 @@ def test_photographs_that_are_only_alike_are_no_copies(photographs: Path) -> Non
         samples = [fc.Sample(name, "a", photographs / f"{name}.jpg") for name in names]
         return bool(near_pairs(Readings().contents(samples)))
 
-    assert not are_copies("Daisy/image_0801", "Dandelion/image_0967")  # flowers of like shape on dark ground
-    assert not are_copies("Daffodil/image_0031", "Daffodil/image_0065")  # one flower, photographed twice
-    assert are_copies("Dandelion/image_0990", "Dandelion/image_1010")  # one photograph, cropped by a fifth
+    assert not are_copies(
+        "Daisy/image_0801", "Dandelion/image_0967"
+    )  # flowers of like shape on dark ground
+    assert not are_copies(
+        "Daffodil/image_0031", "Daffodil/image_0065"
+    )  # one flower, photographed twice
+    assert are_copies(
+        "Dandelion/image_0990", "Dandelion/image_1010"
+    )  # one photograph, cropped by a fifth
     assert are_copies("Daffodil/image_0026", "Daffodil/image_0049")

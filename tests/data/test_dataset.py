@@ -48,7 +48,9 @@ def test_declared_classes_keep_their_order_and_those_without_samples() -> None:
 
 
 def test_class_names_given_go_before_those_declared() -> None:
-    assert Dataset.from_source(Rows(("1", "b"), ("2", "a")), class_names=["b", "a"]).labels.tolist() == [0, 1]
+    assert Dataset.from_source(
+        Rows(("1", "b"), ("2", "a")), class_names=["b", "a"]
+    ).labels.tolist() == [0, 1]
 
 
 def test_a_label_that_is_no_class_is_named() -> None:
@@ -133,7 +135,11 @@ def test_subsets_keep_order_and_classes(coloured: Dataset) -> None:
     part = coloured.subset([5, 2])
     assert part.keys == (coloured.keys[5], coloured.keys[2])
     assert part.class_names == coloured.class_names
-    assert coloured.subset(coloured.labels == 1).class_counts() == {"blue": 0, "green": 10, "red": 0}
+    assert coloured.subset(coloured.labels == 1).class_counts() == {
+        "blue": 0,
+        "green": 10,
+        "red": 0,
+    }
     assert len(coloured.subset([])) == 0
 
 

@@ -47,7 +47,10 @@ def files(pictures: Any) -> dict[str, bytes]:
 
 
 def same(one: Content, other: Content) -> bool:
-    about = [(each.digest, each.error, each.size, each.format, each.rotated, each.blank) for each in (one, other)]
+    about = [
+        (each.digest, each.error, each.size, each.format, each.rotated, each.blank)
+        for each in (one, other)
+    ]
     return (
         about[0] == about[1]
         and np.array_equal(one.thumbnail, other.thumbnail)  # type: ignore[arg-type]
@@ -87,4 +90,6 @@ def test_the_conversion_of_a_jpeg_is_that_of_its_decoder() -> None:
     ycbcr, rgb = Image.open(buffer), Image.open(buffer)
     ycbcr.draft("YCbCr", ycbcr.size)
     assert np.array_equal(np.asarray(ycbcr_to_rgb(ycbcr)), np.asarray(rgb))
-    assert not np.array_equal(np.asarray(ycbcr.convert("RGB")), np.asarray(rgb))  # Pillow rounds otherwise
+    assert not np.array_equal(
+        np.asarray(ycbcr.convert("RGB")), np.asarray(rgb)
+    )  # Pillow rounds otherwise

@@ -25,9 +25,11 @@ def encoded(number: int) -> bytes:
 
 
 class Counting:
-    """A source that counts how often each image is fetched; the images of ``bad`` are not images."""
+    """A source that counts how often each image is fetched; those of ``bad`` are not images."""
 
-    def __init__(self, count: int = 12, bad: tuple[int, ...] = (), unreadable: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, count: int = 12, bad: tuple[int, ...] = (), unreadable: tuple[int, ...] = ()
+    ) -> None:
         self.fetched: Counter[str] = Counter()
         self.count, self.bad, self.unreadable = count, bad, unreadable
 
@@ -78,7 +80,9 @@ def test_steps_one_after_the_other_share_what_was_read() -> None:
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_a_part_has_the_pixels_of_its_own_images_in_order(*, on_disk: bool, tmp_path: object) -> None:
+def test_a_part_has_the_pixels_of_its_own_images_in_order(
+    *, on_disk: bool, tmp_path: object
+) -> None:
     settings = SMALL.replace(memory_limit=0, cache_dir=tmp_path) if on_disk else SMALL
     dataset = Dataset.from_source(Counting())
     first = dataset.subset([7, 2])
@@ -110,13 +114,18 @@ def test_memory_is_bounded_over_all_parts() -> None:
 def test_bad_images_are_named_at_once_or_left_out_and_not_fetched_again() -> None:
     source = Counting(bad=(3,), unreadable=(8,))
     dataset = Dataset.from_source(source)
-    with pytest.raises(ImageError, match=r"2 of 12 images cannot be used: 3.png: .*, 8.png: it is gone."):
+    with pytest.raises(
+        ImageError, match=r"2 of 12 images cannot be used: 3.png: .*, 8.png: it is gone."
+    ):
         dataset.read_images(SMALL, inspect=True, keep_encoded=True, progress=False)
     loaded = dataset.load(SMALL, bad_images="skip", progress=False)
     assert loaded.skipped == ("3.png", "8.png")
     assert loaded.kept.tolist() == [0, 1, 2, 4, 5, 6, 7, 9, 10, 11]
     results = list(dataset.decode_each(LARGE))
-    assert [number for number, result in enumerate(results) if isinstance(result, ImageError)] == [3, 8]
+    assert [number for number, result in enumerate(results) if isinstance(result, ImageError)] == [
+        3,
+        8,
+    ]
     assert source.times == {1}
     with pytest.raises(ImageError, match="1 of 1 image"):
         dataset.subset([3]).load(SMALL, bad_images="skip", progress=False)
@@ -162,7 +171,9 @@ def test_what_was_decoded_before_ctrl_c_is_not_decoded_again() -> None:
 
 
 def test_a_data_set_that_travels_takes_no_pixels_along() -> None:
-    dataset = Dataset.from_source([Sample(str(number), "ab"[number % 2], encoded(number)) for number in range(4)])
+    dataset = Dataset.from_source(
+        [Sample(str(number), "ab"[number % 2], encoded(number)) for number in range(4)]
+    )
     before = len(pickle.dumps(dataset))
     dataset.load(Preprocessing(image_size=(64, 64)), progress=False)
     assert len(pickle.dumps(dataset)) == before

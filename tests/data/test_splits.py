@@ -26,7 +26,9 @@ class Listed:
 
 
 def dataset_of(counts: dict[str, int]) -> Dataset:
-    samples = [Sample(f"{name}/{i}", name, b"") for name, count in counts.items() for i in range(count)]
+    samples = [
+        Sample(f"{name}/{i}", name, b"") for name, count in counts.items() for i in range(count)
+    ]
     return Dataset.from_source(Listed(samples))
 
 
@@ -65,10 +67,16 @@ def test_a_split_does_not_depend_on_the_order_of_listing(counts: dict[str, int],
     assert set(dataset.split(seed=seed).test.keys) == set(backwards.split(seed=seed).test.keys)
 
 
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 8)), min_size=60, max_size=90), st.integers(0, 5))
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 8)), min_size=60, max_size=90),
+    st.integers(0, 5),
+)
 @settings(deadline=None)
 def test_a_group_is_never_on_two_sides(rows: list[tuple[str, int]], seed: int) -> None:
-    samples = [Sample(str(i), name, b"", group=f"plant {name}{group}") for i, (name, group) in enumerate(rows)]
+    samples = [
+        Sample(str(i), name, b"", group=f"plant {name}{group}")
+        for i, (name, group) in enumerate(rows)
+    ]
     dataset = Dataset.from_source(Listed(samples))
     try:
         parts = dataset.split(0.2, 0.2, seed)
@@ -100,7 +108,9 @@ def test_no_val_asked_for_is_an_empty_val() -> None:
     assert val.class_names == train.class_names
 
 
-@pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (0.9, 0.2), (-0.1, 0.2), (0.2, 1.0), ("0.2", 0.2), (True, 0)])
+@pytest.mark.parametrize(
+    ("val", "test"), [(0.5, 0.5), (0.9, 0.2), (-0.1, 0.2), (0.2, 1.0), ("0.2", 0.2), (True, 0)]
+)
 def test_shares_that_leave_nothing_are_refused(val: float, test: float) -> None:
     with pytest.raises(ConfigurationError, match="Received: (val|test)="):
         dataset_of({"a": 10, "b": 10}).split(val, test)
@@ -112,7 +122,9 @@ def test_a_share_may_be_a_number_of_numpy() -> None:
 
 
 def test_a_class_too_small_for_three_parts_is_named() -> None:
-    with pytest.raises(SplitError, match=r"at least 3 samples.*'lonely' \(1\).*leave these classes out"):
+    with pytest.raises(
+        SplitError, match=r"at least 3 samples.*'lonely' \(1\).*leave these classes out"
+    ):
         dataset_of({"a": 10, "lonely": 1}).split()
 
 
@@ -137,13 +149,18 @@ def test_large_groups_have_a_chance_to_be_tested() -> None:
         for i in range(size)
     ]
     dataset = Dataset.from_source(Listed(samples))
-    tested = [any(key.startswith("a40/") for key in dataset.split(seed=seed).test.keys) for seed in range(60)]
+    tested = [
+        any(key.startswith("a40/") for key in dataset.split(seed=seed).test.keys)
+        for seed in range(60)
+    ]
     assert 0 < sum(tested) < 30
 
 
 @given(COUNTS, st.integers(2, 3), st.integers(0, 10))
 @settings(deadline=None)
-def test_folds_test_everything_once_and_stay_stratified(counts: dict[str, int], k: int, seed: int) -> None:
+def test_folds_test_everything_once_and_stay_stratified(
+    counts: dict[str, int], k: int, seed: int
+) -> None:
     dataset = dataset_of(counts)
     folds = dataset.folds(k, seed)
     tested = Counter(key for fold in folds for key in fold.test.keys)
@@ -154,7 +171,11 @@ def test_folds_test_everything_once_and_stay_stratified(counts: dict[str, int], 
 
 
 def test_folds_leave_something_of_each_class_to_learn_from() -> None:
-    samples = [Sample(f"{n}{i}", n, b"", group="one" if n == "c" else None) for n in "abc" for i in range(10)]
+    samples = [
+        Sample(f"{n}{i}", n, b"", group="one" if n == "c" else None)
+        for n in "abc"
+        for i in range(10)
+    ]
     with pytest.raises(SplitError, match="in one group.*c"):
         Dataset.from_source(Listed(samples)).folds(5)
 
@@ -204,7 +225,9 @@ def test_a_file_that_is_no_split_is_refused(tmp_path: Path, content: str) -> Non
 
 def test_a_saved_split_is_of_a_data_set(tmp_path: Path) -> None:
     path = dataset_of({"a": 5, "b": 5}).split().save(tmp_path / "split.json")
-    with pytest.raises(ConfigurationError, match=r"Dataset.from_source\(source\). Received: dataset=ImageFolder"):
+    with pytest.raises(
+        ConfigurationError, match=r"Dataset.from_source\(source\). Received: dataset=ImageFolder"
+    ):
         Splits.load(path, ImageFolder("photos"))  # type: ignore[arg-type]  # that is the point
 
 
@@ -248,8 +271,15 @@ def test_test_is_drawn_from_train_where_there_is_none() -> None:
 
 
 def test_a_class_that_cannot_be_learned_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    rows: list[tuple[str, SplitName]] = [("a", "train"), ("b", "train"), ("a", "test"), ("B", "test")]
-    samples = [Sample(f"{part}/{name}/{i}", name, b"", split=part) for name, part in rows for i in range(3)]
+    rows: list[tuple[str, SplitName]] = [
+        ("a", "train"),
+        ("b", "train"),
+        ("a", "test"),
+        ("B", "test"),
+    ]
+    samples = [
+        Sample(f"{part}/{name}/{i}", name, b"", split=part) for name, part in rows for i in range(3)
+    ]
     Dataset.from_source(Listed(samples)).predefined_split(val=0)
     assert "none in train, so that they cannot be learned: B." in caplog.text
 
@@ -267,7 +297,9 @@ def test_labels_of_a_part_are_those_of_the_whole() -> None:
     assert only_c.labels.tolist() == [2] * 10
 
 
-def _with_copies(pictures: Any, tmp_path: Path, originals: list[Path] | None = None, pairs: int = 60) -> Path:
+def _with_copies(
+    pictures: Any, tmp_path: Path, originals: list[Path] | None = None, pairs: int = 60
+) -> Path:
     """Four classes of pictures with exact copies and near-copies in other classes."""
     folder = tmp_path / "photos"
     for name in "abcd":
@@ -290,7 +322,9 @@ def _straddling(parts: list[Dataset]) -> list[str]:
     copies = [key for key in side if "exact" in key or "near" in key]
     assert len(copies) >= 40
     return [
-        key for key in copies if side[key] != side[home[key.split("/")[1].removeprefix("exact").removeprefix("near")]]
+        key
+        for key in copies
+        if side[key] != side[home[key.split("/")[1].removeprefix("exact").removeprefix("near")]]
     ]
 
 
@@ -305,7 +339,9 @@ def test_no_copy_straddles_a_split_or_a_fold(pictures: Any, tmp_path: Path) -> N
     assert _straddling(list(dataset.split(duplicates="ignore"))) != []
 
 
-def test_no_copy_of_a_photograph_straddles_a_split(pictures: Any, tmp_path: Path, photographs: Path) -> None:
+def test_no_copy_of_a_photograph_straddles_a_split(
+    pictures: Any, tmp_path: Path, photographs: Path
+) -> None:
     originals = sorted(photographs.glob("*/*.jpg"))[::4]
     dataset = Dataset.from_source(ImageFolder(_with_copies(pictures, tmp_path, originals)))
     assert _straddling(list(dataset.split(progress=False))) == []
@@ -316,7 +352,8 @@ def test_overlaps_are_an_error_that_lists_the_pairs(pictures: Any, tmp_path: Pat
     leaky = dataset.split(duplicates="ignore")
     path = leaky.save(tmp_path / "splits.json")
     with pytest.raises(
-        SplitError, match=r"pairs of samples.*(train|val) \w/\w+.jpg = (val|test) .*(same file|near-dup)"
+        SplitError,
+        match=r"pairs of samples.*(train|val) \w/\w+.jpg = (val|test) .*(same file|near-dup)",
     ):
         Splits.load(path, dataset, progress=False)
     assert Splits.load(path, dataset, check=False).test.keys == leaky.test.keys
@@ -325,10 +362,17 @@ def test_overlaps_are_an_error_that_lists_the_pairs(pictures: Any, tmp_path: Pat
 
 
 def test_groups_and_keys_on_two_sides_are_overlaps() -> None:
-    samples = [Sample(f"{name}{i}", name, b"", group="plant" if i < 2 else None) for name in "a" for i in range(4)]
+    samples = [
+        Sample(f"{name}{i}", name, b"", group="plant" if i < 2 else None)
+        for name in "a"
+        for i in range(4)
+    ]
     dataset = Dataset.from_source(Listed(samples))
     splits = Splits(dataset.subset([0, 2]), dataset.subset([1]), dataset.subset([2, 3]))
-    told = [(overlap.first, overlap.second, overlap.reason) for overlap in splits.overlaps(progress=False)]
+    told = [
+        (overlap.first, overlap.second, overlap.reason)
+        for overlap in splits.overlaps(progress=False)
+    ]
     assert told == [("train a0", "val a1", "same group"), ("train a2", "test a2", "same key")]
 
 
@@ -342,10 +386,17 @@ def test_a_split_goes_by_content_and_not_by_name(pictures: Any, tmp_path: Path) 
     assert {key.replace("/", "/renamed-") for key in before.test.keys} == set(after.test.keys)
 
 
-def test_predefined_parts_with_copies_are_an_error_or_lose_them(pictures: Any, tmp_path: Path) -> None:
+def test_predefined_parts_with_copies_are_an_error_or_lose_them(
+    pictures: Any, tmp_path: Path
+) -> None:
     folder = _with_copies(pictures, tmp_path, pairs=5)
     samples = [
-        Sample(s.key, s.label, s.image, split="test" if "exact" in s.key or "near" in s.key else "train")
+        Sample(
+            s.key,
+            s.label,
+            s.image,
+            split="test" if "exact" in s.key or "near" in s.key else "train",
+        )
         for s in ImageFolder(folder)
     ]
     dataset = Dataset.from_source(Listed(samples))
