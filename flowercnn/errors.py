@@ -1,7 +1,8 @@
-"""Every error the library raises on purpose.
+"""Exceptions of the library, all under `FlowerCNNError`.
 
-Each says which argument or file is meant, the rule, what was received and the way out. Each is also a
-fitting builtin, so ``except ValueError`` and ``except OSError`` keep working. All of them survive pickling.
+Each message says which argument or file is meant, the rule, what was received and the way out.
+Each class is also a builtin exception, so that ``except ValueError`` and ``except OSError`` work.
+All of them can be pickled.
 """
 
 from __future__ import annotations
@@ -28,58 +29,58 @@ __all__ = [
 
 
 class FlowerCNNError(Exception):
-    """The root: catch it to catch everything the library raises on purpose."""
+    """Base class of all exceptions of the library."""
 
 
 class ConfigurationError(FlowerCNNError, ValueError):
-    """An argument or setting has a value or a type it cannot have."""
+    """Invalid value or type of an argument or setting."""
 
 
 class UnknownNameError(ConfigurationError, LookupError):
-    """A model, scheme, class or option was asked for by a name nobody registered."""
+    """Unknown name of a model, scheme, class or option."""
 
 
 class DataError(FlowerCNNError, ValueError):
-    """The samples cannot be learned from as they are: none, unlabelled, duplicate keys, one class only."""
+    """Samples that cannot be learned from: none, unlabelled, duplicate keys, a single class."""
 
 
 class SplitError(DataError):
-    """The samples cannot be divided as asked."""
+    """Samples that cannot be split as asked."""
 
 
 class ImageError(FlowerCNNError, ValueError):
-    """A picture cannot be read, decoded, or is larger than allowed."""
+    """Image that cannot be read or decoded, or is larger than allowed."""
 
 
 class SourceError(FlowerCNNError, OSError):
-    """A place pictures come from cannot be read: missing, refused, unreachable."""
+    """Source that cannot be read: missing, denied, unreachable."""
 
 
 class ModelFileError(FlowerCNNError, OSError):
-    """A file is not a model this library can load, or must not load."""
+    """File that is not a model of this library, or is not safe to load."""
 
 
 class OutputError(FlowerCNNError, OSError):
-    """A result cannot be written to the file or folder asked for; of a model this is a `ModelFileError`."""
+    """Result that cannot be written to its file or folder; of models, see `ModelFileError`."""
 
 
 class TrainingError(FlowerCNNError, RuntimeError):
-    """Training cannot go on."""
+    """Training that cannot continue."""
 
 
 class MissingDependencyError(FlowerCNNError, ImportError):
-    """A feature needs a package that is not installed."""
+    """Feature whose package is not installed."""
 
 
 def closest(name: object, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known name nearest to ``name``, or an empty string."""
+    """Return ``" Did you mean 'x'?"`` for the known name closest to ``name``, or ``""``."""
     originals = {candidate.casefold(): candidate for candidate in known}
     matches = difflib.get_close_matches(str(name).casefold(), originals, n=1, cutoff=0.5)
     return f" Did you mean {originals[matches[0]]!r}?" if matches else ""
 
 
 def few(items: Collection[object], limit: int = 10) -> str:
-    """Return the first ``limit`` items in one line, and how many more there are."""
+    """Return the first ``limit`` items in one line, and the number of others."""
     shown = ", ".join(printable(str(item)) for item in list(items)[:limit])
     more = len(items) - limit
     return f"{shown} and {more} more" if more > 0 else shown
@@ -91,8 +92,8 @@ def unusable(
     """Return the error that names all images that cannot be used.
 
     Args:
-        errors: Of each why, by its key.
-        total: How many images there are in all.
+        errors: Reason for each, by its key.
+        total: Number of images in all.
         way_out: What else can be done than to replace or remove them.
     """
     listed = few([f"{key}: {error}" for key, error in errors.items()])
@@ -108,5 +109,5 @@ def counted(number: int, noun: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape what could forge lines or colours of a terminal: names of files may hold anything."""
+    """Escape characters that could forge lines or colours of a terminal."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -1,4 +1,4 @@
-"""The whole workflow: the steps in order. Who has read this has understood the library."""
+"""The workflow of `train`: read, split, train, calibrate, save, test."""
 
 from __future__ import annotations
 
@@ -43,38 +43,42 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
     progress: bool = True,
     **settings: Unpack[TrainerSettings],
 ) -> TrainingRun:
-    """Turn pictures into a trained, tested, saved classifier.
+    """Train, calibrate, test and save a classifier: the whole workflow in one call.
 
-    List the source, split it, train on ``train`` while watching ``val``, calibrate on ``val``, save, and measure once
-    on ``test``.
+    Each image is read once. Training on ``train`` watches ``val``, calibration uses ``val``, and
+    the metrics are measured once on ``test``.
 
     Args:
-        source: A source, the path of a folder, or a URI such as ``"tensorbay:Flower17-1"``.
-        model: A registered name or a Keras model; see `Trainer`. ``"auto"``: what does best in cross-validation on
-            ``train``, from scratch or on pretrained weights at hand, within ``time_budget``; ``run.notes`` says why.
-        out: Where to save the model (``.keras`` or ``.h5``), or ``None``.
+        source: A data set, a source, the path of a folder, an archive or a table, or a URI such as
+            ``"tensorbay:Flower17-1"``.
+        model: A registered name or a Keras model; see `Trainer`. ``"auto"`` takes what is best in
+            cross-validation on ``train``, from scratch or on pretrained weights at hand, within
+            ``time_budget``; ``run.notes`` says why.
+        out: Path of the model file to write (``.keras`` or ``.h5``), or ``None``.
         val: Share of each class to watch while training.
-        test: Share of each class kept for the final figure. Where every sample has a predefined part, the parts are
-            those, and ``val`` and ``test`` are only drawn where they have none. Where only some have one, that is an
-            error.
-        seed: Of the split and the training.
-        duplicates: ``"group"`` keeps copies of a picture on one side, as `Dataset.split` does; where the parts are
-            predefined, pictures that are in a later part too are left out of the earlier one, with a warning.
-            ``"ignore"`` looks for none.
+        test: Share of each class kept for the final metrics. If every sample has a predefined
+            part, those are the parts, and ``val`` and ``test`` are drawn only if they are missing.
+        seed: Seed of the split and the training.
+        duplicates: ``"group"`` keeps duplicates in one part, as `Dataset.split` does; of predefined
+            parts, duplicates are kept in the later part only, with a warning. ``"ignore"`` does not
+            look for duplicates.
         checkpoint_dir: As in `Trainer.fit`.
         callbacks: As in `Trainer.fit`.
         progress: Whether to show progress bars.
-        **settings: Other arguments of `Trainer`: ``epochs``, ``batch_size``, ``image_size``, ``learning_rate``, ...
+        **settings: Other arguments of `Trainer`: ``epochs``, ``batch_size``, ``image_size``, ...
 
     Returns:
-        The run, with ``predictor``, ``history``, ``splits`` and, if there is a test part, ``evaluation``.
+        The run, with ``predictor``, ``history``, ``splits`` and, if there is a test part,
+        ``evaluation``.
 
     Raises:
-        FlowerCNNError: Whatever the steps raise; see `Dataset.from_source`, `Dataset.split`, `Trainer.fit`.
+        FlowerCNNError: What the steps raise; see `Dataset.from_source`, `Dataset.split` and
+            `Trainer.fit`.
 
     Example:
         >>> from flowercnn import SyntheticFlowers, train
-        >>> run = train(SyntheticFlowers(per_class=10, num_classes=2), image_size=(32, 32), epochs=2, progress=False)
+        >>> flowers = SyntheticFlowers(per_class=10, num_classes=2)
+        >>> run = train(flowers, image_size=(32, 32), epochs=2, progress=False)
         >>> len(run.evaluation), len(run.history)
         (4, 2)
     """
@@ -94,14 +98,24 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
         progress=progress,
     )
     try:
-        splits = _split(dataset, val=val, test=test, seed=seed, duplicates=duplicates, progress=progress)
-        audit = dataset.audit(progress=progress) if duplicates == "group" and len(splits.test) else None
+        splits = _split(
+            dataset, val=val, test=test, seed=seed, duplicates=duplicates, progress=progress
+        )
+        audit = (
+            dataset.audit(progress=progress) if duplicates == "group" and len(splits.test) else None
+        )
         notes: tuple[str, ...] = ()
         if automatic:
-            trainer, why = choose_trainer(splits.train, seed=seed, settings=settings, progress=progress)
+            trainer, why = choose_trainer(
+                splits.train, seed=seed, settings=settings, progress=progress
+            )
             notes = (why,)
         run = trainer.fit(
-            splits.train, splits.val, checkpoint_dir=checkpoint_dir, callbacks=callbacks, progress=progress
+            splits.train,
+            splits.val,
+            checkpoint_dir=checkpoint_dir,
+            callbacks=callbacks,
+            progress=progress,
         )
         run = dataclasses.replace(run, splits=splits, notes=(*notes, *run.notes))
         run = _calibrated(run, splits, out, bad_images=trainer.bad_images, progress=progress)
@@ -123,7 +137,9 @@ def _calibrated(
     predictor = run.predictor.with_info(fingerprints=fingerprints)
     with _saved_on_failure(predictor, out):
         if len(splits.val):
-            predictor = calibrate(predictor, splits.train, splits.val, bad_images=bad_images, progress=progress)
+            predictor = calibrate(
+                predictor, splits.train, splits.val, bad_images=bad_images, progress=progress
+            )
     with _saved_on_failure(predictor, out):
         if out is not None:
             predictor.save(out)  # before the test, so that nothing can lose what was learned
@@ -139,14 +155,17 @@ def _tested(
     bad_images: BadImages,
     progress: bool,
 ) -> TrainingRun:
-    """Return the run with its evaluation on ``test``, if there is one, and the classifier saved with its result."""
+    """Return the run with its evaluation on ``test``, if any, and save the classifier with it."""
     if not len(splits.test):
         return run
     with _saved_on_failure(run.predictor, out):
         evaluation = evaluate(run.predictor, splits.test, bad_images=bad_images, progress=progress)
         evaluation = dataclasses.replace(evaluation, history=run.history.to_dict(), audit=audit)
         _log.info("Test: %s", evaluation.summary())
-        metrics = {"accuracy": evaluation.accuracy, "accuracy_interval": list(evaluation.accuracy_interval)}
+        metrics = {
+            "accuracy": evaluation.accuracy,
+            "accuracy_interval": list(evaluation.accuracy_interval),
+        }
         predictor = run.predictor.with_info(test={**metrics, "samples": len(evaluation)})
         if out is not None:
             predictor.save(out)
@@ -155,7 +174,7 @@ def _tested(
 
 @contextmanager
 def _saved_on_failure(predictor: Predictor, out: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Save what was learned if something fails after the training, and say in a note of the error where it is."""
+    """Save the classifier if something fails after the training, and name the file in the error."""
     try:
         yield
     except BaseException as error:
@@ -165,7 +184,7 @@ def _saved_on_failure(predictor: Predictor, out: str | os.PathLike[str] | None) 
 
 
 def _rescued(predictor: Predictor, out: str | os.PathLike[str] | None) -> Path:
-    """Save a predictor to ``out``, or where that fails to the folder for temporary files, and return the path."""
+    """Save a predictor to ``out``, or if that fails to a temporary folder, and return the path."""
     if out is not None:
         with suppress(FlowerCNNError):
             return predictor.save(out)
@@ -173,34 +192,40 @@ def _rescued(predictor: Predictor, out: str | os.PathLike[str] | None) -> Path:
 
 
 def _check_predefined(dataset: Dataset) -> None:
-    """Refuse samples of which only some have a predefined part: the owner's test images could end up in train."""
+    """Check that all or no samples have a predefined part: test images must not become train."""
     without = [sample.key for sample in dataset if sample.split is None]
     if 0 < len(without) < len(dataset):
         raise SplitError(
-            f"Either every sample must have a predefined part (Sample.split) or none. Received: {len(without)} of "
-            f"{len(dataset)} samples without one: {few(without)}. Give each a part, or leave the parts out of the "
-            "source (such as split=), so that parts are drawn."
+            "Either every sample must have a predefined part (Sample.split) or none. Received: "
+            f"{len(without)} of {len(dataset)} samples without one: {few(without)}. Give each a part, "
+            "or leave the parts out of the source (such as split=), so that parts are drawn."
         )
 
 
-def _split(dataset: Dataset, *, val: float, test: float, seed: int, duplicates: Duplicates, progress: bool) -> Splits:
+def _split(
+    dataset: Dataset, *, val: float, test: float, seed: int, duplicates: Duplicates, progress: bool
+) -> Splits:
     if dataset.has_splits:
         _log.info("Using the predefined parts of the data.")
         mode: Literal["drop", "ignore"] = "drop" if duplicates == "group" else "ignore"
-        return dataset.predefined_split(val=val, test=test, seed=seed, duplicates=mode, progress=progress)
+        return dataset.predefined_split(
+            val=val, test=test, seed=seed, duplicates=mode, progress=progress
+        )
     return dataset.split(val=val, test=test, seed=seed, duplicates=duplicates, progress=progress)
 
 
 def _check_can_be_saved(trainer: Trainer, dataset: Dataset) -> None:
-    """Find out before hours of training that the network could not be saved; those of the library can."""
+    """Check before hours of training that the network can be saved; the library's own can."""
     if not is_backbone(trainer.model):
         check_can_be_saved(trainer.plan(dataset).build(), dataset.class_names)
     elif (own := trainer.model_options.get("backbone")) is not None:
         check_can_be_saved(own)
 
 
-def _check_places(out: str | os.PathLike[str] | None, checkpoint_dir: str | os.PathLike[str] | None) -> None:
-    """Find out before hours of training that the result could not be saved."""
+def _check_places(
+    out: str | os.PathLike[str] | None, checkpoint_dir: str | os.PathLike[str] | None
+) -> None:
+    """Check before hours of training that the result can be saved."""
     if checkpoint_dir is not None:
         as_path(checkpoint_dir, "checkpoint_dir")
     if out is None:
@@ -209,4 +234,6 @@ def _check_places(out: str | os.PathLike[str] | None, checkpoint_dir: str | os.P
     if path.suffix not in (".keras", ".h5"):
         raise ConfigurationError(f"out must end in .keras or .h5. Received: out={str(out)!r}")
     if not can_be_written(path):
-        raise ConfigurationError(f"out must be a file in a folder that can be written. Received: out={str(out)!r}")
+        raise ConfigurationError(
+            f"out must be a file in a folder that can be written. Received: out={str(out)!r}"
+        )

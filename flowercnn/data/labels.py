@@ -85,8 +85,8 @@ def check_printable(class_names: Sequence[str]) -> None:
     for name in class_names:
         if len(name) > _LONGEST_NAME or any(map(_is_unwanted, name)):
             raise ConfigurationError(
-                f"Class names must have at most {_LONGEST_NAME:,} characters and no control characters. "
-                f"Received: {name[:100]!r}. Rename the class, or use map_labels."
+                f"Class names must have at most {_LONGEST_NAME:,} characters, and no control "
+                f"characters. Received: {name[:100]!r}. Rename the class, or use map_labels."
             )
 
 
