@@ -5,9 +5,9 @@
     run = fc.train("photos/", out="model.keras")
     fc.Predictor.load("model.keras").predict_one("new.jpg")
 
-This is the one door: everything public is a name here, or of a package here, such as ``fc.evaluation``. Importing it
-imports nothing else; each name brings its module with it when it is first used, and TensorFlow comes only with what
-needs it.
+Everything public is a name here, or a name of a package here, such as ``fc.evaluation``. Importing
+flowercnn imports nothing else; each name imports its module when it is first used, and TensorFlow
+comes only with what needs it.
 """
 
 from flowercnn._utils import attach

@@ -98,7 +98,8 @@ def unusable(
     """
     listed = few([f"{key}: {error}" for key, error in errors.items()])
     return ImageError(
-        f"{len(errors)} of {counted(total, 'image')} cannot be used: {listed} Replace or remove them, or {way_out}."
+        f"{len(errors)} of {counted(total, 'image')} cannot be used: {listed} "
+        f"Replace or remove them, or {way_out}."
     )
 
 

@@ -197,8 +197,8 @@ def _check_predefined(dataset: Dataset) -> None:
     if 0 < len(without) < len(dataset):
         raise SplitError(
             "Either every sample must have a predefined part (Sample.split) or none. Received: "
-            f"{len(without)} of {len(dataset)} samples without one: {few(without)}. Give each a part, "
-            "or leave the parts out of the source (such as split=), so that parts are drawn."
+            f"{len(without)} of {len(dataset)} samples without one: {few(without)}. Give each a "
+            "part, or leave the parts out of the source (such as split=), so that parts are drawn."
         )
 
 
