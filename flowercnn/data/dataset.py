@@ -505,7 +505,7 @@ class Splits(NamedTuple):
         """Return the pairs of samples in different parts that should not be.
 
         Those are pairs with one key, one group or one file, and near-duplicates. Images are read
-        if the data set has not read them yet.
+        unless they were read before.
         """
         samples, contents = self._read(progress=progress)
         return find_overlaps(samples, contents, self._of_each(PARTS))
