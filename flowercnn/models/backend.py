@@ -1,4 +1,4 @@
-"""Keras, brought in when it is first needed, on the TensorFlow backend."""
+"""Keras on the TensorFlow backend, imported when first needed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any, Final
 from flowercnn._utils import check_seed
 from flowercnn.errors import ConfigurationError, FlowerCNNError
 
-__all__ = ["import_keras", "memory_errors", "seeded_weights"]
-
 _ONE_AT_A_TIME: Final = threading.RLock()
 
 
@@ -20,7 +18,7 @@ def import_keras() -> Any:
     """Return the keras module.
 
     Raises:
-        ConfigurationError: If Keras runs on another backend.
+        ConfigurationError: If Keras runs on another backend, or with unusual settings.
     """
     import keras
 
@@ -30,29 +28,27 @@ def import_keras() -> Any:
             f"flowercnn needs Keras on TensorFlow. Received: backend {backend!r}. "
             "Unset KERAS_BACKEND, or set it to 'tensorflow', before Python starts."
         )
-    if keras.config.image_data_format() != "channels_last" or keras.config.floatx() != "float32":
+    settings = (keras.config.image_data_format(), keras.config.floatx())
+    if settings != ("channels_last", "float32"):
         raise ConfigurationError(
-            "flowercnn needs Keras's usual settings: keras.config.image_data_format() 'channels_last' and floatx() "
-            f"'float32'. Received: {keras.config.image_data_format()!r}, {keras.config.floatx()!r}"
+            "flowercnn needs Keras's usual settings: keras.config.image_data_format() "
+            f"'channels_last' and floatx() 'float32'. Received: {settings}"
         )
     return keras
 
 
 @contextmanager
 def memory_errors(what: str, kind: type[FlowerCNNError] = ConfigurationError) -> Iterator[None]:
-    """Raise TensorFlow's lack of memory as an error of this library.
+    """Context that turns TensorFlow's lack of memory into an error of this library.
 
     Args:
-        what: What is computed, for the message: a network, a file.
+        what: The network or file that is computed, for the message.
         kind: The class of the error.
-
-    Raises:
-        FlowerCNNError: Of this kind, if TensorFlow has too little memory.
     """
     try:
         yield
     except Exception as error:
-        if type(error).__name__ != "ResourceExhaustedError":  # by name, as LiteRT needs no TensorFlow
+        if type(error).__name__ != "ResourceExhaustedError":  # by name: LiteRT has no TensorFlow
             raise
         raise kind(
             f"{what} needs more memory than there is. Use a smaller image_size or a network with "
@@ -62,16 +58,17 @@ def memory_errors(what: str, kind: type[FlowerCNNError] = ConfigurationError) ->
 
 @contextmanager
 def seeded_weights(seed: int) -> Iterator[None]:
-    """Make the layers built inside start from weights that depend on ``seed`` alone.
+    """Context in which new layers get initial weights that depend on ``seed`` alone.
 
-    Keras draws the seeds of initialisers and dropout from Python's ``random``; its state is put back afterwards, so
-    the user's own random numbers are not disturbed (``keras.utils.set_random_seed`` would reset three generators).
-    Nor does a precision matter that the user has set for all layers. One thread at a time.
+    Keras draws the seeds of initialisers and dropout from Python's ``random``. Its state is
+    restored afterwards (``keras.utils.set_random_seed`` would reset three generators). A global
+    dtype policy set by the user is ignored. One thread at a time.
     """
     checked = check_seed(seed)
-    keras = import_keras()  # now: the first import draws from the same random numbers
+    keras = import_keras()  # now: the first import draws from the same generator
     with _ONE_AT_A_TIME:
-        state, policy = random.getstate(), keras.config.dtype_policy()
+        state = random.getstate()
+        policy = keras.config.dtype_policy()
         random.seed(checked)
         keras.config.set_dtype_policy("float32")
         try:

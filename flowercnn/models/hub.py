@@ -6,17 +6,15 @@ from typing import Any, Final
 
 from flowercnn.errors import ConfigurationError, MissingDependencyError, SourceError, few
 
-__all__ = ["HUB", "load_hub_backbone", "load_hub_scaling"]
-
 HUB: Final = "hub:"
 
 
 def load_hub_backbone(preset: str, *, pretrained: bool) -> Any:
-    """Return a network of KerasHub, without a classifier's last layers.
+    """Return a KerasHub network without its classifier.
 
     Args:
-        preset: A name KerasHub knows, such as ``"resnet_18_imagenet"``, or the folder of a saved preset.
-        pretrained: Whether with its weights.
+        preset: A KerasHub name, such as ``"resnet_18_imagenet"``, or the folder of a saved preset.
+        pretrained: Whether to load its weights.
 
     Raises:
         MissingDependencyError: If KerasHub is not installed.
@@ -28,31 +26,30 @@ def load_hub_backbone(preset: str, *, pretrained: bool) -> Any:
         net = hub.models.Backbone.from_preset(preset, load_weights=pretrained, dtype="float32")
     except Exception as error:  # whatever its downloaders raise
         raise SourceError(
-            f"{preset}: KerasHub cannot load this preset ({_first_line(error)}). Without a network, name the "
+            f"{preset}: KerasHub cannot load this preset ({_first_line(error)}). Offline, name the "
             "folder of a preset: backbone:hub:FOLDER."
         ) from error
-    foreign = sorted(
-        {type(layer).__name__ for layer in net.layers if type(layer).__module__.split(".")[0] != "keras"}
-    )
+    kinds = {type(layer) for layer in net.layers}
+    foreign = {kind.__name__ for kind in kinds if kind.__module__.split(".")[0] != "keras"}
     if foreign:
         raise ConfigurationError(
-            f"{preset}: has layers of KerasHub's own ({few(foreign)}), which a model file may not hold. Its ResNet, "
-            "VGG and DenseNet presets have none."
+            f"{preset}: has layers of KerasHub's own ({few(sorted(foreign))}), which a model file "
+            "cannot hold. Its ResNet, VGG and DenseNet presets have stock layers only."
         )
     return net
 
 
 def load_hub_scaling(preset: str) -> tuple[Any, Any]:
-    """Return what a preset wants pixels 0-255 multiplied by, and what is added then: numbers, or one per channel.
+    """Return the scale and the offset of a preset for pixels 0-255: numbers, or one per channel.
 
     Raises:
         MissingDependencyError: If KerasHub is not installed.
-        SourceError: If the preset does not say.
+        SourceError: If the preset does not define them.
     """
     hub = _import_hub()
     try:
         converter = hub.layers.ImageConverter.from_preset(preset)
-    except Exception as error:  # likewise
+    except Exception as error:  # whatever its downloaders raise
         raise SourceError(
             f"{preset}: does not say how it wants pixels ({_first_line(error)}). Give "
             'model_options={"scaling": ...}.'
@@ -65,7 +62,9 @@ def _import_hub() -> Any:
     try:
         import keras_hub
     except ImportError as error:
-        raise MissingDependencyError("backbone:hub:... needs KerasHub: pip install 'flowercnn[kerashub]'") from error
+        raise MissingDependencyError(
+            "backbone:hub:... needs KerasHub: pip install 'flowercnn[kerashub]'"
+        ) from error
     return keras_hub
 
 

@@ -10,10 +10,8 @@ from typing import Final, Literal, get_args
 
 from flowercnn._utils import check_choice
 
-__all__ = ["Precision", "check_precision", "choose_precision", "has_bfloat16"]
-
 Precision = Literal["auto", "float32", "bfloat16"]
-"""How activations are held in training; weights and sums of gradients are float32 always."""
+"""Precision of activations in training; weights and sums of gradients are always float32."""
 
 _SLOWER: Final = 0.8  # times as fast
 _TRIALS: Final = 12
@@ -21,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_precision(precision: Precision) -> None:
-    """Refuse what is not a precision.
+    """Check a precision.
 
     Raises:
         ConfigurationError: If it is not one of the three.
@@ -30,18 +28,17 @@ def check_precision(precision: Precision) -> None:
 
 
 def choose_precision(precision: Precision) -> Literal["float32", "bfloat16"]:
-    """Return the precision to train in: for ``"auto"`` bfloat16 where the processor is made for it.
+    """Return the precision to train in; ``"auto"`` is bfloat16 where the hardware supports it.
 
-    That is tried out once per process, in a quarter of a second, where the processor says that it multiplies bfloat16
-    in hardware; others emulate it. It must be slower there to be turned down, as other work blurs the trial.
+    Where the processor reports bfloat16 instructions, both are timed once per process, in a quarter
+    of a second; elsewhere bfloat16 is emulated and slow. Other work blurs the timing, so bfloat16
+    is chosen unless it is clearly slower.
 
     Raises:
         ConfigurationError: If it is not one of the three.
     """
     check_precision(precision)
-    if precision != "auto":
-        return precision
-    return _faster_precision()
+    return _faster_precision() if precision == "auto" else precision
 
 
 @cache
@@ -52,19 +49,19 @@ def _faster_precision() -> Literal["float32", "bfloat16"]:
     seconds = {name: min(times) for name, times in _time_convolutions().items()}
     ratio = seconds["float32"] / seconds["bfloat16"]
     chosen: Literal["float32", "bfloat16"] = "bfloat16" if ratio > _SLOWER else "float32"
-    _log.info("Training in %s: convolutions in bfloat16 are %.1f times as fast as in float32 here.", chosen, ratio)
+    _log.info("Training in %s: bfloat16 is %.1f times as fast as float32 here.", chosen, ratio)
     return chosen
 
 
 def _time_convolutions() -> dict[str, list[float]]:
-    """Seconds of the same convolution in both precisions, in turns, so that other work slows both alike."""
+    """Seconds of one convolution in each precision, alternating so that other work slows both."""
     import tensorflow as tf
 
     convolve = tf.function(lambda x, kernel: tf.nn.conv2d(x, kernel, 1, "SAME"))
+    seconds: dict[str, list[float]] = {"float32": [], "bfloat16": []}
     inputs = {
-        name: (tf.ones((16, 28, 28, 64), name), tf.ones((3, 3, 64, 64), name)) for name in ("float32", "bfloat16")
+        name: (tf.ones((16, 28, 28, 64), name), tf.ones((3, 3, 64, 64), name)) for name in seconds
     }
-    seconds: dict[str, list[float]] = {name: [] for name in inputs}
     for _ in range(_TRIALS):
         for name, arguments in inputs.items():
             started = time.perf_counter()
@@ -75,7 +72,7 @@ def _time_convolutions() -> dict[str, list[float]]:
 
 @cache
 def has_bfloat16() -> bool:
-    """Return whether the processor says that it multiplies bfloat16 in hardware."""
+    """Return whether the processor reports bfloat16 instructions."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:

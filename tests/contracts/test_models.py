@@ -12,10 +12,15 @@ from flowercnn.testing import check_model, model_problems
 pytestmark = pytest.mark.versions
 
 
-def network(*layers: Any, classes: int = 3, activation: str | None = "softmax", rescale: bool = True) -> Any:
+def network(
+    *layers: Any, classes: int = 3, activation: str | None = "softmax", rescale: bool = True
+) -> Any:
     keras = import_keras()
     first = [keras.layers.Rescaling(1 / 255)] if rescale else []
-    last = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(classes, activation=activation)]
+    last = [
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(classes, activation=activation),
+    ]
     return keras.Sequential([keras.Input((16, 16, 3)), *first, *layers, *last])
 
 
@@ -30,7 +35,11 @@ def test_the_networks_of_the_library_keep_the_contract(name: str) -> None:
 
 
 def test_a_backbone_and_a_model_object_keep_it() -> None:
-    check_model("backbone:mobilenet", options={"weights": None, "until": "conv_pw_2_relu"}, image_size=(32, 32))
+    check_model(
+        "backbone:mobilenet",
+        options={"weights": None, "until": "conv_pw_2_relu"},
+        image_size=(32, 32),
+    )
     check_model(network())
 
 
@@ -51,7 +60,9 @@ def test_outputs_that_are_no_probabilities_are_found() -> None:
 
 def test_preprocessing_outside_is_found() -> None:
     keras = import_keras()
-    strong = keras.layers.Conv2D(8, 3, kernel_initializer=keras.initializers.RandomNormal(stddev=3, seed=0))
+    strong = keras.layers.Conv2D(
+        8, 3, kernel_initializer=keras.initializers.RandomNormal(stddev=3, seed=0)
+    )
     assert "rescaled outside" in only_problem(network(strong, rescale=False))
     exponential = keras.layers.Activation("exponential")
     assert "NaN or infinite" in only_problem(network(exponential, rescale=False))
@@ -67,7 +78,11 @@ def small(kind: str, *first: Any) -> Any:
             layers.Dense(16, "relu"),
         ],
         "deep": [
-            *(part for n in (16, 32) for part in (layers.Conv2D(n, 3, activation="relu"), layers.MaxPooling2D())),
+            *(
+                part
+                for n in (16, 32)
+                for part in (layers.Conv2D(n, 3, activation="relu"), layers.MaxPooling2D())
+            ),
             layers.Conv2D(64, 3, activation="relu"),
             layers.GlobalAveragePooling2D(),
             layers.Dense(64, "relu"),
@@ -79,7 +94,9 @@ def small(kind: str, *first: Any) -> Any:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["shallow", "deep", "flat"])
-def test_preprocessing_outside_is_found_whatever_the_first_weights_are(kind: str, seed: int) -> None:
+def test_preprocessing_outside_is_found_whatever_the_first_weights_are(
+    kind: str, seed: int
+) -> None:
     layers = import_keras().layers
     with seeded_weights(seed):
         assert "rescaled outside" in only_problem(small(kind))
@@ -114,7 +131,9 @@ def test_a_network_in_float16_is_no_problem_of_sums() -> None:
     keras = import_keras()
     last = keras.layers.Dense(3, activation="softmax", dtype="float16")
     pooled = keras.layers.GlobalAveragePooling2D()
-    model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255), pooled, last])
+    model = keras.Sequential(
+        [keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255), pooled, last]
+    )
     assert not any("add up to" in problem for problem in model_problems(model))
 
 
@@ -145,7 +164,9 @@ def test_chance_is_found() -> None:
 
 def test_layers_that_cannot_be_saved_are_found() -> None:
     keras = import_keras()
-    assert "not saved" in only_problem(network(keras.layers.Lambda(lambda x: x * 2, output_shape=(16, 16, 3))))
+    assert "not saved" in only_problem(
+        network(keras.layers.Lambda(lambda x: x * 2, output_shape=(16, 16, 3)))
+    )
 
 
 def test_names_that_tensorflow_or_model_files_refuse_are_found_wherever_they_are() -> None:
@@ -179,9 +200,13 @@ def test_weights_without_influence_are_found() -> None:
 def test_wrong_shapes_and_kinds_are_found() -> None:
     keras = import_keras()
     pixels = keras.Input((16, 16, 3))
-    assert "flatten or pool" in only_problem(keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(pixels)))
+    assert "flatten or pool" in only_problem(
+        keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(pixels))
+    )
     assert "Two classes are two outputs" in only_problem(network(classes=1, activation="sigmoid"))
-    assert "(None, height, width, 3)" in only_problem(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+    assert "(None, height, width, 3)" in only_problem(
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    )
     assert "It must be built" in only_problem(keras.Sequential([keras.layers.Dense(2)]))
 
     class Mine(keras.Model):  # type: ignore[name-defined, misc]  # Keras is untyped

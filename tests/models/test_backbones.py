@@ -51,19 +51,25 @@ def shaken(net: Any) -> Any:
     for weight in net.weights:
         kind = weight.path.rpartition("/")[2]
         if kind in ("gamma", "beta", "moving_mean", "moving_variance"):
-            moved = np.asarray(weight) + np.abs(random.normal(0, 0.02, weight.shape)).astype(np.float32)
+            moved = np.asarray(weight) + np.abs(random.normal(0, 0.02, weight.shape)).astype(
+                np.float32
+            )
             weight.assign(strength * moved if kind == "gamma" else moved)
     return net
 
 
 def original(name: str, **options: Any) -> Any:
     function = getattr(import_keras().applications, BACKBONES[name].function)
-    return function(weights=None, include_top=False, input_shape=(side(name), side(name), 3), **options)
+    return function(
+        weights=None, include_top=False, input_shape=(side(name), side(name), 3), **options
+    )
 
 
 def reference_scaling(name: str, pixels: Any) -> Any:
     applications = import_keras().applications
-    if name.startswith("resnet"):  # their functions live together in one module, for several preprocessings
+    if name.startswith(
+        "resnet"
+    ):  # their functions live together in one module, for several preprocessings
         module = applications.resnet_v2 if name.endswith("v2") else applications.resnet
     else:
         module = inspect.getmodule(getattr(applications, BACKBONES[name].function))
@@ -71,7 +77,9 @@ def reference_scaling(name: str, pixels: Any) -> Any:
 
 
 def pictures(name: str) -> Any:
-    return np.random.default_rng(0).integers(0, 256, (2, side(name), side(name), 3)).astype(np.float32)
+    return (
+        np.random.default_rng(0).integers(0, 256, (2, side(name), side(name), 3)).astype(np.float32)
+    )
 
 
 def features(model: Any, pixels: Any) -> Any:
@@ -99,7 +107,10 @@ def close(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name in QUICK else pytest.mark.backbones) for name in sorted(BACKBONES)],
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.backbones)
+        for name in sorted(BACKBONES)
+    ],
 )
 def test_every_backbone_scales_pixels_as_its_reference_and_trains_saves_loads_and_predicts_the_same(
     name: str, tmp_path: Path
@@ -116,21 +127,32 @@ def test_every_backbone_scales_pixels_as_its_reference_and_trains_saves_loads_an
     folded = fold_normalization(model)
     assert np.allclose(model(pixels), folded(pixels), atol=1e-3)
     check_network(json.loads(folded.to_json()), name)
-    freeze(model, None)  # as a trainer does; normalised by two pictures, gradients of random layers would explode
-    model.compile(import_keras().optimizers.SGD(1e-4, global_clipnorm=1.0), "sparse_categorical_crossentropy")
+    freeze(
+        model, None
+    )  # as a trainer does; normalised by two pictures, gradients of random layers would explode
+    model.compile(
+        import_keras().optimizers.SGD(1e-4, global_clipnorm=1.0), "sparse_categorical_crossentropy"
+    )
     assert np.isfinite(model.train_on_batch(pixels, np.array([0, 1])))
-    predictor = fc.Predictor(fold_normalization(model), ["a", "b", "c"], fc.Preprocessing(image_size=size))
+    predictor = fc.Predictor(
+        fold_normalization(model), ["a", "b", "c"], fc.Preprocessing(image_size=size)
+    )
     predictor.save(tmp_path / "model.keras")
     before = predictor.predict_proba(pixels)
     assert np.isfinite(before).all()
-    assert np.allclose(fc.Predictor.load(tmp_path / "model.keras").predict_proba(pixels), before, atol=1e-6)
+    assert np.allclose(
+        fc.Predictor.load(tmp_path / "model.keras").predict_proba(pixels), before, atol=1e-6
+    )
     stock = import_keras().saving.load_model(tmp_path / "model.keras")
     assert np.allclose(stock(pixels), before, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name in QUICK else pytest.mark.backbones) for name in sorted(BACKBONES)],
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.backbones)
+        for name in sorted(BACKBONES)
+    ],
 )
 def test_the_table_is_what_keras_downloads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from keras.src.utils import file_utils
@@ -154,7 +176,9 @@ def test_the_table_is_what_keras_downloads(name: str, monkeypatch: pytest.Monkey
 
 def test_the_table_has_every_network_of_keras() -> None:
     applications = import_keras().applications
-    functions = [name for name in dir(applications) if inspect.isfunction(getattr(applications, name))]
+    functions = [
+        name for name in dir(applications) if inspect.isfunction(getattr(applications, name))
+    ]
     assert sorted(BACKBONES) == sorted(name.lower() for name in functions)
     assert {f"backbone:{name}" for name in BACKBONES} <= set(fc.list_models())
 
@@ -186,7 +210,9 @@ def test_the_first_efficientnets_normalise_as_keras_does_with_the_official_file(
     assert close(features(ours, pixels), pooled(reference, pixels))
 
 
-def test_the_statistics_in_a_file_of_weights_are_those_pixels_are_normalised_by(tmp_path: Path) -> None:
+def test_the_statistics_in_a_file_of_weights_are_those_pixels_are_normalised_by(
+    tmp_path: Path,
+) -> None:
     net = original("efficientnetb0")
     layer = next(layer for layer in net.layers if layer.name.startswith("normalization"))
     for variance in (0.2, 1.0):
@@ -265,7 +291,9 @@ class Silent(SimpleHTTPRequestHandler):
         wanted = self.headers.get("Range")
         if wanted is None:
             return super().do_GET()
-        rest = Path(self.translate_path(self.path)).read_bytes()[int(wanted.removeprefix("bytes=").rstrip("-")) :]
+        rest = Path(self.translate_path(self.path)).read_bytes()[
+            int(wanted.removeprefix("bytes=").rstrip("-")) :
+        ]
         self.send_response(206)
         self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
@@ -274,12 +302,16 @@ class Silent(SimpleHTTPRequestHandler):
 
 
 def serve(folder: Path) -> ThreadingHTTPServer:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *arguments: Silent(*arguments, directory=str(folder)))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), lambda *arguments: Silent(*arguments, directory=str(folder))
+    )
     Thread(target=server.serve_forever, daemon=True).start()
     return server
 
 
-def test_weights_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_downloaded_once_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net = shaken(original("mobilenet"))
     spec = BACKBONES["mobilenet"]
     served = tmp_path / "server" / spec.url
@@ -300,7 +332,9 @@ def test_weights_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: py
     finally:
         server.shutdown()
         server.server_close()
-    model = build_backbone("mobilenet", (32, 32), 2, mirror=mirror)  # from the cache: the server is gone
+    model = build_backbone(
+        "mobilenet", (32, 32), 2, mirror=mirror
+    )  # from the cache: the server is gone
     pixels = pictures("mobilenet")
     assert close(features(model, pixels), pooled(net, reference_scaling("mobilenet", pixels)))
 
@@ -336,7 +370,9 @@ def test_a_download_goes_on_where_it_was_cut_off(
     with h5py.File(tmp_path / "official.h5", "w") as file:
         file.create_group("layers")
     content = (tmp_path / "official.h5").read_bytes()
-    spec = dataclasses.replace(BACKBONES["vgg16"], checksum=f"sha256:{hashlib.sha256(content).hexdigest()}")
+    spec = dataclasses.replace(
+        BACKBONES["vgg16"], checksum=f"sha256:{hashlib.sha256(content).hexdigest()}"
+    )
     served, models = tmp_path / "server" / spec.url, tmp_path / "keras" / "models"
     served.parent.mkdir(parents=True)
     served.write_bytes(content)
@@ -345,7 +381,9 @@ def test_a_download_goes_on_where_it_was_cut_off(
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     server = serve(tmp_path / "server")
     try:
-        path = fetch_weights(spec, mirror=f"http://me:secret@127.0.0.1:{server.server_port}", progress=False)
+        path = fetch_weights(
+            spec, mirror=f"http://me:secret@127.0.0.1:{server.server_port}", progress=False
+        )
     finally:
         server.shutdown()
         server.server_close()
@@ -359,7 +397,12 @@ def test_without_a_network_the_error_says_which_file_to_put_where(
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     spec = BACKBONES["resnet50"]
     with pytest.raises(fc.SourceError, match="by hand") as caught:
-        fc.build_model("backbone:resnet50", image_size=(32, 32), num_classes=2, mirror="http://me:secret@127.0.0.1:9")
+        fc.build_model(
+            "backbone:resnet50",
+            image_size=(32, 32),
+            num_classes=2,
+            mirror="http://me:secret@127.0.0.1:9",
+        )
     assert "secret" not in str(caught.value)
     assert spec.url in str(caught.value)
     assert str(tmp_path / "models" / spec.file) in str(caught.value)
@@ -388,18 +431,26 @@ def test_a_network_of_ones_own_is_scaled_as_asked_and_loses_its_classifier(scali
     assert model.output_shape == (None, 2)
 
 
-@pytest.mark.parametrize("end", ["layer", "activation", "operation", "convolution", "convolution with softmax"])
+@pytest.mark.parametrize(
+    "end", ["layer", "activation", "operation", "convolution", "convolution with softmax"]
+)
 def test_a_classifier_goes_whatever_its_softmax_is(end: str) -> None:
     keras = import_keras()
     layers = keras.layers
     pixels = keras.Input((32, 32, 3))
-    seen = layers.GlobalAveragePooling2D(keepdims=end.startswith("conv"))(layers.Conv2D(4, 3)(pixels))
+    seen = layers.GlobalAveragePooling2D(keepdims=end.startswith("conv"))(
+        layers.Conv2D(4, 3)(pixels)
+    )
     outputs = {
         "layer": lambda: layers.Softmax()(layers.Dense(9)(seen)),
         "activation": lambda: layers.Activation("softmax")(layers.Dense(9)(seen)),
         "operation": lambda: keras.ops.softmax(layers.Dense(9)(seen)),
-        "convolution": lambda: layers.Activation("softmax")(layers.Reshape((9,))(layers.Conv2D(9, 1)(seen))),
-        "convolution with softmax": lambda: layers.Flatten()(layers.Conv2D(9, 1, activation="softmax")(seen)),
+        "convolution": lambda: layers.Activation("softmax")(
+            layers.Reshape((9,))(layers.Conv2D(9, 1)(seen))
+        ),
+        "convolution with softmax": lambda: layers.Flatten()(
+            layers.Conv2D(9, 1, activation="softmax")(seen)
+        ),
     }[end]()
     model = build_backbone("own", (32, 32), 2, backbone=keras.Model(pixels, outputs))
     assert head_of(model).input.shape == (None, 4)
@@ -415,15 +466,24 @@ def test_a_network_that_still_ends_in_probabilities_is_refused() -> None:
     net = keras.Model(pixels, inner(layers.Rescaling(1 / 255, name="first")(pixels)))
     with pytest.raises(fc.ConfigurationError, match="ends in probabilities.*until="):
         build_backbone("own", (32, 32), 2, backbone=net)
-    assert head_of(build_backbone("own", (32, 32), 2, backbone=net, until="first")).input.shape == (None, 3)
+    assert head_of(build_backbone("own", (32, 32), 2, backbone=net, until="first")).input.shape == (
+        None,
+        3,
+    )
 
 
-@pytest.mark.parametrize(("made_for", "kind"), [((24, 24, 3), "Flatten"), ((32, 32, 1), "GlobalMaxPooling2D")])
-def test_a_network_for_other_pictures_is_refused_with_its_own_size(made_for: Any, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("made_for", "kind"), [((24, 24, 3), "Flatten"), ((32, 32, 1), "GlobalMaxPooling2D")]
+)
+def test_a_network_for_other_pictures_is_refused_with_its_own_size(
+    made_for: Any, kind: str
+) -> None:
     layers = import_keras().layers
     end = [layers.Conv2D(2, 3), getattr(layers, kind)(), layers.Dense(4, activation="relu")]
     net = import_keras().Sequential([import_keras().Input(made_for), *end])
-    with pytest.raises(fc.ConfigurationError, match=rf"image_size=\(32, 32\).*made for \({made_for[0]}, "):
+    with pytest.raises(
+        fc.ConfigurationError, match=rf"image_size=\(32, 32\).*made for \({made_for[0]}, "
+    ):
         build_backbone("own", (32, 32), 2, backbone=net)
 
 
@@ -456,7 +516,11 @@ def test_wrong_options_are_named() -> None:
 
 def test_names_of_backbones_are_the_same_in_any_case() -> None:
     model = fc.build_model(
-        "backbone:MobileNet", image_size=(32, 32), num_classes=2, weights=None, until="conv_pw_2_relu"
+        "backbone:MobileNet",
+        image_size=(32, 32),
+        num_classes=2,
+        weights=None,
+        until="conv_pw_2_relu",
     )
     assert model.name == "mobilenet"
     assert head_of(model).input.shape[1] == 128

@@ -8,10 +8,17 @@ from flowercnn.models.backend import import_keras
 from flowercnn.models.checks import check_has_layers, check_layer_names, check_probabilities
 
 
-@pytest.mark.parametrize(("channels", "dtype"), [(1, "float32"), (4, "mixed_bfloat16"), (3, "float16")])
-def test_probabilities_are_looked_at_for_any_channels_size_and_precision(channels: int, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("channels", "dtype"), [(1, "float32"), (4, "mixed_bfloat16"), (3, "float16")]
+)
+def test_probabilities_are_looked_at_for_any_channels_size_and_precision(
+    channels: int, dtype: str
+) -> None:
     layers = import_keras().layers
-    end = [layers.GlobalAveragePooling2D(dtype=dtype), layers.Dense(2, activation="softmax", dtype=dtype)]
+    end = [
+        layers.GlobalAveragePooling2D(dtype=dtype),
+        layers.Dense(2, activation="softmax", dtype=dtype),
+    ]
     scaled = layers.Rescaling(1 / 255, dtype=dtype)
     model = import_keras().Sequential([import_keras().Input((None, None, channels)), scaled, *end])
     check_probabilities(model, "it")

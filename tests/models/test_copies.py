@@ -15,13 +15,17 @@ PIXELS = np.random.default_rng(0).uniform(0, 255, (4, 48, 40, 3)).astype(np.floa
 def shaken(model: Any) -> Any:
     """The model with normalisations that have seen data."""
     random = np.random.default_rng(1)
-    model.set_weights([weight + np.abs(random.normal(0, 0.2, weight.shape)) for weight in model.get_weights()])
+    model.set_weights(
+        [weight + np.abs(random.normal(0, 0.2, weight.shape)) for weight in model.get_weights()]
+    )
     return model
 
 
 def small(*layers: Any) -> Any:
     keras = import_keras()
-    return shaken(keras.Sequential([keras.Input((48, 40, 3)), keras.layers.Rescaling(1 / 255), *layers]))
+    return shaken(
+        keras.Sequential([keras.Input((48, 40, 3)), keras.layers.Rescaling(1 / 255), *layers])
+    )
 
 
 def kinds(model: Any) -> list[str]:
@@ -29,7 +33,9 @@ def kinds(model: Any) -> list[str]:
 
 
 def agree(model: Any) -> bool:
-    return np.allclose(model(PIXELS, training=False), fold_normalization(model)(PIXELS), rtol=1e-5, atol=1e-5)
+    return np.allclose(
+        model(PIXELS, training=False), fold_normalization(model)(PIXELS), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["article", "fast"])
@@ -41,7 +47,9 @@ def test_the_folded_network_computes_the_same_without_normalisation(name: str) -
 
 def test_a_convolution_with_bias_is_folded_too() -> None:
     layers = import_keras().layers
-    model = small(layers.Conv2D(4, 3), layers.BatchNormalization(scale=False), layers.GlobalMaxPooling2D())
+    model = small(
+        layers.Conv2D(4, 3), layers.BatchNormalization(scale=False), layers.GlobalMaxPooling2D()
+    )
     assert agree(model)
     assert "BatchNormalization" not in kinds(fold_normalization(model))
 
@@ -98,11 +106,14 @@ def test_the_copy_normalises_batches_as_keras_does() -> None:
     pixels = PIXELS[:3]
     assert np.allclose(model(pixels, training=True), copy(pixels, training=True), atol=1e-4)
     means = [
-        [np.asarray(layer.moving_mean) for layer in m.layers if hasattr(layer, "moving_mean")] for m in (model, copy)
+        [np.asarray(layer.moving_mean) for layer in m.layers if hasattr(layer, "moving_mean")]
+        for m in (model, copy)
     ]
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(*means, strict=True))
     layers = import_keras().layers
-    alone = import_keras().Sequential([import_keras().Input((2, 2, 3)), layers.BatchNormalization(momentum=0.0)])
+    alone = import_keras().Sequential(
+        [import_keras().Input((2, 2, 3)), layers.BatchNormalization(momentum=0.0)]
+    )
     few = make_training_copy(alone, precision="float32")
     for model_ in (alone, few):
         model_(pixels[:2, :2, :2], training=True)
@@ -121,9 +132,13 @@ def test_the_copy_in_bfloat16_is_close_and_keeps_pixels_and_probabilities_whole(
 
 
 def test_a_copy_leaves_the_traces_of_training_behind() -> None:
-    model = small(import_keras().layers.Flatten(), import_keras().layers.Dense(2, activation="softmax"))
+    model = small(
+        import_keras().layers.Flatten(), import_keras().layers.Dense(2, activation="softmax")
+    )
     model.compile("adam", "sparse_categorical_crossentropy")
     copy = copy_model(model)
     assert not copy.compiled
     assert getattr(copy, "optimizer", None) is None
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), copy.get_weights(), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(model.get_weights(), copy.get_weights(), strict=True)
+    )

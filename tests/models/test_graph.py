@@ -62,7 +62,9 @@ def test_large_pictures_are_computed_few_at_once() -> None:
     article = build_model("article", image_size=(500, 500), num_classes=17)
     assert 4 <= micro_batch_size(article, most=128) <= 16
     keras = import_keras()
-    small = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    small = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    )
     assert micro_batch_size(small, most=128) == 128
 
 

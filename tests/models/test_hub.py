@@ -34,7 +34,9 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = hub.models.ResNetBackbone(**SETTINGS)
     scale, offset = [0.017, 0.018, 0.019], [-2.1, -2.0, -1.8]
     net.save_to_preset(str(folder))
-    hub.layers.ResNetImageConverter(image_size=(32, 32), scale=scale, offset=offset).save_to_preset(str(folder))
+    hub.layers.ResNetImageConverter(image_size=(32, 32), scale=scale, offset=offset).save_to_preset(
+        str(folder)
+    )
     return folder
 
 
@@ -48,7 +50,9 @@ def test_a_preset_of_kerashub_is_a_model_scaled_as_the_preset_says(preset: Path)
     assert recipe_of(f"backbone:hub:{preset}") == recipe_of("backbone:resnet50")
 
 
-def test_it_trains_and_its_file_needs_no_kerashub(preset: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_it_trains_and_its_file_needs_no_kerashub(
+    preset: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     dataset = fc.Dataset.from_source(fc.SyntheticFlowers(per_class=4, num_classes=2))
     run = fc.Trainer(f"backbone:hub:{preset}", image_size=(32, 32)).fit(dataset, progress=False)
     run.predictor.save(tmp_path / "model.keras")
@@ -62,7 +66,9 @@ def test_it_trains_and_its_file_needs_no_kerashub(preset: Path, tmp_path: Path, 
 
 
 def test_what_kerashub_cannot_load_is_named(tmp_path: Path) -> None:
-    with pytest.raises(fc.SourceError, match=r"empty: KerasHub cannot load this preset .*backbone:hub:FOLDER"):
+    with pytest.raises(
+        fc.SourceError, match=r"empty: KerasHub cannot load this preset .*backbone:hub:FOLDER"
+    ):
         fc.build_model(f"backbone:hub:{tmp_path / 'empty'}", image_size=(32, 32), num_classes=3)
 
 

@@ -27,12 +27,21 @@ def test_article_is_the_tutorials_network_exactly() -> None:
     assert [(c.filters, c.kernel_size, c.padding, c.activation.__name__) for c in convolutions] == [
         (filters, (3, 3), "same", "relu") for filters in (8, 16, 32)
     ]
-    assert [m.pool_size for m in model.layers if "Pool" in type(m).__name__] == [(3, 3), (2, 2), (2, 2)]
+    assert [m.pool_size for m in model.layers if "Pool" in type(m).__name__] == [
+        (3, 3),
+        (2, 2),
+        (2, 2),
+    ]
 
 
 def test_article_trains_as_the_tutorial_does() -> None:
     recipe = recipe_of("article")
-    assert (recipe.optimizer, recipe.learning_rate, recipe.batch_size, recipe.epochs) == ("adam", 5e-4, 128, 20)
+    assert (recipe.optimizer, recipe.learning_rate, recipe.batch_size, recipe.epochs) == (
+        "adam",
+        5e-4,
+        128,
+        20,
+    )
     assert (recipe.resize, recipe.augmentation, recipe.schedule) == ("stretch", None, "constant")
 
 
@@ -67,18 +76,33 @@ def test_accurate_answers_with_the_mean_of_its_members_logits() -> None:
 
 
 def test_the_number_of_members_is_checked() -> None:
-    with pytest.raises(ConfigurationError, match=r"members must be an int of at least 1. Received: members=0"):
+    with pytest.raises(
+        ConfigurationError, match=r"members must be an int of at least 1. Received: members=0"
+    ):
         build_model("accurate", image_size=(48, 40), num_classes=5, members=0)
     one = build_model("accurate", image_size=(48, 40), num_classes=5, members=1)
-    assert one.count_params() == build_model("fast", image_size=(48, 40), num_classes=5, width=48).count_params()
+    assert (
+        one.count_params()
+        == build_model("fast", image_size=(48, 40), num_classes=5, width=48).count_params()
+    )
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("width", 0), ("width", "x"), ("width", True), ("blocks", 0), ("dropout", 2), ("dropout", "x"), ("dropout", 1)],
+    [
+        ("width", 0),
+        ("width", "x"),
+        ("width", True),
+        ("blocks", 0),
+        ("dropout", 2),
+        ("dropout", "x"),
+        ("dropout", 1),
+    ],
 )
 def test_a_wrong_option_of_a_network_is_named(option: str, value: Any) -> None:
-    with pytest.raises(ConfigurationError, match=rf"{option} must be .*Received: {option}={value!r}"):
+    with pytest.raises(
+        ConfigurationError, match=rf"{option} must be .*Received: {option}={value!r}"
+    ):
         build_model("fast", image_size=(48, 40), num_classes=5, **{option: value})
 
 
@@ -86,7 +110,10 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_users_numbers_alone
     random.seed(5)
     expected = random.random()
     random.seed(5)
-    a, b, c = (build_model("fast", image_size=(32, 32), num_classes=2, seed=s).get_weights() for s in (1, 1, 2))
+    a, b, c = (
+        build_model("fast", image_size=(32, 32), num_classes=2, seed=s).get_weights()
+        for s in (1, 1, 2)
+    )
     assert random.random() == expected
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
     assert not all(np.array_equal(x, y) for x, y in zip(a, c, strict=True))
@@ -103,16 +130,24 @@ def test_the_first_model_of_a_process_has_the_weights_of_its_seed_too() -> None:
     first, second = done.stdout.split()
     assert first == second
     model = build_model("fast", image_size=(32, 32), num_classes=2)
-    assert first == hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest()
+    assert (
+        first
+        == hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest()
+    )
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match=r"one of accurate, article, fast.*Did you mean 'article'\?.*'artcle'"):
+    with pytest.raises(
+        UnknownNameError,
+        match=r"one of accurate, article, fast.*Did you mean 'article'\?.*'artcle'",
+    ):
         build_model("artcle", image_size=(32, 32), num_classes=2)
 
 
 def test_an_unknown_option_is_answered_with_those_there_are() -> None:
-    with pytest.raises(UnknownNameError, match=r"options blocks, dropout, width.*Did you mean 'width'"):
+    with pytest.raises(
+        UnknownNameError, match=r"options blocks, dropout, width.*Did you mean 'width'"
+    ):
         build_model("fast", image_size=(64, 64), num_classes=2, witdh=3)
 
 
@@ -122,7 +157,9 @@ def test_num_classes_is_at_least_two(num_classes: Any) -> None:
         build_model("fast", image_size=(32, 32), num_classes=num_classes)
 
 
-@pytest.mark.parametrize(("name", "size"), [("article", (11, 40)), ("fast", (31, 40)), ("fast", (0, 0))])
+@pytest.mark.parametrize(
+    ("name", "size"), [("article", (11, 40)), ("fast", (31, 40)), ("fast", (0, 0))]
+)
 def test_pictures_too_small_for_the_network_are_refused(name: str, size: tuple[int, int]) -> None:
     with pytest.raises(ConfigurationError, match="image_size"):
         build_model(name, image_size=size, num_classes=2)
@@ -153,7 +190,10 @@ def test_a_network_of_ones_own_has_a_name_like_the_others() -> None:
     register_model("tiny", tiny, recipe=Recipe(epochs=3))
     assert "tiny" in list_models()
     assert recipe_of("tiny").epochs == 3
-    assert build_model("tiny", image_size=(8, 8), num_classes=3, units=7).count_params() == 3 * 7 + 7 + 7 * 3 + 3
+    assert (
+        build_model("tiny", image_size=(8, 8), num_classes=3, units=7).count_params()
+        == 3 * 7 + 7 + 7 * 3 + 3
+    )
 
 
 @pytest.mark.usefixtures("clean_registry")
@@ -179,5 +219,7 @@ def test_malformed_registrations_are_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"builder must take \(image_size, num_classes"):
         build_model("narrow", image_size=(8, 8), num_classes=2)
     register_model("wrong", lambda image_size, num_classes: tiny(image_size, num_classes + 1))
-    with pytest.raises(ConfigurationError, match=r"from \(None, 8, 8, 3\) to \(None, 2\).*to \(None, 3\)"):
+    with pytest.raises(
+        ConfigurationError, match=r"from \(None, 8, 8, 3\) to \(None, 2\).*to \(None, 3\)"
+    ):
         build_model("wrong", image_size=(8, 8), num_classes=2)
