@@ -1,4 +1,4 @@
-"""Checks of a network: shapes, probabilities, names of layers, image sizes, and options of a backbone."""
+"""Checks of a network: shapes, probabilities, layer names, image sizes, backbone options."""
 
 from __future__ import annotations
 
@@ -13,20 +13,8 @@ from flowercnn.errors import ConfigurationError, few
 from flowercnn.models.backend import import_keras, memory_errors
 from flowercnn.models.graph import MOST_ACTIVATION_BYTES, activation_bytes, output_shapes
 
-__all__ = [
-    "LAYER_NAME",
-    "check_backbone",
-    "check_has_layers",
-    "check_layer_names",
-    "check_probabilities",
-    "check_shapes",
-    "check_smallest_size",
-    "check_training_size",
-    "check_weights_option",
-]
-
 LAYER_NAME: Final = re.compile(r"[A-Za-z0-9_.>-]*")
-"""Names of layers: those TensorFlow allows, without the characters that separate folders."""
+"""Layer names that TensorFlow allows, without the characters that separate folders."""
 
 _ANY_SIDE: Final = 64  # of images for a network that takes any
 _OFF_BY_ROUNDING: Final = 0.02  # of a sum of probabilities, in bfloat16
@@ -36,7 +24,7 @@ def check_shapes(model: Any, name: str, image_size: tuple[int, int], num_classes
     """Check that a model maps images to one row of probabilities each.
 
     Raises:
-        ConfigurationError: If the input or output shape is another.
+        ConfigurationError: If the input or output shape differs.
     """
     expected = ((None, *image_size, 3), (None, num_classes))
     received = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
@@ -48,13 +36,13 @@ def check_shapes(model: Any, name: str, image_size: tuple[int, int], num_classes
 
 
 def check_probabilities(model: Any, name: str) -> None:
-    """Check, on two images of noise, that a model returns probabilities; and the names of its layers.
+    """Check that a model returns probabilities for two images of noise, and check its layer names.
 
     A model that would need gigabytes for one image is not tried: it can be neither saved nor loaded.
 
     Raises:
-        ConfigurationError: If a number is negative, or those of an image do not sum to 1; or if a
-            layer or an input has a name that TensorFlow or model files do not allow.
+        ConfigurationError: If a number is negative, a row does not sum to 1, or TensorFlow or model
+            files do not allow the name of a layer or an input.
     """
     check_layer_names(model, name)
     shape = [side or _ANY_SIDE for side in model.input_shape[1:]]
@@ -65,8 +53,8 @@ def check_probabilities(model: Any, name: str) -> None:
         rows = np.asarray(model(noise, training=False)).astype(np.float32)
     if not (rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=_OFF_BY_ROUNDING)):
         raise ConfigurationError(
-            f"{name} must return probabilities, numbers of at least 0 that sum to 1 for each image. "
-            f"End it with keras.layers.Dense({rows.shape[1]}, activation='softmax'). "
+            f"{name} must return probabilities, numbers of at least 0 that sum to 1 for each image."
+            f" End it with keras.layers.Dense({rows.shape[1]}, activation='softmax'). "
             f"Received, for noise: {rows[0].tolist()}"
         )
 
@@ -86,7 +74,7 @@ def check_layer_names(model: Any, name: str) -> None:
 
 
 def _all_names(model: Any) -> Iterator[str]:
-    """The names of a model, its inputs and its layers, those of models within it included."""
+    """Names of a model, its inputs and its layers, including those of inner models."""
     yield model.name
     yield from (tensor.name for tensor in getattr(model, "inputs", None) or ())
     for layer in model.layers:
@@ -102,7 +90,8 @@ def check_has_layers(model: Any, layers: tuple[str, ...]) -> None:
     missing = set(layers) - set(output_shapes(model))
     if missing:
         raise ConfigurationError(
-            f"The calibration is of another network: this one has no layer {few(sorted(missing))}."
+            "The calibration is of another network: this one does not have the layers "
+            f"{few(sorted(missing))}."
         )
 
 
@@ -113,8 +102,9 @@ def check_smallest_size(name: str, image_size: tuple[int, int], smallest: int) -
         ConfigurationError: If a side of ``image_size`` is below ``smallest``.
     """
     if min(image_size) < smallest:
+        needed = f"{smallest} x {smallest}"
         raise ConfigurationError(
-            f"{name} needs images of at least {smallest} x {smallest}. Received: image_size={image_size}"
+            f"{name} needs images of at least {needed}. Received: image_size={image_size}"
         )
 
 
@@ -126,7 +116,6 @@ def check_training_size(model: Any, image_size: tuple[int, int]) -> None:
     """
     import tensorflow as tf
 
-    problem = ""
     try:
         outputs = np.asarray(model(np.zeros((1, *image_size, 3), np.float32), training=False))
         problem = "" if np.isfinite(outputs).all() else "its outputs are not finite"
@@ -134,20 +123,22 @@ def check_training_size(model: Any, image_size: tuple[int, int]) -> None:
         problem = str(error).partition("\n")[0]
     if problem:
         raise ConfigurationError(
-            f"{model.name} cannot take images of {image_size}, the size to which progressive brings "
-            f"them ({problem}). Give a larger image_size, or larger scales: Recipe(progressive=...)."
+            f"{model.name} cannot take images of {image_size}, a size of progressive training "
+            f"({problem}). Give a larger image_size, or larger scales: Recipe(progressive=...)."
         )
 
 
 def check_backbone(model: Any) -> None:
-    """Check that a network given as a backbone is a built Keras model.
+    """Check that a backbone is a built Keras model.
 
     Raises:
         ConfigurationError: If it is something else, or does not have exactly one input.
     """
     is_model = isinstance(model, import_keras().Model)
-    if not is_model or not getattr(model, "inputs", None) or len(model.inputs) != 1:
-        raise ConfigurationError(f"backbone must be a built Keras model with one image input. Received: {model!r}")
+    if not is_model or len(getattr(model, "inputs", None) or ()) != 1:
+        raise ConfigurationError(
+            f"backbone must be a built Keras model with one image input. Received: {model!r}"
+        )
 
 
 def check_weights_option(weights: Any) -> None:

@@ -1,6 +1,6 @@
-"""Graph of a Keras model: what makes a tensor, feature maps, the head, and the memory a call takes.
+"""Graph of a Keras model: origins of tensors, feature maps, the head, and memory of a call.
 
-Keras's private graph is touched here alone; the other modules ask these functions.
+This is the only module that touches Keras's private graph.
 """
 
 from __future__ import annotations
@@ -12,27 +12,8 @@ from typing import Any, Final
 from flowercnn.errors import ConfigurationError, few
 from flowercnn.models.backend import import_keras
 
-__all__ = [
-    "MOST_ACTIVATION_BYTES",
-    "activation_bytes",
-    "call_count",
-    "consumers_of",
-    "feature_map_layers",
-    "flatten_layers",
-    "head_of",
-    "inputs_of",
-    "is_called_once",
-    "last_feature_map",
-    "layer_outputs",
-    "micro_batch_size",
-    "no_feature_maps",
-    "operation_of",
-    "output_shapes",
-    "uses_batch_statistics",
-]
-
 MOST_ACTIVATION_BYTES: Final = 2 * 2**30
-"""Of one image: a network that needs more is neither tried, saved nor loaded."""
+"""Limit for one image: a network that needs more is not run, saved or loaded."""
 
 _BYTES_AT_ONCE: Final = 128 * 2**20
 _DEPTHS: Final = 4
@@ -65,7 +46,7 @@ def flatten_layers(layer: Any) -> Iterator[Any]:
 
 
 def _call_of(tensor: Any) -> tuple[int, Any]:
-    """Return the number and the node of the call of an operation that a tensor comes from."""
+    """Number and node of the call that a tensor comes from."""
     operation, number, _ = tensor._keras_history  # noqa: SLF001 - no public way
     return number, operation._inbound_nodes[number]  # noqa: SLF001
 
@@ -74,14 +55,16 @@ def head_of(model: Any) -> Any:
     """Return the last dense layer of a classifier.
 
     Raises:
-        ConfigurationError: If the model does not end in one, with or without an activation layer after it.
+        ConfigurationError: If the model does not end in one, with or without an activation layer.
     """
     for layer in reversed(model.layers):
         if type(layer).__name__ == "Dense":
             return layer
         if type(layer).__name__ not in ("Activation", "Softmax"):
             break
-    raise ConfigurationError(f"{model.name} does not end in a dense layer, so it has no feature vectors.")
+    raise ConfigurationError(
+        f"{model.name} does not end in a dense layer, so it has no feature vectors."
+    )
 
 
 def uses_batch_statistics(model: Any) -> bool:
@@ -93,7 +76,7 @@ def uses_batch_statistics(model: Any) -> bool:
 def micro_batch_size(model: Any, *, most: int, itemsize: int = 4) -> int:
     """Return how many images have activations that fit into 128 MiB together, from 1 to ``most``.
 
-    Smaller parts of a batch are also faster where the activations of the whole leave the processor's caches.
+    Parts of a batch also run faster where all its activations would exceed the processor's caches.
 
     Args:
         model: A built Keras model.
@@ -104,40 +87,41 @@ def micro_batch_size(model: Any, *, most: int, itemsize: int = 4) -> int:
 
 
 def activation_bytes(model: Any, *, itemsize: int = 4) -> int:
-    """Return how many bytes the outputs of all layers take for one image, at every call of a layer."""
+    """Return the bytes of all layer outputs for one image, at every call of a layer."""
     return itemsize * _calls(model, {})[1]
 
 
 def call_count(model: Any) -> int:
-    """Return how many times layers are called for an image, those of models within the model included."""
+    """Return the number of layer calls for an image, including those in inner models."""
     return _calls(model, {})[0]
 
 
 def _calls(model: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Return how many calls there are and how many numbers come out of them; each inner model is counted once."""
+    """Calls and the numbers they return; each inner model is counted once."""
     if id(model) not in known:
         count = numbers = 0
         for operation, shapes in _nodes(model):
             inner = _calls(operation, known) if hasattr(operation, "layers") else (1, 0)
             count += inner[0]
-            numbers += inner[1] or sum(math.prod(size or 1 for size in shape[1:]) for shape in shapes)
+            numbers += inner[1] or sum(
+                math.prod(size or 1 for size in shape[1:]) for shape in shapes
+            )
         known[id(model)] = count, numbers
     return known[id(model)]
 
 
-def _nodes(model: Any) -> list[tuple[Any, list[tuple[int | None, ...]]]]:
-    """Return every call of a layer in a model, with the shapes of what comes out; none if it is not built."""
+def _nodes(model: Any) -> Iterator[tuple[Any, list[tuple[int | None, ...]]]]:
+    """Every layer call in a model with the shapes of its outputs; empty if it is not built."""
     functional = getattr(model, "_functional", model)  # a sequential model holds one
     by_depth = getattr(functional, "_nodes_by_depth", None) or {}  # no public way
-    return [
-        (node.operation, [*(tuple(tensor.shape) for tensor in node.output_tensors), *_workspace_shapes(node)])
-        for nodes in by_depth.values()
-        for node in nodes
-    ]
+    for nodes in by_depth.values():
+        for node in nodes:
+            shapes = [tuple(tensor.shape) for tensor in node.output_tensors]
+            yield node.operation, shapes + _workspace_shapes(node)
 
 
 def _workspace_shapes(node: Any) -> list[tuple[int | None, ...]]:
-    """Memory besides the outputs: a transposed convolution lays out a window per place of its input."""
+    """Extra memory: a transposed convolution lays out a window per place of its input."""
     if type(node.operation).__name__ != "Conv2DTranspose":
         return []
     *window, channels = node.operation.kernel.shape
@@ -146,15 +130,14 @@ def _workspace_shapes(node: Any) -> list[tuple[int | None, ...]]:
 
 
 def feature_map_layers(model: Any) -> tuple[str, ...]:
-    """Return the names of the last layers of the four smallest sizes of feature maps, from shallow to deep.
+    """Return the last layer at each of the four smallest feature-map sizes, shallow to deep.
 
     Empty if the model has no feature maps.
     """
-    last_of_size: dict[tuple[int, int], str] = {}
+    last_of_size: dict[tuple[Any, ...], str] = {}
     for name, shape in _feature_maps(model).items():
-        height, width = shape[1:3]
-        last_of_size.pop((height, width), None)
-        last_of_size[(height, width)] = name
+        last_of_size.pop(shape[1:3], None)
+        last_of_size[shape[1:3]] = name
     return tuple(last_of_size.values())[-_DEPTHS:]
 
 
@@ -164,51 +147,51 @@ def last_feature_map(model: Any) -> str | None:
 
 
 def no_feature_maps(model: Any) -> str:
-    """Return what to say of a model of which `last_feature_map` is ``None``, without a full stop."""
+    """Return why `last_feature_map` of a model is ``None``, for errors, without a full stop."""
     inner = [str(layer.name) for layer in model.layers if hasattr(layer, "layers")]
     if not inner:
         return "the network has no feature maps, that is, outputs with height and width"
     return (
-        f"the network has no feature maps outside the models within it ({few(inner)}); build those with pooling=None "
-        "and put GlobalAveragePooling2D after them"
+        f"the network has no feature maps outside the models within it ({few(inner)}); build those "
+        "with pooling=None and put GlobalAveragePooling2D after them"
     )
 
 
 def layer_outputs(model: Any) -> dict[str, Any]:
     """Return the one output of each layer, by name, in the graph of the model.
 
-    Of a layer that is used repeatedly it is the first. ``layer.output`` can be of another graph: of a model
-    within the model it is a tensor inside that model, of a layer taken from another model a tensor of that one.
+    Of a layer called repeatedly it is the first. ``layer.output`` can belong to another graph: that
+    of an inner model, or of the model a layer was taken from.
     """
-    found: dict[str, tuple[int, Any]] = {}
-    seen = set()
+    outputs: dict[str, tuple[int, Any]] = {}
+    visited = set()
     waiting = list(getattr(model, "outputs", None) or ())  # a subclass of Model has no graph
     while waiting:
         tensor = waiting.pop()
         operation = operation_of(tensor)
         number, node = _call_of(tensor)
-        if (id(operation), number) in seen:
+        if (id(operation), number) in visited:
             continue
-        seen.add((id(operation), number))
+        visited.add((id(operation), number))
         waiting += node.input_tensors
         name = str(operation.name)
-        if len(node.outputs) == 1 and (name not in found or number < found[name][0]):
-            found[name] = (number, node.outputs[0])
-    return {name: tensor for name, (_, tensor) in found.items()}
+        if len(node.outputs) == 1 and (name not in outputs or number < outputs[name][0]):
+            outputs[name] = (number, node.outputs[0])
+    return {name: tensor for name, (_, tensor) in outputs.items()}
 
 
 def output_shapes(model: Any) -> dict[str, tuple[Any, ...]]:
-    """Return the shape of the output of each layer that has one, by name; models within the model are layers."""
+    """Return the output shape of each layer that has one output; inner models are layers."""
     return {name: tuple(tensor.shape) for name, tensor in layer_outputs(model).items()}
 
 
 def _feature_maps(model: Any) -> dict[str, tuple[Any, ...]]:
-    """Shapes of the outputs of known height and width, from shallow to deep, beyond those of rescaled pixels."""
+    """Shapes of the outputs with known height and width, shallow to deep, without scaled pixels."""
     pixels = tuple(model.input_shape[1:])
     shapes = output_shapes(model)
-    found = {str(layer.name): shapes.get(layer.name, ()) for layer in model.layers}
+    layers = {str(layer.name): shapes.get(layer.name, ()) for layer in model.layers}
     return {
         name: shape
-        for name, shape in found.items()
+        for name, shape in layers.items()
         if len(shape) == _FEATURE_MAP_DIMENSIONS and None not in shape[1:3] and shape[1:] != pixels
     }

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 from flowercnn._utils import check_count, check_share
 from flowercnn.models.backend import import_keras
 from flowercnn.models.checks import check_smallest_size
 
-__all__ = ["MEMBERS", "build_accurate", "build_article", "build_fast", "member_count"]
+MEMBERS: Final = "members"
+"""Name of the layer that joins networks trained side by side."""
 
-
-_SMALLEST_ARTICLE_SIDE = 12  # three poolings by 3, 2 and 2 leave one pixel
+_SMALLEST_ARTICLE_SIDE: Final = 12  # three poolings by 3, 2 and 2 leave one pixel
+_SMALLEST_SIDE: Final = 32  # four halvings leave two pixels
+_MEAN: Final = 120.0  # of natural photographs, roughly; the exact value matters little
+_SPREAD: Final = 64.0  # likewise
 
 
 def build_article(image_size: tuple[int, int], num_classes: int) -> Any:
@@ -32,9 +36,13 @@ def build_article(image_size: tuple[int, int], num_classes: int) -> Any:
     check_smallest_size("article", image_size, _SMALLEST_ARTICLE_SIDE)
     keras = import_keras()
     layers = keras.layers
-    stack = [keras.Input((*image_size, 3), name="pixels"), layers.Rescaling(1 / 255, name="rescale")]
+    stack = [
+        keras.Input((*image_size, 3), name="pixels"),
+        layers.Rescaling(1 / 255, name="rescale"),
+    ]
     for number, (filters, pool) in enumerate([(8, 3), (16, 2), (32, 2)], start=1):
-        stack.append(layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{number}"))
+        name = f"conv{number}"
+        stack.append(layers.Conv2D(filters, 3, padding="same", activation="relu", name=name))
         stack.append(layers.MaxPooling2D(pool, name=f"pool{number}"))
     stack.append(layers.Flatten(name="flatten"))
     stack.append(layers.Dense(32, activation="relu", name="dense"))
@@ -42,20 +50,18 @@ def build_article(image_size: tuple[int, int], num_classes: int) -> Any:
     return keras.Sequential(stack, name="article")
 
 
-MEMBERS: Final = "members"
-"""The name of the layer in which networks that are trained side by side meet."""
-
-_SMALLEST_SIDE = 32  # four halvings leave two pixels
-_MEAN, _SPREAD = 120.0, 64.0  # of natural photographs, roughly; the exact value matters little
-
-
 def build_fast(
-    image_size: tuple[int, int], num_classes: int, *, width: int = 32, blocks: int = 1, dropout: float = 0.0
+    image_size: tuple[int, int],
+    num_classes: int,
+    *,
+    width: int = 32,
+    blocks: int = 1,
+    dropout: float = 0.0,
 ) -> Any:
-    """Return a strided stem and four stages of residual blocks (He et al. 2016), global average pooling, softmax.
+    """Return a strided stem, four residual stages (He et al. 2016), average pooling, softmax.
 
-    Dense 3x3 convolutions are what a CPU computes fastest for its arithmetic; grouped and depthwise ones wait for
-    memory.
+    Dense 3x3 convolutions run fastest on a CPU for their arithmetic; grouped and depthwise ones
+    wait for memory.
 
     Args:
         image_size: (height, width), each at least 32.
@@ -70,7 +76,7 @@ def build_fast(
     Raises:
         ConfigurationError: If ``image_size`` is too small, or an option is out of range.
     """
-    return _residual("fast", image_size, num_classes, members=1, width=width, blocks=blocks, dropout=dropout)
+    return _residual("fast", image_size, num_classes, 1, width, blocks, dropout)
 
 
 def build_accurate(
@@ -82,15 +88,15 @@ def build_accurate(
     blocks: int = 1,
     dropout: float = 0.0,
 ) -> Any:
-    """Return several networks such as `build_fast`'s, but wider, in one: side by side, their logits averaged.
+    """Return an ensemble in one model: wider `build_fast` networks whose logits are averaged.
 
-    They differ in their first weights alone, and err on some other pictures (Lakshminarayanan et al. 2017). In
-    training each learns by its own loss.
+    The members differ in their initial weights only, and make different errors (Lakshminarayanan
+    et al. 2017). In training each has its own loss.
 
     Args:
         image_size: (height, width), each at least 32.
         num_classes: At least 2.
-        members: How many networks, at least 1.
+        members: Number of networks, at least 1.
         width: Of each, as in `build_fast`.
         blocks: Of each, as in `build_fast`.
         dropout: Of each, as in `build_fast`.
@@ -102,17 +108,25 @@ def build_accurate(
         ConfigurationError: If ``image_size`` is too small, or an option is out of range.
     """
     count = check_count("members", members)
-    return _residual("accurate", image_size, num_classes, members=count, width=width, blocks=blocks, dropout=dropout)
+    return _residual("accurate", image_size, num_classes, count, width, blocks, dropout)
 
 
 def member_count(model: Any) -> int:
-    """Return how many networks a model joins: those whose last feature maps go into a layer named ``members``."""
-    joined = [layer for layer in model.layers if layer.name == MEMBERS and type(layer).__name__ == "Concatenate"]
-    return len(joined[0].input) if joined else 1
+    """Return the number of networks whose last feature maps the layer ``members`` joins, or 1."""
+    for layer in model.layers:
+        if layer.name == MEMBERS and type(layer).__name__ == "Concatenate":
+            return len(layer.input)
+    return 1
 
 
 def _residual(
-    name: str, image_size: tuple[int, int], num_classes: int, *, members: int, width: int, blocks: int, dropout: float
+    name: str,
+    image_size: tuple[int, int],
+    num_classes: int,
+    members: int,
+    width: int,
+    blocks: int,
+    dropout: float,
 ) -> Any:
     check_smallest_size(name, image_size, _SMALLEST_SIDE)
     width, blocks = check_count("width", width), check_count("blocks", blocks)
@@ -121,9 +135,11 @@ def _residual(
     layers = keras.layers
     pixels = keras.Input((*image_size, 3), name="pixels")
     x = layers.Rescaling(1 / _SPREAD, offset=-_MEAN / _SPREAD, name="rescale")(pixels)
-    prefixes = [f"member{number}_" for number in range(1, members + 1)] if members > 1 else [""]
-    maps = [_tower(x, prefix, width=width, blocks=blocks) for prefix in prefixes]
-    x = layers.Concatenate(name=MEMBERS)(maps) if members > 1 else maps[0]
+    if members > 1:
+        towers = [_tower(x, f"member{number + 1}_", width, blocks) for number in range(members)]
+        x = layers.Concatenate(name=MEMBERS)(towers)
+    else:
+        x = _tower(x, "", width, blocks)
     x = layers.GlobalAveragePooling2D(name="features")(x)
     if members > 1:
         x = layers.Rescaling(1 / members, name="mean")(x)
@@ -132,12 +148,13 @@ def _residual(
     return keras.Model(pixels, probabilities, name=name)
 
 
-def _tower(x: Any, prefix: str, *, width: int, blocks: int) -> Any:
+def _tower(x: Any, prefix: str, width: int, blocks: int) -> Any:
     """From scaled pixels to the last feature map."""
     layers = import_keras().layers
+    conv3x3 = partial(layers.Conv2D, kernel_size=3, padding="same", use_bias=False)
 
     def conv(x: Any, filters: int, name: str, *, strides: int = 1) -> Any:
-        x = layers.Conv2D(filters, 3, strides, padding="same", use_bias=False, name=f"{prefix}{name}_conv")(x)
+        x = conv3x3(filters, strides=strides, name=f"{prefix}{name}_conv")(x)
         return layers.BatchNormalization(name=f"{prefix}{name}_norm", momentum=0.9, epsilon=1e-3)(x)
 
     def relu(x: Any, name: str) -> Any:

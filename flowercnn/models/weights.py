@@ -1,6 +1,6 @@
-"""Pretrained weights: fetched, checked, and put into a network layer by layer.
+"""Pretrained weights: downloaded, checked, and assigned to a network layer by layer.
 
-Both kinds of HDF5 file of Keras are read: ``.weights.h5`` (Keras 3) and ``.h5`` (before, and the official files).
+Both HDF5 formats of Keras are read: ``.weights.h5`` (Keras 3) and ``.h5`` (older; official files).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,19 +23,17 @@ from flowercnn.models.backbone_table import BackboneSpec
 from flowercnn.models.graph import inputs_of, operation_of
 from flowercnn.sources import ResumingDownloader, shown
 
-__all__ = ["fetch_weights", "keras_cache", "read_weights"]
-
 _SERVER: Final = "https://storage.googleapis.com"
 _log = logging.getLogger(__name__)
 
 
 def keras_cache() -> Path:
-    """Return the folder where Keras keeps downloaded weights, so that both use one copy."""
+    """Return the folder of Keras's downloaded weights, which flowercnn shares."""
     return Path(os.environ.get("KERAS_HOME") or user_home() / ".keras") / "models"
 
 
 def fetch_weights(spec: BackboneSpec, *, mirror: str | None = None, progress: bool = True) -> Path:
-    """Return the official ImageNet weights of a network: from Keras's cache, or downloaded into it.
+    """Return the official ImageNet weights of a network, downloaded into Keras's cache if missing.
 
     Args:
         spec: The network.
@@ -42,57 +41,70 @@ def fetch_weights(spec: BackboneSpec, *, mirror: str | None = None, progress: bo
         progress: Whether to show a progress bar.
 
     Raises:
-        ConfigurationError: If ``mirror`` is no such URL.
-        SourceError: If the file is neither there nor can be downloaded, or is not the official one. The message says
-            which file to put where.
+        ConfigurationError: If ``mirror`` is not such a URL.
+        SourceError: If the file is missing and cannot be downloaded, or is not the official one.
+            The message says which file to put where.
     """
-    import pooch
-
     if mirror is not None and not str(mirror).startswith(("http://", "https://")):
-        raise ConfigurationError(f"mirror must begin with https:// or http://. Received: mirror={mirror!r}")
-    folder = keras_cache()
-    target, url = folder / spec.file, f"{(mirror or _SERVER).rstrip('/')}/{spec.url}"
+        raise ConfigurationError(
+            f"mirror must begin with https:// or http://. Received: mirror={mirror!r}"
+        )
+    target = keras_cache() / spec.file
+    if target.is_file():
+        _check_cached(target, spec.checksum)
+        return target
+    url = f"{(mirror or _SERVER).rstrip('/')}/{spec.url}"
     by_hand = (
-        f"Without a network, put {shown(url)} at {target} by hand, or name a local file: "
+        f"Offline, put {shown(url)} at {target} by hand, or name a local file: "
         'model_options={"weights": "my.weights.h5"}; weights=None starts from random ones.'
     )
-    known = spec.checksum or None
-    if target.is_file():
-        if known and pooch.file_hash(str(target), alg=known.partition(":")[0]) != known.partition(":")[2]:
-            raise SourceError(f"{target}: not the official file (its checksum is another). Remove it.")
-        if not _opens(target):
-            raise SourceError(f"{target}: not a file of weights, or damaged. Remove it: it is then downloaded again.")
-        return target
-    downloader = ResumingDownloader(folder / f"{spec.file}.part", progress)
+    downloader = ResumingDownloader(target.with_name(f"{spec.file}.part"), progress)
     try:
         if downloader.part.is_file():
-            with contextlib.suppress(ValueError):  # what an earlier run left was of another file, and is gone now
-                return _retrieve(url, known, target, downloader)
-        return _retrieve(url, known, target, downloader)
-    except ValueError:  # what pooch and requests say has the whole URL, perhaps with a password: from None
-        raise SourceError(f"{shown(url)}: what the server sends is not the official file. {by_hand}") from None
+            with contextlib.suppress(ValueError):  # a partial download of another file, now removed
+                return _retrieve(url, spec.checksum, target, downloader)
+        return _retrieve(url, spec.checksum, target, downloader)
+    except ValueError:  # from None: messages of pooch show the whole URL, perhaps with a password
+        raise SourceError(
+            f"{shown(url)}: what the server sends is not the official file. {by_hand}"
+        ) from None
     except OSError as error:  # those of requests too
-        raise SourceError(f"{shown(url)}: cannot be downloaded ({type(error).__name__}). {by_hand}") from None
+        raise SourceError(
+            f"{shown(url)}: cannot be downloaded ({type(error).__name__}). {by_hand}"
+        ) from None
 
 
-def _retrieve(url: str, checksum: str | None, target: Path, downloader: ResumingDownloader) -> Path:
+def _check_cached(path: Path, checksum: str) -> None:
+    import pooch
+
+    algorithm, _, digest = checksum.partition(":")
+    if digest and pooch.file_hash(str(path), alg=algorithm) != digest:
+        raise SourceError(f"{path}: not the official file (its checksum differs). Remove it.")
+    if not _is_hdf5(path):
+        raise SourceError(
+            f"{path}: not a file of weights, or damaged. Remove it to download it again."
+        )
+
+
+def _retrieve(url: str, checksum: str, target: Path, downloader: ResumingDownloader) -> Path:
     import pooch
 
     logger = pooch.get_logger()
     level = logger.level
-    logger.setLevel("WARNING")  # it says on stderr what the progress bar says
+    logger.setLevel("WARNING")  # its messages repeat the progress bar
     try:
-        path = Path(pooch.retrieve(url, checksum, fname=target.name, path=target.parent, downloader=downloader))
+        place = {"fname": target.name, "path": target.parent}
+        path = Path(pooch.retrieve(url, checksum or None, downloader=downloader, **place))
     finally:
         logger.setLevel(level)
-    if not _opens(path):  # a page that says what went wrong: without a checksum nothing else would tell
+    if not _is_hdf5(path):  # an error page, which only a checksum would reveal otherwise
         path.unlink()
         raise ValueError("no HDF5 file")
     return path
 
 
-def _opens(path: Path) -> bool:
-    """Return whether a file is HDF5, and whole."""
+def _is_hdf5(path: Path) -> bool:
+    """Whether a file is HDF5 and complete."""
     import h5py
 
     try:
@@ -103,10 +115,10 @@ def _opens(path: Path) -> bool:
 
 
 def read_weights(net: Any, path: Path) -> Any:
-    """Fill a network from a file and return the tensor up to which the file has weights.
+    """Assign weights from a file and return the tensor up to which the file has weights.
 
-    A file with weights of the first layers only gives the network up to there. Layers of the file that the network
-    has not, such as a classifier's last ones, are passed over.
+    A file with weights of the first layers only gives the network up to there. Layers that only the
+    file has, such as a classifier's last ones, are skipped.
 
     Args:
         net: A functional Keras model; its weights are changed.
@@ -126,84 +138,79 @@ def read_weights(net: Any, path: Path) -> Any:
     except ModelFileError:
         raise
     except Exception as error:  # h5py raises anything on damaged files
-        again = " Remove it: it is then downloaded again." if path.parent == keras_cache() else ""
+        again = " Remove it to download it again." if path.parent == keras_cache() else ""
         raise ModelFileError(
-            f"{path}: not a file of weights Keras has written, or damaged ({type(error).__name__}: {error}).{again}"
+            f"{path}: not a file of weights Keras has written, or damaged "
+            f"({type(error).__name__}: {error}).{again}"
         ) from error
 
 
 def _assign(net: Any, file: Any, path: Path) -> Any:
-    pairs = _legacy_pairs(net, file) if _is_legacy(file) else _pairs(net, file)
+    top = file.get("model_weights", file)
+    is_legacy = "layer_names" in top.attrs or "layer_names0" in top.attrs
+    pairs = _legacy_pairs(net, top, path) if is_legacy else _pairs(net, file, path)
     weighted = [layer for layer in net.layers if layer.weights]
     stored = dict(zip(map(id, weighted), pairs, strict=False))
-    present = [bool(stored.get(id(layer))) for layer in weighted]
-    if not present[0]:
-        raise ModelFileError(f"{path}: has no weights for {weighted[0].name!r}, the first layer of {net.name}.")
-    count = present.index(False) if False in present else len(weighted)
-    if any(present[count:]):
+    complete = list(takewhile(lambda layer: stored.get(id(layer)), weighted))
+    missing = weighted[len(complete) :]
+    if not complete:
         raise ModelFileError(
-            f"{path}: of another network than {net.name}: it has no weights for {weighted[count].name!r} but for "
-            "later layers."
+            f"{path}: has no weights for {missing[0].name!r}, the first layer of {net.name}."
         )
-    for layer in weighted[:count]:
+    if any(stored.get(id(layer)) for layer in missing):
+        gap = f"it has no weights for {missing[0].name!r} but for later layers"
+        raise _wrong_network(path, net, gap)
+    for layer in complete:
         for variable, data in stored[id(layer)]:
-            if tuple(variable.shape) != tuple(data.shape):
-                raise ModelFileError(
-                    f"{path}: of another network than {net.name}: {layer.name!r} needs the shape "
-                    f"{tuple(variable.shape)}, the file has {tuple(data.shape)}."
-                )
+            needed, shape = tuple(variable.shape), tuple(data.shape)
+            if needed != shape:
+                detail = f"{layer.name!r} needs the shape {needed}, the file has {shape}"
+                raise _wrong_network(path, net, detail)
             values = np.asarray(data)
             if not np.isfinite(values).all():
                 raise ModelFileError(f"{path}: the weights of {layer.name!r} are not finite.")
             variable.assign(values)
-    if count == len(weighted):
+    if not missing:
         return net.output
-    tensor = weighted[count].input
+    tensor = missing[0].input
     while type(operation_of(tensor)).__name__ == "ZeroPadding2D":
         tensor = inputs_of(tensor)[0]
     last = operation_of(tensor).name
-    _log.warning("%s: has weights up to %r only; %s is used up to there.", path.name, last, net.name)
+    _log.warning("%s: has weights up to %r only; %s is cut there.", path.name, last, net.name)
     return tensor
 
 
-def _is_legacy(file: Any) -> bool:
-    return "layer_names" in _top(file).attrs or "layer_names0" in _top(file).attrs
+def _wrong_network(path: Path, net: Any, detail: str) -> ModelFileError:
+    return ModelFileError(f"{path}: of another network than {net.name}: {detail}.")
 
 
-def _top(file: Any) -> Any:
-    return file.get("model_weights", file)
-
-
-def _legacy_pairs(net: Any, file: Any) -> Iterator[list[tuple[Any, Any]]]:
+def _legacy_pairs(net: Any, top: Any, path: Path) -> Iterator[list[tuple[Any, Any]]]:
     """Variables with their data in the older format: layers by order."""
-    top = _top(file)
     groups = [top[name] for name in _attribute_names(top, "layer_names")]
     stored = [[group[name] for name in _attribute_names(group, "weight_names")] for group in groups]
     layers = [layer for layer in net.layers if layer.weights]
-    for layer, data in zip(layers, [arrays for arrays in stored if arrays], strict=False):
+    for layer, data in zip(layers, filter(None, stored), strict=False):
         variables = [*layer.trainable_weights, *layer.non_trainable_weights]
         if len(variables) != len(data):
-            raise ModelFileError(
-                f"{file.filename}: of another network than {net.name}: {layer.name!r} has {len(variables)} arrays, "
-                f"the file {len(data)}."
-            )
+            detail = f"{layer.name!r} has {len(variables)} arrays, the file {len(data)}"
+            raise _wrong_network(path, net, detail)
         yield list(zip(variables, data, strict=True))
 
 
 def _attribute_names(group: Any, attribute: str) -> list[str]:
-    """An attribute that is a list of names; long ones are in several parts."""
-    parts = [attribute] if attribute in group.attrs else []
-    while not parts or f"{attribute}{len(parts)}" in group.attrs:
-        parts.append(f"{attribute}{len(parts)}")
-        if parts[-1] not in group.attrs:
-            return []
-    return [name.decode() if isinstance(name, bytes) else str(name) for part in parts for name in group.attrs[part]]
+    """Names in an attribute; long lists are split into numbered attributes."""
+    numbered = takewhile(group.attrs.__contains__, (f"{attribute}{part}" for part in count()))
+    parts = [attribute] if attribute in group.attrs else numbered
+    names = [name for part in parts for name in group.attrs[part]]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
-def _pairs(net: Any, file: Any) -> Iterator[list[tuple[Any, Any]]]:
-    """Variables with their data in Keras 3's format, for each layer with weights: layers by kind and number."""
+def _pairs(net: Any, file: Any, path: Path) -> Iterator[list[tuple[Any, Any]]]:
+    """Variables with their data in Keras 3's format, per layer: layers by kind and number."""
     if "layers" not in file:
-        raise ModelFileError(f"{file.filename}: not a file of weights Keras has written (no group 'layers').")
+        raise ModelFileError(
+            f"{path}: not a file of weights Keras has written (no group 'layers')."
+        )
     for layer, group in _groups(net, file["layers"]):
         if layer.weights:
             yield _layer_pairs(layer, group)
@@ -213,9 +220,9 @@ def _layer_pairs(layer: Any, group: Any) -> list[tuple[Any, Any]]:
     if group is None:
         return []
     if hasattr(layer, "layers"):
-        inner = [(part, _layer_pairs(part, found)) for part, found in _groups(layer, group.get("layers"))]
-        complete = all(pairs for part, pairs in inner if part.weights)
-        return [pair for _, pairs in inner for pair in pairs] if complete else []
+        parts = [part for part in _groups(layer, group.get("layers")) if part[0].weights]
+        inner = [_layer_pairs(*part) for part in parts]
+        return [pair for pairs in inner for pair in pairs] if all(inner) else []
     data = group.get("vars", {})
     if len(data) != len(layer.weights):
         return []
@@ -223,11 +230,12 @@ def _layer_pairs(layer: Any, group: Any) -> list[tuple[Any, Any]]:
 
 
 def _groups(model: Any, group: Any) -> Iterator[tuple[Any, Any]]:
-    seen: Counter[str] = Counter()
+    """Layers with their groups in a file, or ``None``."""
+    numbers: Counter[str] = Counter()
     for layer in model.layers:
         kind = _snake_case(type(layer).__name__)
-        name = f"{kind}_{seen[kind]}" if seen[kind] else kind
-        seen[kind] += 1
+        name = f"{kind}_{numbers[kind]}" if numbers[kind] else kind
+        numbers[kind] += 1
         yield layer, None if group is None else group.get(name)
 
 
@@ -238,7 +246,7 @@ def _snake_case(name: str) -> str:
 
 
 def _check_links(file: Any, path: Path) -> None:
-    """Refuse data that lie elsewhere."""
+    """Check that all data are inside the file."""
     import h5py
 
     groups = [file]
@@ -246,9 +254,9 @@ def _check_links(file: Any, path: Path) -> None:
         group = groups.pop()
         for key in group:
             if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-                raise ModelFileError(f"{path}: refused: the weights link to another place ({key!r}).")
+                raise ModelFileError(f"{path}: weights must not link to another place ({key!r}).")
             item = group[key]
             if isinstance(item, h5py.Group):
                 groups.append(item)
             elif item.external or item.is_virtual:
-                raise ModelFileError(f"{path}: refused: the weights of {key!r} lie in another file.")
+                raise ModelFileError(f"{path}: weights must not be in another file ({key!r}).")
