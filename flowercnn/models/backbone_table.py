@@ -1,7 +1,7 @@
 # ruff: noqa: E501 - one line a network, so that the rows can be compared
-"""Table of the networks of ``keras.applications``: preprocessing, image sizes, and files of ImageNet weights.
+"""Networks of ``keras.applications``: preprocessing, image sizes, files of ImageNet weights.
 
-Copied from Keras, which keeps this in private functions; a test compares every row with what Keras itself does.
+Taken from private functions of Keras; a test compares every row with Keras.
 """
 
 from __future__ import annotations
@@ -9,14 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["BACKBONES", "BackboneSpec", "Scaling"]
-
 Scaling = Literal["none", "tf", "torch", "caffe"]
-"""How a network wants pixels of 0-255, in Keras's words.
+"""Preprocessing of pixels 0-255, in Keras's words.
 
-``none``: as they are (it rescales itself). ``tf``: -1 to 1. ``torch``: 0 to 1, then mean 0 and
-deviation 1 over ImageNet.
-``caffe``: blue, green, red, with the mean of ImageNet taken off."""
+``none``: unchanged (the network rescales them). ``tf``: -1 to 1. ``torch``: 0 to 1, then mean 0 and
+deviation 1 over ImageNet. ``caffe``: BGR minus the mean of ImageNet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +22,12 @@ class BackboneSpec:
 
     Args:
         function: Its name in ``keras.applications``.
-        scaling: How it wants pixels.
+        scaling: Preprocessing of its pixels.
         side: Of the square images it was trained on.
         smallest: The smallest side it takes.
-        url: Of its weights without the last layers, below ``https://storage.googleapis.com/``.
+        url: Its weights without the classifier, below ``https://storage.googleapis.com/``.
         checksum: ``"md5:..."`` or ``"sha256:..."``; empty where Keras publishes none.
-        renamed: The file's name in Keras's cache where it is another than in ``url``.
+        renamed: The file name in Keras's cache if it differs from that of ``url``.
     """
 
     function: str
@@ -43,11 +40,10 @@ class BackboneSpec:
 
     @property
     def file(self) -> str:
-        """The name of the weights' file in Keras's cache."""
+        """File name of the weights in Keras's cache."""
         return self.renamed or self.url.rpartition("/")[2]
 
 
-# One line a network, so that rows can be compared.
 # fmt: off
 _SPECS: Final = (
     BackboneSpec("ConvNeXtBase", "none", 224, 32, "tensorflow/keras-applications/convnext/convnext_base_notop.h5", "sha256:40a20c5548a5e9202f69735ecc06c990e6b7c9d2de39f0361e27baeb24cb7c45"),

@@ -1,12 +1,13 @@
 """Pretrained networks as classifiers: pixels 0-255 in, probabilities out, stock layers only.
 
-The networks are those of ``keras.applications``. What each wants done to pixels is put into the model, and its few
-layers that are not among Keras's stock layers are replaced by stock ones that compute the same.
+The networks are those of ``keras.applications``. Each one's preprocessing becomes part of the
+model, and its few custom layers are replaced by stock layers that compute the same.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -14,7 +15,7 @@ from typing import Any, Final, get_args
 import numpy as np
 
 from flowercnn._utils import check_choice, check_share
-from flowercnn.errors import ConfigurationError
+from flowercnn.errors import ConfigurationError, UnknownNameError, closest
 from flowercnn.models.backbone_table import BACKBONES, BackboneSpec, Scaling
 from flowercnn.models.backend import import_keras
 from flowercnn.models.checks import check_backbone, check_smallest_size, check_weights_option
@@ -23,19 +24,18 @@ from flowercnn.models.graph import inputs_of, operation_of
 from flowercnn.models.hub import HUB, load_hub_backbone, load_hub_scaling
 from flowercnn.models.weights import fetch_weights, keras_cache, read_weights
 
-__all__ = ["PREFIX", "backbone_builders", "build_backbone", "find_weights", "is_backbone", "scale_pixels"]
-
 PREFIX: Final = "backbone:"
 OWN: Final = "own"
-"""``backbone:own`` is a network the user hands over."""
+"""``backbone:own`` is a network the user provides."""
 
 _REPLACED: Final = ("LayerScale", "CustomScaleLayer", "Sequential")
-_OURS: Final = ("pixels", "scale", "to_bgr", "pool", "unit", "spread", "bend", "features", "dropout", "probabilities")
-_BETWEEN: Final = ("Reshape", "Flatten", "GlobalAveragePooling2D", "Dropout")  # a classifier and its softmax
+_EVENED: Final = ("unit", "spread", "bend", "features")  # layers of `_evened`
+_OURS: Final = ("pixels", "scale", "to_bgr", "pool", *_EVENED, "dropout", "probabilities")
+_BETWEEN: Final = ("Reshape", "Flatten", "GlobalAveragePooling2D", "Dropout")  # before a softmax
 _BEND: Final = 2.0  # a feature of mean strength becomes 2/3, the strongest at most 1
 _DEVIATION: Final = np.array([0.229, 0.224, 0.225])  # of ImageNet's RGB, 0-1
 _MEAN: Final = np.array([0.485, 0.456, 0.406])
-_CAFFE_MEAN: Final = (123.68, 116.779, 103.939)  # RGB, 0-255
+_CAFFE_OFFSET: Final = [-123.68, -116.779, -103.939]  # minus ImageNet's mean, RGB, 0-255
 _IMAGE_DIMENSIONS: Final = 4
 
 
@@ -45,13 +45,13 @@ def is_backbone(model: Any) -> bool:
 
 
 def backbone_builders() -> dict[str, tuple[Any, int]]:
-    """Return the builder and the side of the pictures of every backbone, by full name."""
-    named = {PREFIX + name: (partial(build_backbone, name), spec.side) for name, spec in BACKBONES.items()}
-    return named | {PREFIX + OWN: (partial(build_backbone, OWN), 224)}
+    """Return the builder and the image side of every backbone, by full name."""
+    sides = {name: spec.side for name, spec in BACKBONES.items()} | {OWN: 224}
+    return {PREFIX + name: (partial(build_backbone, name), side) for name, side in sides.items()}
 
 
 def find_weights(name: str, weights: Any = "imagenet") -> Path | None:
-    """Return the file of weights that is at hand for a backbone without a download, or ``None``."""
+    """Return a backbone's local file of weights, or ``None`` if a download is needed."""
     if isinstance(weights, (str, os.PathLike)) and weights != "imagenet":
         return Path(weights)
     spec = BACKBONES.get(name.lower().removeprefix(PREFIX))
@@ -72,17 +72,19 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
     mirror: str | None = None,
     progress: bool = True,
 ) -> Any:
-    """Return a pretrained network, global average pooling to evened vectors of length 1, and a new softmax layer.
+    """Return a pretrained network, average pooling to unit feature vectors, and a new softmax head.
 
     Args:
-        name: Of a network of ``keras.applications`` in lower case, ``"own"``, or ``"hub:"`` and a preset of KerasHub.
+        name: A network of ``keras.applications`` in lower case, ``"own"``, or ``"hub:"`` and a
+            preset of KerasHub.
         image_size: (height, width).
         num_classes: At least 2.
-        weights: ``"imagenet"``: the official ones, downloaded once; a path: a local ``.weights.h5`` or ``.h5``
-            file, of the first layers at least; ``None``: random ones.
-        backbone: A Keras model to use instead, with its weights; it is copied. A softmax layer at its end goes.
-        scaling: What ``backbone`` wants pixels to be: ``"none"`` (0-255), ``"tf"`` (-1 to 1), ``"torch"`` or
-            ``"caffe"``. By default what the network ``name`` wants, for ``"own"`` ``"none"``.
+        weights: ``"imagenet"``: the official ones, downloaded once; a path: a local
+            ``.weights.h5`` or ``.h5`` file, of the first layers at least; ``None``: random ones.
+        backbone: A Keras model to use instead, with its weights; it is copied, without a softmax
+            classifier at its end.
+        scaling: Pixels that ``backbone`` needs: ``"none"`` (0-255), ``"tf"`` (-1 to 1), ``"torch"``
+            or ``"caffe"``. By default those of the network ``name``, for ``"own"`` ``"none"``.
         until: The layer whose output is used; by default the last.
         dropout: Share of features dropped before the last layer while fine-tuning.
         mirror: Another server of the official weights, with the same folders.
@@ -92,9 +94,9 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
         A Keras model from (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities.
 
     Raises:
-        ConfigurationError: If an option is wrong or pictures are too small.
+        ConfigurationError: If an option is wrong or images are too small.
         ModelFileError: If the local file does not fit.
-        SourceError: If the official weights or the preset cannot be had.
+        SourceError: If the official weights or the preset cannot be obtained.
         MissingDependencyError: If KerasHub is needed and not installed.
     """
     keras = import_keras()
@@ -103,22 +105,22 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
     dropout = check_share("dropout", dropout)
     if scaling is not None:
         check_choice("scaling", scaling, get_args(Scaling))
-    net, output, usual = _network(
-        name, image_size, weights, backbone=backbone, scaling=scaling, mirror=mirror, progress=progress
-    )
+    fetch = partial(fetch_weights, mirror=mirror, progress=progress)
+    net, output = _network(name, image_size, weights, backbone, fetch)
     if until is not None:
         output = _output_of(net, until, output)
     elif output is None:
         output = _without_classifier(net)
     pixels = keras.Input((*image_size, 3), name="pixels")
     try:
-        x = _in_stock_layers(keras.Model(net.inputs, output, name=net.name), pixels, usual)
+        view = keras.Model(net.inputs, output, name=net.name)
+        x = _in_stock_layers(view, pixels, scaling or _usual_scaling(name, backbone))
     except ValueError as error:
         if backbone is None:
             raise
         raise ConfigurationError(
-            f"backbone cannot take pictures of image_size={image_size} with 3 channels; it was made for "
-            f"{tuple(net.inputs[0].shape[1:])}. Give that as image_size. ({error})"
+            f"backbone cannot take images of image_size={image_size} with 3 channels; it was made "
+            f"for {tuple(net.inputs[0].shape[1:])}. Give that as image_size. ({error})"
         ) from error
     if len(x.shape) == _IMAGE_DIMENSIONS:
         x = layers.GlobalAveragePooling2D(name="pool")(x)
@@ -130,11 +132,11 @@ def build_backbone(  # noqa: PLR0913 - each is an option of its own
 
 
 def _evened(x: Any) -> Any:
-    """Return vectors of length 1, in which a few strong features do not drown the rest.
+    """Return unit vectors in which a few strong features do not dominate.
 
-    Contrast says little about what is seen, so lengths go; then each feature is bent as power normalisation bends it
-    (Perronnin et al. 2010), by softsign, which is a stock layer. With MobileNet, 1,088 flowers were told
-    apart in cross-validation by 97.3 % in place of 96.0 %.
+    Lengths, which mostly reflect contrast, are dropped; then softsign, a stock layer, acts as power
+    normalisation (Perronnin et al. 2010). With MobileNet, cross-validated accuracy on 1,088 flowers
+    rose from 96.0 % to 97.3 %.
     """
     layers = import_keras().layers
     x = layers.UnitNormalization(name="unit")(x)
@@ -144,79 +146,66 @@ def _evened(x: Any) -> Any:
 
 
 def scale_pixels(pixels: Any, scaling: Scaling | tuple[Any, Any]) -> Any:
-    """Return what a network wants, made of pixels 0-255 by stock layers.
+    """Return pixels 0-255 scaled for a network, by stock layers.
 
     Args:
         pixels: A Keras tensor.
-        scaling: In Keras's words, or what pixels are multiplied by and what is added then.
+        scaling: In Keras's words, or a factor and an offset.
     """
     layers = import_keras().layers
-    if isinstance(scaling, tuple):
-        return layers.Rescaling(scaling[0], offset=scaling[1], name="scale")(pixels)
     if scaling == "none":
         return pixels
     if scaling == "tf":
-        return layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(pixels)
-    if scaling == "torch":
-        return layers.Rescaling((1 / 255 / _DEVIATION).tolist(), offset=(-_MEAN / _DEVIATION).tolist(), name="scale")(
-            pixels
-        )
-    centred = layers.Rescaling(1.0, offset=[-mean for mean in _CAFFE_MEAN], name="scale")(pixels)
-    reverse = layers.Conv2D(3, 1, use_bias=False, trainable=False, name="to_bgr")  # red and blue change places
-    reversed_pixels = reverse(centred)
-    reverse.set_weights([np.eye(3, dtype=np.float32)[::-1].reshape(1, 1, 3, 3)])
-    return reversed_pixels
+        scaling = (1 / 127.5, -1.0)
+    elif scaling == "torch":
+        scaling = ((1 / 255 / _DEVIATION).tolist(), (-_MEAN / _DEVIATION).tolist())
+    elif scaling == "caffe":
+        centred = layers.Rescaling(1.0, offset=_CAFFE_OFFSET, name="scale")(pixels)
+        swap = layers.Conv2D(3, 1, use_bias=False, trainable=False, name="to_bgr")
+        bgr = swap(centred)
+        swap.set_weights([np.eye(3, dtype=np.float32)[::-1].reshape(1, 1, 3, 3)])
+        return bgr
+    return layers.Rescaling(scaling[0], offset=scaling[1], name="scale")(pixels)
 
 
 def _network(
     name: str,
     image_size: tuple[int, int],
-    weights: str | os.PathLike[str] | None,
-    *,
+    weights: Any,
     backbone: Any,
-    scaling: Scaling | None,
-    mirror: str | None,
-    progress: bool,
-) -> tuple[Any, Any, Any]:
-    """Return the network, its output (``None``: before its classifier) and what it wants pixels to be."""
-    spec = BACKBONES.get(name)
+    fetch: Callable[[BackboneSpec], Path],
+) -> tuple[Any, Any]:
+    """Return the network and its output, ``None`` for that before its classifier."""
     if backbone is not None:
         check_backbone(backbone)
-        return backbone, None, scaling or (spec.scaling if spec is not None else "none")
+        return backbone, None
     if name.startswith(HUB):
-        preset = name.removeprefix(HUB)
-        net = load_hub_backbone(preset, pretrained=weights is not None)
-        return net, None, scaling or load_hub_scaling(preset)
-    if spec is None:
-        raise ConfigurationError("backbone:own needs a Keras model: model_options={'backbone': model}.")
+        return load_hub_backbone(name.removeprefix(HUB), pretrained=weights is not None), None
+    if name not in BACKBONES:
+        example = "model_options={'backbone': model}"
+        raise ConfigurationError(f"backbone:own needs a Keras model: {example}.")
+    spec = BACKBONES[name]
     check_smallest_size(PREFIX + name, image_size, spec.smallest)
-    return *_of_keras(spec, image_size, weights, mirror=mirror, progress=progress), scaling or spec.scaling
-
-
-def _of_keras(
-    spec: BackboneSpec,
-    image_size: tuple[int, int],
-    weights: str | os.PathLike[str] | None,
-    *,
-    mirror: str | None,
-    progress: bool,
-) -> tuple[Any, Any]:
-    """Return a network of Keras with its weights, and its output."""
     function = getattr(import_keras().applications, spec.function)
     net = function(weights=None, include_top=False, input_shape=(*image_size, 3))
     if weights is None:
         return net, net.output
-    path = fetch_weights(spec, mirror=mirror, progress=progress) if weights == "imagenet" else Path(weights)
-    output = read_weights(net, path)
+    output = read_weights(net, fetch(spec) if weights == "imagenet" else Path(weights))
     renew_constants(net)
     _mend_efficientnet(net)
     return net, output
 
 
-def _mend_efficientnet(net: Any) -> None:
-    """Let the first EfficientNets normalise as they were trained.
+def _usual_scaling(name: str, backbone: Any) -> Scaling | tuple[Any, Any]:
+    if backbone is None and name.startswith(HUB):
+        return load_hub_scaling(name.removeprefix(HUB))
+    return BACKBONES[name].scaling if name in BACKBONES else "none"
 
-    Their files hold a variance that is a deviation. Keras divides by its root once more if, and only if, it has
+
+def _mend_efficientnet(net: Any) -> None:
+    """Make the first EfficientNets normalise as they did in their training.
+
+    Their files hold a deviation as variance. Keras divides by its root once more only if it has
     loaded the official file itself.
     """
     for layer in net.layers:
@@ -227,33 +216,36 @@ def _mend_efficientnet(net: Any) -> None:
 
 
 def _without_classifier(net: Any) -> Any:
-    """The output of a user's network, that of the layer before a softmax classifier at its end."""
+    """Output of a user's network, or the input of the softmax classifier at its end."""
     output = net.outputs[0]
     last, inputs = _made_by(output)
     if _is_softmax(last):
-        if not hasattr(last, "kernel"):  # a softmax of its own: the classifier goes into it
+        if not hasattr(last, "kernel"):  # a separate softmax: the classifier is before it
             last, inputs = _made_by(inputs[0])
         if type(last).__name__ not in ("Dense", "Conv2D"):
             raise ConfigurationError(
-                f"backbone ends in probabilities, which no dense layer or convolution makes but {last.name!r}. Say "
-                "which layer's output is used: until='its name', or give the network without its classifier."
+                f"backbone ends in probabilities made by {last.name!r}, neither a dense layer nor a"
+                " convolution. Name the layer whose output is used: until='its name', or give the "
+                "network without its classifier."
             )
         output = inputs[0]
     if len(output.shape) not in (2, _IMAGE_DIMENSIONS):
         raise ConfigurationError(
-            f"backbone must return (n, features) or (n, height, width, features). Received: {tuple(output.shape)}"
+            "backbone must return (n, features) or (n, height, width, features). "
+            f"Received: {tuple(output.shape)}"
         )
     return output
 
 
 def _made_by(tensor: Any) -> tuple[Any, list[Any]]:
-    """Return the operation whose output a tensor is, but for changes of its shape, and the inputs of that."""
-    operation, inputs = operation_of(tensor), inputs_of(tensor)
+    """Operation that made a tensor, apart from changes of shape, and its inputs."""
+    operation = operation_of(tensor)
+    inputs = inputs_of(tensor)
     return _made_by(inputs[0]) if type(operation).__name__ in _BETWEEN else (operation, inputs)
 
 
 def _is_softmax(operation: Any) -> bool:
-    """Return whether an operation returns probabilities: a layer, or a model within the model that ends in one."""
+    """Whether an operation returns probabilities: a layer, or an inner model that ends in one."""
     if hasattr(operation, "layers"):
         return _is_softmax(_made_by(operation.outputs[0])[0])
     activation = getattr(operation, "activation", None)
@@ -261,25 +253,25 @@ def _is_softmax(operation: Any) -> bool:
 
 
 def _output_of(net: Any, until: str, end: Any) -> Any:
-    """Return the output of a layer, one of those ``end`` is made by where the file of weights has no more."""
-    from flowercnn.errors import UnknownNameError, closest
-
+    """Output of a layer, which must come before ``end``, the last tensor with weights."""
     names = [layer.name for layer in net.layers]
     if until not in names:
-        raise UnknownNameError(f"until must be a layer of {net.name}.{closest(until, names)} Received: {until!r}")
+        raise UnknownNameError(
+            f"until must be a layer of {net.name}.{closest(until, names)} Received: {until!r}"
+        )
     if end is not None:
         filled = import_keras().Model(net.inputs, end)
         if until not in [layer.name for layer in filled.layers]:
-            last = operation_of(end).name
             raise ConfigurationError(
-                f"until must be a layer that the file of weights reaches, which ends at {last!r}; beyond it weights "
-                f"would be random. Received: {until!r}. Leave until out, or give a file with weights of all layers."
+                "until must be a layer that the file of weights reaches, which ends at "
+                f"{operation_of(end).name!r}; later weights would be random. Received: {until!r}. "
+                "Omit until, or give a file with weights of all layers."
             )
     return net.get_layer(until).output
 
 
 def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling | tuple[Any, Any]) -> Any:
-    """Return the output of a copy of a network on scaled ``pixels``, its weights copied, made of stock layers."""
+    """Output of a copy of a network, weights included, on scaled ``pixels``, in stock layers."""
     keras = import_keras()
     scaled = scale_pixels(pixels, scaling)
     copies: dict[str, Any] = {}
@@ -296,50 +288,46 @@ def _in_stock_layers(net: Any, pixels: Any, scaling: Scaling | tuple[Any, Any]) 
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         args = tuple(scaled if value is pixels else value for value in args)
-        if type(operation).__name__ == "Sequential":  # of ConvNeXt; a flat network is simpler, and can be folded
+        if type(operation).__name__ == "Sequential":  # of ConvNeXt; a flat network can be folded
             for layer in operation.layers:
                 args = (copy(layer)(args[0]),)
             return args[0]
         return _call_stock(operation, *args, **kwargs)
 
-    # A bare view: cloning asks for the same structure of inputs, and a compiled model would compile the copy.
+    # A bare view has the inputs' structure cloning needs, and is not compiled.
     view = keras.Model(net.inputs[0], net.outputs[0], name=net.name)
-    output = keras.models.clone_model(view, input_tensors=pixels, clone_function=copy, call_function=call).outputs[0]
+    clone_model = keras.models.clone_model
+    clone = clone_model(view, input_tensors=pixels, clone_function=copy, call_function=call)
     _copy_weights(view, copies)
-    return output
+    return clone.outputs[0]
 
 
 def _copy_weights(view: Any, copies: dict[str, Any]) -> None:
-    """Copy weights layer by layer; factors per channel go into the layer before."""
-    inner = [
-        part
-        for layer in view.layers
-        for part in ([layer] if layer.name in copies else getattr(layer, "layers", []))  # a model was copied whole
-    ]
-    for layer in inner:
-        if layer.weights and layer.name in copies:
-            set_weights(copies[layer.name], layer.get_weights())
+    """Copy weights layer by layer; factors per channel are folded into the layer before."""
+    for layer in view.layers:  # the layers of a Sequential were copied one by one
+        for part in [layer] if layer.name in copies else getattr(layer, "layers", []):
+            if part.weights and part.name in copies:
+                set_weights(copies[part.name], part.get_weights())
     for layer in view.layers:
         if type(layer).__name__ == "LayerScale":
             before = copies[operation_of(layer.input).name]
-            before.set_weights([weight * np.asarray(layer.gamma) for weight in before.get_weights()])
+            gamma = np.asarray(layer.gamma)
+            before.set_weights([weight * gamma for weight in before.get_weights()])
 
 
 def _call_stock(operation: Any, *args: Any, **kwargs: Any) -> Any:
-    """Return what an operation computes, computed by stock layers."""
+    """Result of an operation, computed by stock layers."""
     keras = import_keras()
+    layers = keras.layers
     kind = type(operation).__name__
-    if kind == "LayerScale":  # of ConvNeXt: a factor per channel, folded into the weights of the layer before
+    if kind == "LayerScale":  # of ConvNeXt: folded into the weights of the layer before
         return args[0]
     if kind == "CustomScaleLayer":  # of Inception-ResNet
-        return keras.layers.Add()([args[0][0], keras.layers.Rescaling(operation.scale)(args[0][1])])
+        return layers.Add()([args[0][0], layers.Rescaling(operation.scale)(args[0][1])])
     if isinstance(operation, keras.Layer) or kind not in ("Add", "Multiply"):
         return operation(*args, **kwargs)
     tensor, other = args
     if not isinstance(other, (int, float)):  # in ConvNeXt
-        return getattr(keras.layers, kind)()([tensor, other])
-    # In MobileNetV3.
-    by_number = (
-        keras.layers.Rescaling(1.0, offset=float(other)) if kind == "Add" else keras.layers.Rescaling(float(other))
-    )
-    return by_number(tensor)
+        return getattr(layers, kind)()([tensor, other])
+    scale, offset = (1.0, float(other)) if kind == "Add" else (float(other), 0.0)
+    return layers.Rescaling(scale, offset=offset)(tensor)  # in MobileNetV3

@@ -21,11 +21,7 @@ _OFF_BY_ROUNDING: Final = 0.02  # of a sum of probabilities, in bfloat16
 
 
 def check_shapes(model: Any, name: str, image_size: tuple[int, int], num_classes: int) -> None:
-    """Check that a model maps images to one row of probabilities each.
-
-    Raises:
-        ConfigurationError: If the input or output shape differs.
-    """
+    """Raise a ConfigurationError unless a model maps images to a row of probabilities each."""
     expected = ((None, *image_size, 3), (None, num_classes))
     received = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
     if received != expected:
@@ -36,13 +32,10 @@ def check_shapes(model: Any, name: str, image_size: tuple[int, int], num_classes
 
 
 def check_probabilities(model: Any, name: str) -> None:
-    """Check that a model returns probabilities for two images of noise, and check its layer names.
+    """Raise a ConfigurationError unless a model returns probabilities for two images of noise.
 
-    A model that would need gigabytes for one image is not tried: it can be neither saved nor loaded.
-
-    Raises:
-        ConfigurationError: If a number is negative, a row does not sum to 1, or TensorFlow or model
-            files do not allow the name of a layer or an input.
+    No number may be negative, each row must sum to 1, and layer names must be allowed. A model that
+    needs gigabytes for one image is not run: it can be neither saved nor loaded.
     """
     check_layer_names(model, name)
     shape = [side or _ANY_SIDE for side in model.input_shape[1:]]
@@ -60,11 +53,7 @@ def check_probabilities(model: Any, name: str) -> None:
 
 
 def check_layer_names(model: Any, name: str) -> None:
-    """Check that TensorFlow and model files allow the names of a model, its inputs and its layers.
-
-    Raises:
-        ConfigurationError: If they do not.
-    """
+    """Raise a ConfigurationError for names of layers or inputs that model files do not allow."""
     for layer_name in _all_names(model):
         if not LAYER_NAME.fullmatch(layer_name):
             raise ConfigurationError(
@@ -82,11 +71,7 @@ def _all_names(model: Any) -> Iterator[str]:
 
 
 def check_has_layers(model: Any, layers: tuple[str, ...]) -> None:
-    """Check that a model has the layers of a calibration.
-
-    Raises:
-        ConfigurationError: If some are missing.
-    """
+    """Raise a ConfigurationError unless a model has the layers of a calibration."""
     missing = set(layers) - set(output_shapes(model))
     if missing:
         raise ConfigurationError(
@@ -96,11 +81,7 @@ def check_has_layers(model: Any, layers: tuple[str, ...]) -> None:
 
 
 def check_smallest_size(name: str, image_size: tuple[int, int], smallest: int) -> None:
-    """Check that images are large enough for a network's poolings.
-
-    Raises:
-        ConfigurationError: If a side of ``image_size`` is below ``smallest``.
-    """
+    """Raise a ConfigurationError if images are too small for a network's poolings."""
     if min(image_size) < smallest:
         needed = f"{smallest} x {smallest}"
         raise ConfigurationError(
@@ -109,11 +90,7 @@ def check_smallest_size(name: str, image_size: tuple[int, int], smallest: int) -
 
 
 def check_training_size(model: Any, image_size: tuple[int, int]) -> None:
-    """Check that a network that takes images of any size can take those of progressive training.
-
-    Raises:
-        ConfigurationError: If it gives no probabilities for an image of this (height, width).
-    """
+    """Raise a ConfigurationError unless a network takes images of this (height, width)."""
     import tensorflow as tf
 
     try:
@@ -129,11 +106,7 @@ def check_training_size(model: Any, image_size: tuple[int, int]) -> None:
 
 
 def check_backbone(model: Any) -> None:
-    """Check that a backbone is a built Keras model.
-
-    Raises:
-        ConfigurationError: If it is something else, or does not have exactly one input.
-    """
+    """Raise a ConfigurationError unless a backbone is a built Keras model with one input."""
     is_model = isinstance(model, import_keras().Model)
     if not is_model or len(getattr(model, "inputs", None) or ()) != 1:
         raise ConfigurationError(
@@ -142,11 +115,7 @@ def check_backbone(model: Any) -> None:
 
 
 def check_weights_option(weights: Any) -> None:
-    """Check that the weights of a backbone are ``"imagenet"``, ``None`` or a path.
-
-    Raises:
-        ConfigurationError: If they are something else.
-    """
+    """Raise a ConfigurationError unless weights are ``"imagenet"``, ``None`` or a path."""
     if weights is not None and not isinstance(weights, (str, os.PathLike)):
         raise ConfigurationError(
             "weights must be 'imagenet', None or the path of a file. "

@@ -19,11 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_precision(precision: Precision) -> None:
-    """Check a precision.
-
-    Raises:
-        ConfigurationError: If it is not one of the three.
-    """
+    """Raise a ConfigurationError unless a precision is one of the three."""
     check_choice("precision", precision, get_args(Precision))
 
 

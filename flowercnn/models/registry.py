@@ -1,9 +1,9 @@
-"""Networks by name: those that come with the library and those users register."""
+"""Registry of networks: those of the library and those users register."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,14 +19,6 @@ from flowercnn.models.networks import build_accurate, build_article, build_fast
 from flowercnn.models.recipe import Recipe
 from flowercnn.preprocessing import Augmentation, Mixing, Preprocessing
 
-__all__ = [
-    "Builder",
-    "build_model",
-    "list_models",
-    "recipe_of",
-    "register_model",
-]
-
 Builder = Callable[..., Any]
 """A function ``(image_size, num_classes, **options)`` that returns a Keras model."""
 
@@ -35,9 +27,12 @@ Builder = Callable[..., Any]
 class _Entry:
     builder: Builder
     recipe: Recipe
-    is_foreign: bool = False  # registered by the user: what it builds is looked at
+    is_foreign: bool = False  # registered by the user, so its models are checked
 
 
+_ARTICLE: Final = Recipe(
+    image_size=(128, 128), resize="stretch", epochs=20, batch_size=128, learning_rate=5e-4
+)
 _FAST: Final = Recipe(
     image_size=(96, 96),
     epochs=54,
@@ -51,40 +46,37 @@ _FAST: Final = Recipe(
     augmentation=Augmentation(min_area=0.25),
     mixing=Mixing(mixup=0.2),
     average=0.995,
-    progressive=((0, 5 / 6),),  # objects look larger in random crops than in whole pictures (Touvron et al. 2019)
+    progressive=((0, 5 / 6),),  # random crops enlarge objects (Touvron et al. 2019)
     adapt=True,
 )
+_ACCURATE: Final = _FAST.replace(image_size=(128, 128), epochs=50, progressive=((0, 0.75),))
 
-# The one place with state: names are global by nature, as they are in Keras and in the entry points of packages.
+# The only global state: names are global by nature, as in Keras and in entry points.
 _REGISTRY: dict[str, _Entry] = {
-    "article": _Entry(
-        build_article,
-        Recipe(image_size=(128, 128), resize="stretch", epochs=20, batch_size=128, learning_rate=5e-4),
-    ),
+    "article": _Entry(build_article, _ARTICLE),
     "fast": _Entry(build_fast, _FAST),
-    "accurate": _Entry(
-        build_accurate, dataclasses.replace(_FAST, image_size=(128, 128), epochs=50, progressive=((0, 0.75),))
-    ),
+    "accurate": _Entry(build_accurate, _ACCURATE),
 }
 
 
 def _backbone_recipe(side: int) -> Recipe:
-    # Small pictures are best seen a little larger than they were learned from (Touvron et al. 2019).
-    image_size = (max(side, 288), max(side, 288))
-    tuning = Augmentation(min_area=0.5, rotate=10.0)
+    side = max(side, 288)  # small images work best a little larger (Touvron et al. 2019)
     return Recipe(
-        image_size=image_size,
+        image_size=(side, side),
         epochs=15,
         batch_size=64,
         optimizer="adamw",
         learning_rate=1e-4,
         schedule="cosine",
         warmup=0.1,
-        augmentation=tuning,
+        augmentation=Augmentation(min_area=0.5, rotate=10.0),
     )
 
 
-_REGISTRY |= {name: _Entry(builder, _backbone_recipe(side)) for name, (builder, side) in backbone_builders().items()}
+_REGISTRY |= {
+    name: _Entry(builder, _backbone_recipe(side))
+    for name, (builder, side) in backbone_builders().items()
+}
 
 
 def list_models() -> list[str]:
@@ -98,26 +90,30 @@ def list_models() -> list[str]:
 
 
 def recipe_of(name: str) -> Recipe:
-    """Return how a registered model is trained unless told otherwise.
+    """Return the recipe of a registered model.
 
     Raises:
-        UnknownNameError: If nobody registered ``name``.
+        UnknownNameError: If ``name`` is not registered.
     """
     return _entry(name).recipe
 
 
-def register_model(name: str, builder: Builder, *, recipe: Recipe | None = None, overwrite: bool = False) -> None:
-    """Give a network of your own a name that `build_model`, `Trainer`, `train` and the command line know.
+def register_model(
+    name: str, builder: Builder, *, recipe: Recipe | None = None, overwrite: bool = False
+) -> None:
+    """Register a network by a name for `build_model`, `Trainer`, `train` and the command line.
 
     Args:
         name: The name; letters, digits, ``-``, ``_`` and ``.``.
         builder: A function ``(image_size, num_classes, **options)`` that returns a Keras model from
-            (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities. Rescaling belongs inside.
-        recipe: How it is trained; by default `Recipe()`.
-        overwrite: Whether a name already known may be given to another network.
+            (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities. Rescaling is
+            part of the model.
+        recipe: Its training settings; by default `Recipe()`.
+        overwrite: Whether to replace a registered network of that name.
 
     Raises:
-        ConfigurationError: If the name is malformed or taken, ``builder`` is no function, or ``recipe`` no recipe.
+        ConfigurationError: If the name is malformed or taken, ``builder`` is not a function, or
+            ``recipe`` not a `Recipe`.
 
     Example:
         >>> def tiny(image_size, num_classes):
@@ -133,39 +129,46 @@ def register_model(name: str, builder: Builder, *, recipe: Recipe | None = None,
         >>> build_model("tiny", image_size=(32, 32), num_classes=3).count_params()
         251
     """
-    if not isinstance(name, str) or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise ConfigurationError(f"name must be letters, digits, '-', '_' and '.'. Received: name={name!r}")
-    if name == "auto":
-        raise ConfigurationError("name must not be 'auto': train(model='auto') chooses among the others.")
-    if not callable(builder) or (hasattr(builder, "layers") and hasattr(builder, "get_weights")):  # a Keras model
+    if not isinstance(name, str) or not re.sub("[-_.]", "", name).isalnum():
         raise ConfigurationError(
-            "builder must be a function (image_size, num_classes, **options) that returns a Keras model; a model "
-            f"itself is trained with train(model=model). Received: builder={builder!r}"
+            f"name must be letters, digits, '-', '_' and '.'. Received: name={name!r}"
+        )
+    if name == "auto":
+        raise ConfigurationError("name must not be 'auto': train(model='auto') tries the others.")
+    is_model = hasattr(builder, "layers") and hasattr(builder, "get_weights")
+    if is_model or not callable(builder):
+        raise ConfigurationError(
+            "builder must be a function (image_size, num_classes, **options) that returns a Keras "
+            f"model; train a model itself with train(model=model). Received: builder={builder!r}"
         )
     if recipe is not None:
         check_instance("recipe", recipe, Recipe, "None stands for the default one")
     if name in _REGISTRY and not overwrite:
-        raise ConfigurationError(f"A model named {name!r} is registered already. Pass overwrite=True to replace it.")
+        raise ConfigurationError(
+            f"A model named {name!r} is registered already. Pass overwrite=True to replace it."
+        )
     _REGISTRY[name] = _Entry(builder, recipe or Recipe(), is_foreign=True)
 
 
-def build_model(name: str, *, image_size: tuple[int, int], num_classes: int, seed: int = 0, **options: Any) -> Any:
+def build_model(
+    name: str, *, image_size: tuple[int, int], num_classes: int, seed: int = 0, **options: Any
+) -> Any:
     """Return a new, untrained Keras model.
 
     Args:
         name: A registered name; see `list_models`.
         image_size: (height, width) in pixels.
         num_classes: At least 2.
-        seed: Of the first weights: the same seed gives the same weights.
-        **options: Passed on to the model's builder.
+        seed: Of the initial weights: the same seed gives the same weights.
+        **options: Passed to the model's builder.
 
     Returns:
-        A ``keras.Model`` from (n, height, width, 3) pixels 0-255, uint8 or float32, to (n, num_classes) float32
-        probabilities that sum to 1.
+        A ``keras.Model`` from (n, height, width, 3) pixels 0-255, uint8 or float32, to
+        (n, num_classes) float32 probabilities that sum to 1.
 
     Raises:
-        UnknownNameError: If nobody registered ``name``.
-        ConfigurationError: If an argument is wrong, or the builder returns something else than promised.
+        UnknownNameError: If ``name`` is not registered.
+        ConfigurationError: If an argument is wrong, or the builder does not return such a model.
 
     Example:
         >>> build_model("article", image_size=(500, 500), num_classes=17).count_params()
@@ -190,27 +193,29 @@ def _entry(name: str) -> _Entry:
     if known not in _REGISTRY:
         short = ", ".join(listed for listed in list_models() if not listed.startswith(PREFIX))
         raise UnknownNameError(
-            f"model must be one of {short} or a backbone, {PREFIX}<name>, that list_models() names."
-            f"{closest(name, _REGISTRY)} Received: {name!r}. Register your own with flowercnn.register_model."
+            f"model must be one of {short} or a backbone, {PREFIX}<name>, of list_models()."
+            f"{closest(name, _REGISTRY)} Received: {name!r}. "
+            "Register your own with flowercnn.register_model."
         )
     return _REGISTRY[known]
 
 
 def _check_options(name: str, builder: Builder, options: dict[str, Any]) -> None:
     signature = inspect.signature(builder)
-    parameters = signature.parameters
     try:
         signature.bind_partial((1, 1), 2)
     except TypeError as error:
         raise ConfigurationError(
-            f"{name}: its builder must take (image_size, num_classes, **options). Received: {signature} ({error})"
+            f"{name}: its builder must take (image_size, num_classes, **options). "
+            f"Received: {signature} ({error})"
         ) from error
+    parameters = signature.parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     known = set(parameters) - {"image_size", "num_classes"}
     for option in options:
         if option not in known:
             raise UnknownNameError(
-                f"{name} has the options {', '.join(sorted(known)) or 'none'}.{closest(option, known)} "
-                f"Received: {option!r}"
+                f"{name} has the options {', '.join(sorted(known)) or 'none'}."
+                f"{closest(option, known)} Received: {option!r}"
             )
