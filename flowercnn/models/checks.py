@@ -119,5 +119,5 @@ def check_weights_option(weights: Any) -> None:
     if weights is not None and not isinstance(weights, (str, os.PathLike)):
         raise ConfigurationError(
             "weights must be 'imagenet', None or the path of a file. "
-            f"Received: weights={weights!r}. A Keras model is given as backbone=."
+            f"Received: weights={weights!r}. Pass a Keras model as backbone=."
         )

@@ -62,9 +62,7 @@ def head_of(model: Any) -> Any:
             return layer
         if type(layer).__name__ not in ("Activation", "Softmax"):
             break
-    raise ConfigurationError(
-        f"{model.name} does not end in a dense layer, so it has no feature vectors."
-    )
+    raise ConfigurationError(f"{model.name} has no feature vectors: no dense layer at its end.")
 
 
 def uses_batch_statistics(model: Any) -> bool:

@@ -91,21 +91,8 @@ def build_accurate(
     """Return an ensemble in one model: wider `build_fast` networks whose logits are averaged.
 
     The members differ in their initial weights only, and make different errors (Lakshminarayanan
-    et al. 2017). In training each has its own loss.
-
-    Args:
-        image_size: (height, width), each at least 32.
-        num_classes: At least 2.
-        members: Number of networks, at least 1.
-        width: Of each, as in `build_fast`.
-        blocks: Of each, as in `build_fast`.
-        dropout: Of each, as in `build_fast`.
-
-    Returns:
-        A Keras model from (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities.
-
-    Raises:
-        ConfigurationError: If ``image_size`` is too small, or an option is out of range.
+    et al. 2017). In training each has its own loss. ``members`` is their number, at least 1; the
+    other arguments, the returned model and the errors are those of `build_fast`.
     """
     count = check_count("members", members)
     return _residual("accurate", image_size, num_classes, count, width, blocks, dropout)

@@ -46,9 +46,7 @@ def fetch_weights(spec: BackboneSpec, *, mirror: str | None = None, progress: bo
             The message says which file to put where.
     """
     if mirror is not None and not str(mirror).startswith(("http://", "https://")):
-        raise ConfigurationError(
-            f"mirror must begin with https:// or http://. Received: mirror={mirror!r}"
-        )
+        raise ConfigurationError(f"mirror must begin with http(s)://. Received: mirror={mirror!r}")
     target = keras_cache() / spec.file
     if target.is_file():
         _check_cached(target, spec.checksum)
@@ -81,9 +79,7 @@ def _check_cached(path: Path, checksum: str) -> None:
     if digest and pooch.file_hash(str(path), alg=algorithm) != digest:
         raise SourceError(f"{path}: not the official file (its checksum differs). Remove it.")
     if not _is_hdf5(path):
-        raise SourceError(
-            f"{path}: not a file of weights, or damaged. Remove it to download it again."
-        )
+        raise SourceError(f"{path}: not weights, or damaged. Remove it to download it again.")
 
 
 def _retrieve(url: str, checksum: str, target: Path, downloader: ResumingDownloader) -> Path:
