@@ -1,7 +1,7 @@
-"""Checks of arguments: every rule that more than one function has for what users pass.
+"""Argument checks: the rules that several functions share.
 
-Each check returns the value in Python's own type, so that NumPy's numbers are taken wherever Python's are, or raises
-a ConfigurationError that names the argument, the rule and what was received.
+Each check returns the value as a Python type, so that NumPy scalars are accepted everywhere, or
+raises a ConfigurationError with the argument's name, the rule and the value received.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+_INF = math.inf
 
 
 def check_count(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
-    """Return an argument that says how many as an int.
+    """Return a count as an int.
 
     Args:
         name: The argument's name, for the error.
-        value: What the user passed.
-        least: The smallest number allowed.
-        most: The largest number allowed, or ``None``.
+        value: The argument.
+        least: Smallest value allowed.
+        most: Largest value allowed, or ``None``.
 
     Raises:
         ConfigurationError: If it is not a whole number, or out of range.
@@ -47,30 +48,30 @@ def check_count(name: str, value: Any, *, least: int = 1, most: int | None = Non
 
 
 def check_number(
-    name: str, value: Any, *, least: float = -math.inf, most: float = math.inf, above: float = -math.inf
+    name: str, value: Any, *, least: float = -_INF, most: float = _INF, above: float = -_INF
 ) -> float:
-    """Return an argument that is a finite number as a float.
+    """Return a finite number as a float.
 
     Args:
         name: The argument's name, for the error.
-        value: What the user passed.
-        least: The smallest number allowed.
-        most: The largest number allowed.
-        above: A number it must be larger than.
+        value: The argument.
+        least: Smallest value allowed.
+        most: Largest value allowed.
+        above: Exclusive lower bound.
 
     Raises:
         ConfigurationError: If it is not a number, or out of range.
     """
     number = _real(value)
     if number is None or not (least <= number <= most and number > above and math.isfinite(number)):
-        limits = ((f"above {above:g}", above), (f"at least {least:g}", least), (f"at most {most:g}", most))
-        rules = [text for text, limit in limits if math.isfinite(limit)]
-        raise _wrong(name, " ".join(["a number", " and ".join(rules)]).strip(), value)
+        limits = (("above", above), ("at least", least), ("at most", most))
+        rules = [f"{words} {limit:g}" for words, limit in limits if math.isfinite(limit)]
+        raise _wrong(name, f"a number {' and '.join(rules)}".strip(), value)
     return number
 
 
 def check_share(name: str, value: Any) -> float:
-    """Return an argument that is a share, from 0 to below 1, as a float.
+    """Return a share, from 0 to below 1, as a float.
 
     Raises:
         ConfigurationError: If it is anything else.
@@ -82,66 +83,59 @@ def check_share(name: str, value: Any) -> float:
 
 
 def check_choice(name: str, value: T, choices: Collection[T]) -> T:
-    """Return an argument that is one of a few values, as that value: NumPy's strings become Python's.
+    """Return the choice that equals ``value``: a NumPy string becomes a Python one.
 
     Raises:
         ConfigurationError: If it is not one of them.
     """
     for choice in choices:
-        alike = isinstance(value, type(choice)) and not isinstance(value, bool)  # True is not 1
-        if value is choice or (alike and value == choice):
+        is_alike = isinstance(value, type(choice)) and not isinstance(value, bool)  # True is not 1
+        if value is choice or (is_alike and value == choice):
             return choice
     *others, last = map(repr, choices)
     raise _wrong(name, f"{', '.join(others)} or {last}" if others else last, value)
 
 
 def check_instance(name: str, value: Any, kind: type[T], hint: str = "") -> T:
-    """Return an argument that is an object of a class.
+    """Return ``value`` if it is an instance of ``kind``.
 
     Args:
         name: The argument's name, for the error.
-        value: What the user passed.
-        kind: The class.
+        value: The argument.
+        kind: A class of flowercnn.
         hint: How to make one, for the error, such as ``"load one with Predictor.load(path)"``.
 
     Raises:
-        ConfigurationError: If it is something else.
+        ConfigurationError: If it is not an instance.
     """
     if isinstance(value, kind):
         return value
-    way_out = f"; {hint}" if hint else ""
-    raise ConfigurationError(
-        f"{name} must be a flowercnn.{kind.__name__}{way_out}. Received: {name}={_short(value)} "
-        f"({type(value).__name__})"
-    )
+    rule = "; ".join(filter(None, [f"a flowercnn.{kind.__name__}", hint]))
+    raise ConfigurationError(f"{_wrong(name, rule, value)} ({type(value).__name__})")
 
 
 def check_pair(name: str, value: Any, *, least: int = 1, most: int) -> tuple[int, int]:
-    """Return an argument that is two whole numbers, such as ``image_size=(height, width)``.
+    """Return (height, width), such as ``image_size``, as two ints.
 
     Raises:
         ConfigurationError: If it is anything else, or a number is out of range.
     """
     pair = [_integer(each) for each in value] if isinstance(value, Iterable) else []
-    whole = [each for each in pair if each is not None and least <= each <= most]
-    if len(pair) == len(whole) == 2:  # noqa: PLR2004 - a pair
-        return whole[0], whole[1]
+    valid = [each for each in pair if each is not None and least <= each <= most]
+    if len(pair) == len(valid) == 2:  # noqa: PLR2004 - a pair
+        return valid[0], valid[1]
     raise _wrong(name, f"(height, width), two ints from {least} to {most}", value)
 
 
 def check_class_names(value: Any, name: str = "class_names") -> tuple[str, ...]:
-    """Return class names as a tuple of distinct, non-empty strings.
-
-    Args:
-        value: What the user passed: a list or tuple.
-        name: The argument's name, for the error.
+    """Return class names, a list or tuple of distinct, non-empty strings, as a tuple.
 
     Raises:
-        ConfigurationError: If it is anything else. A set has no order, and a string is not a list of names.
+        ConfigurationError: If they are anything else, such as a set, which is not in a fixed order.
     """
     if isinstance(value, (set, frozenset)):
-        rule = "in a fixed order: a list or tuple"
-        raise ConfigurationError(f"{name} must be {rule}. Received: a {type(value).__name__}. Sort it.")
+        rule = f"{name} must be in a fixed order: a list or tuple."
+        raise ConfigurationError(f"{rule} Received: a {type(value).__name__}. Sort it.")
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise _wrong(name, "a list or tuple of names", value)
     names = tuple(value)
@@ -153,7 +147,7 @@ def check_class_names(value: Any, name: str = "class_names") -> tuple[str, ...]:
 
 
 def _integer(value: Any) -> int | None:
-    """Return a whole number of Python's, NumPy's or another kind as an int, or ``None``; a bool is not one."""
+    """Return a whole number as an int, anything else (a bool too) as ``None``."""
     if type(value).__name__ in ("bool", "bool_"):
         return None
     try:
@@ -163,7 +157,7 @@ def _integer(value: Any) -> int | None:
 
 
 def _real(value: Any) -> float | None:
-    """Return a real number of Python's or NumPy's as a float, or ``None``; a bool is not one."""
+    """Return a real number as a float, anything else (a bool too) as ``None``."""
     if type(value).__name__ in ("bool", "bool_") or not isinstance(value, numbers.Real):
         return None
     return float(value)

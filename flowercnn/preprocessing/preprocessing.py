@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flowercnn._utils import as_path, check_choice, check_count, check_pair, picture_map, tracked
+from flowercnn._utils import as_path, check_choice, check_count, check_pair, image_map, tracked
 from flowercnn.errors import ConfigurationError, ImageError, few, unusable
 from flowercnn.preprocessing.decode import decode_image, read_content
 from flowercnn.preprocessing.pixels import DiskStore, MemoryStore, PixelCache, Pixels
@@ -125,7 +125,7 @@ class Preprocessing:
         first = next(iterator, None)
         if first is None:
             return iter(())
-        return picture_map(self._decode_or_error, chain((first,), iterator), like=first)
+        return image_map(self._decode_or_error, chain((first,), iterator), like=first)
 
     def load(
         self, samples: Sequence[Sample], *, bad_images: BadImages = "error", progress: bool = True
@@ -210,7 +210,7 @@ class Preprocessing:
 
 def _decoded(function: Callable[[ImageInput], R], samples: Sequence[Sample], *, progress: bool) -> Iterator[R]:
     images = (sample.image for sample in samples)
-    results = picture_map(function, images, like=samples[0].image if samples else b"", count=len(samples))
+    results = image_map(function, images, like=samples[0].image if samples else b"", count=len(samples))
     return tracked(results, total=len(samples), description="Decoding", unit="img", enabled=progress)
 
 
