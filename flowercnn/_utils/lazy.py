@@ -19,9 +19,9 @@ def attach(
 ) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
     """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package, read from its stub.
 
-    The stub, ``__init__.pyi``, is the only list of the package's names, for Python and for type checkers. A line
-    ``from flowercnn import data as data`` names a subpackage: an attribute, but not in ``__all__``.
-    No name can equal that of a module of the package: importing the module would hide it.
+    The stub, ``__init__.pyi``, is the only list of the package's names, also for type checkers. A
+    line ``from flowercnn import data as data`` names a subpackage: an attribute, but not in
+    ``__all__``. No name can equal that of a module of the package, whose import would hide it.
 
     Args:
         package: The package's ``__name__``.
