@@ -82,16 +82,18 @@ class TrainingBatches:
         """
         order = generator(self.seed, "order", epoch).permutation(len(self.labels))
         step = self.micro_batch_size
+        purpose = {"seed": self.seed, "epoch": epoch}
         batches = [order[start:end] for start, end in self._bounds()]
         split = [[batch[i : i + step] for i in range(0, len(batch), step)] for batch in batches]
 
         def read(indices: npt.NDArray[np.int64]) -> MicroBatch:
             draw = mixing = None
             if self.augmentation is not None:
-                sizes = {"image_size": self.image_size, "output_size": output_size}
-                draw = self.augmentation.draw(indices, seed=self.seed, epoch=epoch, **sizes)
+                draw = self.augmentation.draw(
+                    indices, image_size=self.image_size, output_size=output_size, **purpose
+                )
             if self.mixing is not None and mix:
-                mixing = self.mixing.draw(indices, seed=self.seed, epoch=epoch)
+                mixing = self.mixing.draw(indices, **purpose)
             return MicroBatch(self.pixels.take(indices), self.labels[indices], draw, mixing)
 
         stream = ordered_map(read, chain.from_iterable(split), workers=1, window=_READ_AHEAD)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowercnn._utils.parallel import cpu_count, ordered_map, image_map
+from flowercnn._utils.parallel import cpu_count, image_map, ordered_map
 
 
 @given(
