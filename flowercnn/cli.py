@@ -63,7 +63,11 @@ _RECIPE = "Default: the model's recipe."
 _SKIP_HELP = "Leave out images that cannot be decoded."
 _REPORT_HELP = "Write the test metrics to this .html or .json file."
 _SKIP = click.option(
-    "--skip-bad-images", "bad_images", flag_value="skip", default="error", help=_SKIP_HELP
+    "--skip-bad-images",
+    "bad_images",
+    is_flag=True,
+    callback=lambda _ctx, _option, skip: "skip" if skip else "error",
+    help=_SKIP_HELP,
 )
 _REPORT = click.option("--report", type=click.Path(), callback=_check_report, help=_REPORT_HELP)
 _WEIGHTS_HELP = "File of pretrained weights for --model backbone:...; any number for --model auto."
