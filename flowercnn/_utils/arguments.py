@@ -1,7 +1,8 @@
 """Argument checks: the rules that several functions share.
 
 Each check returns the value as a Python type, so that NumPy scalars are accepted everywhere, or
-raises a ConfigurationError with the argument's name, the rule and the value received.
+raises a ConfigurationError with the argument's name, the rule and the value received. ``name`` is
+the argument's name, ``least`` and ``most`` are the smallest and largest value allowed.
 """
 
 from __future__ import annotations
@@ -29,17 +30,7 @@ _INF = math.inf
 
 
 def check_count(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
-    """Return a count as an int.
-
-    Args:
-        name: The argument's name, for the error.
-        value: The argument.
-        least: Smallest value allowed.
-        most: Largest value allowed, or ``None``.
-
-    Raises:
-        ConfigurationError: If it is not a whole number, or out of range.
-    """
+    """Return a count, a whole number in a range, as an int."""
     count = _integer(value)
     if count is None or count < least or (most is not None and count > most):
         rule = f"an int of at least {least}" if most is None else f"an int from {least} to {most}"
@@ -50,18 +41,7 @@ def check_count(name: str, value: Any, *, least: int = 1, most: int | None = Non
 def check_number(
     name: str, value: Any, *, least: float = -_INF, most: float = _INF, above: float = -_INF
 ) -> float:
-    """Return a finite number as a float.
-
-    Args:
-        name: The argument's name, for the error.
-        value: The argument.
-        least: Smallest value allowed.
-        most: Largest value allowed.
-        above: Exclusive lower bound.
-
-    Raises:
-        ConfigurationError: If it is not a number, or out of range.
-    """
+    """Return a finite number in a range as a float; ``above`` is an exclusive lower bound."""
     number = _real(value)
     if number is None or not (least <= number <= most and number > above and math.isfinite(number)):
         limits = (("above", above), ("at least", least), ("at most", most))
@@ -71,11 +51,7 @@ def check_number(
 
 
 def check_share(name: str, value: Any) -> float:
-    """Return a share, from 0 to below 1, as a float.
-
-    Raises:
-        ConfigurationError: If it is anything else.
-    """
+    """Return a share, from 0 to below 1, as a float."""
     share = _real(value)
     if share is None or not 0 <= share < 1:
         raise _wrong(name, "a share from 0 to below 1", value)
@@ -83,11 +59,7 @@ def check_share(name: str, value: Any) -> float:
 
 
 def check_choice(name: str, value: T, choices: Collection[T]) -> T:
-    """Return the choice that equals ``value``: a NumPy string becomes a Python one.
-
-    Raises:
-        ConfigurationError: If it is not one of them.
-    """
+    """Return the choice that equals ``value``: a NumPy string becomes a Python one."""
     for choice in choices:
         is_alike = isinstance(value, type(choice)) and not isinstance(value, bool)  # True is not 1
         if value is choice or (is_alike and value == choice):
@@ -97,16 +69,9 @@ def check_choice(name: str, value: T, choices: Collection[T]) -> T:
 
 
 def check_instance(name: str, value: Any, kind: type[T], hint: str = "") -> T:
-    """Return ``value`` if it is an instance of ``kind``.
+    """Return ``value`` if it is an instance of ``kind``, a class of flowercnn.
 
-    Args:
-        name: The argument's name, for the error.
-        value: The argument.
-        kind: A class of flowercnn.
-        hint: How to make one, for the error, such as ``"load one with Predictor.load(path)"``.
-
-    Raises:
-        ConfigurationError: If it is not an instance.
+    The error has the hint how to make one, such as ``"load one with Predictor.load(path)"``.
     """
     if isinstance(value, kind):
         return value
@@ -115,11 +80,7 @@ def check_instance(name: str, value: Any, kind: type[T], hint: str = "") -> T:
 
 
 def check_pair(name: str, value: Any, *, least: int = 1, most: int) -> tuple[int, int]:
-    """Return (height, width), such as ``image_size``, as two ints.
-
-    Raises:
-        ConfigurationError: If it is anything else, or a number is out of range.
-    """
+    """Return (height, width), such as ``image_size``, as two ints in a range."""
     pair = [_integer(each) for each in value] if isinstance(value, Iterable) else []
     valid = [each for each in pair if each is not None and least <= each <= most]
     if len(pair) == len(valid) == 2:  # noqa: PLR2004 - a pair
@@ -128,11 +89,7 @@ def check_pair(name: str, value: Any, *, least: int = 1, most: int) -> tuple[int
 
 
 def check_class_names(value: Any, name: str = "class_names") -> tuple[str, ...]:
-    """Return class names, a list or tuple of distinct, non-empty strings, as a tuple.
-
-    Raises:
-        ConfigurationError: If they are anything else, such as a set, which is not in a fixed order.
-    """
+    """Return class names, a list or tuple of distinct, non-empty strings, as a tuple."""
     if isinstance(value, (set, frozenset)):
         rule = f"{name} must be in a fixed order: a list or tuple."
         raise ConfigurationError(f"{rule} Received: a {type(value).__name__}. Sort it.")

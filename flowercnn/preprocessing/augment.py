@@ -94,10 +94,10 @@ class Augmentation:
         self,
         indices: npt.ArrayLike,
         *,
-        image_size: Size,
+        image_size: tuple[int, int],
         seed: int,
         epoch: int,
-        output_size: Size | None = None,
+        output_size: tuple[int, int] | None = None,
     ) -> AugmentationDraw:
         """Return the changes to images of the training data in an epoch.
 

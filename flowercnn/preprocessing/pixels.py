@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 Uint8: TypeAlias = npt.NDArray[np.uint8]
+CacheDir: TypeAlias = str | os.PathLike[str] | None
 Encoded = bytes | Image.Image
 Decode = Callable[[], Uint8]
 Indices = Sequence[int] | npt.NDArray[np.integer]
@@ -52,11 +53,7 @@ class Pixels(Protocol):
 
 
 class MemoryPixels:
-    """Images in one array.
-
-    Args:
-        array: Shape (n, height, width, 3), uint8.
-    """
+    """Images in one array of shape (n, height, width, 3), uint8."""
 
     def __init__(self, array: Uint8) -> None:
         self._array = array
@@ -73,10 +70,6 @@ class DiskPixels:
     """Images in files of raw pixels, read when they are taken.
 
     They are not memory-mapped, as mapped files count as memory of the process.
-
-    Args:
-        paths: One file per image.
-        image_size: (height, width) of all.
     """
 
     def __init__(self, paths: Sequence[Path], image_size: tuple[int, int]) -> None:
@@ -138,12 +131,7 @@ class JoinedPixels:
 
 
 class MemoryStore:
-    """Store of decoded images in memory.
-
-    Args:
-        count: Largest number of images.
-        image_size: (height, width) of all.
-    """
+    """Store of at most ``count`` decoded images in memory."""
 
     def __init__(self, count: int, image_size: tuple[int, int]) -> None:
         self._array = np.empty((count, *image_size, 3), dtype=np.uint8)
@@ -164,12 +152,7 @@ class MemoryStore:
 
 
 class DiskStore:
-    """Store of decoded images in the cache on disk.
-
-    Args:
-        cache: The cache.
-        image_size: (height, width) of all.
-    """
+    """Store of decoded images in the cache on disk."""
 
     def __init__(self, cache: PixelCache, image_size: tuple[int, int]) -> None:
         self._cache, self._image_size = cache, image_size
@@ -193,7 +176,7 @@ def default_cache_dir() -> Path:
     return user_cache()
 
 
-def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> None:
+def clear_cache(cache_dir: CacheDir = None) -> None:
     """Remove all decoded images from a cache folder, and nothing else."""
     shutil.rmtree(expanded(cache_dir or default_cache_dir()) / _SUBFOLDER, ignore_errors=True)
 
@@ -211,9 +194,7 @@ class PixelCache:
         image_size: (height, width) of the entries.
     """
 
-    def __init__(
-        self, cache_dir: str | os.PathLike[str] | None, settings: str, image_size: tuple[int, int]
-    ) -> None:
+    def __init__(self, cache_dir: CacheDir, settings: str, image_size: tuple[int, int]) -> None:
         self._folder = expanded(cache_dir or default_cache_dir()) / _SUBFOLDER / (settings + _FORM)
         self._bytes = image_size[0] * image_size[1] * 3
 

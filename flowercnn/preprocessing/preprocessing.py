@@ -31,6 +31,7 @@ BadImages = Literal["error", "skip"]
 R = TypeVar("R")
 Image8: TypeAlias = npt.NDArray[np.uint8]
 
+_PIXEL_SETTINGS: Final = ("image_size", "resize", "background", "max_pixels")
 _LARGEST_SIDE: Final = 8192
 _CODE_VERSION: Final = 3  # part of the cache's names: increase it when the pixels change
 
@@ -89,21 +90,15 @@ class Preprocessing:
         Raises:
             ConfigurationError: If a setting is unknown or wrong.
         """
-        unknown = few(
-            sorted(settings.keys() - {"image_size", "resize", "background", "max_pixels"})
-        )
+        unknown = few(sorted(settings.keys() - set(_PIXEL_SETTINGS)))
         if unknown:
             raise ConfigurationError(f"Unknown preprocessing settings. Received: {unknown}")
         return cls(**settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that determine pixels, as JSON types; not those of the cache."""
-        return {
-            "image_size": list(self.image_size),
-            "resize": self.resize,
-            "background": list(self.background),
-            "max_pixels": self.max_pixels,
-        }
+        settings = {name: getattr(self, name) for name in _PIXEL_SETTINGS}
+        return settings | {name: list(settings[name]) for name in ("image_size", "background")}
 
     def replace(self, **changes: Any) -> Preprocessing:
         """Return a copy with some settings changed."""

@@ -38,7 +38,7 @@ Size: TypeAlias = tuple[int, int]
 def check_model(
     model: Any,
     *,
-    image_size: Size = (64, 64),
+    image_size: tuple[int, int] = (64, 64),
     num_classes: int = 3,
     options: Mapping[str, Any] | None = None,
 ) -> None:
@@ -79,7 +79,7 @@ def check_model(
 def model_problems(
     model: Any,
     *,
-    image_size: Size = (64, 64),
+    image_size: tuple[int, int] = (64, 64),
     num_classes: int = 3,
     options: Mapping[str, Any] | None = None,
 ) -> list[str]:
