@@ -1,4 +1,4 @@
-"""The demo: the whole path on drawn flowers."""
+"""Demo: the complete workflow on drawn flowers."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _EXAMPLES = 3
 
 
 def run_demo(folder: Path, *, seed: int, progress: bool, say: Callable[[str], object]) -> None:
-    """Draw flowers, train on them, and leave model, plots and report in ``folder``.
+    """Draw flowers, train on them, and write model, plots and report to ``folder``.
 
     Args:
-        folder: Made if it is not there; files of the same names in it are replaced.
-        seed: Of everything.
+        folder: Created if needed; files of the same names in it are replaced.
+        seed: Seed of everything.
         progress: Whether to show progress bars.
         say: Called with each line of the result.
 
     Raises:
-        OutputError: If the folder cannot be made.
+        OutputError: If the folder cannot be created.
     """
     make_folder(folder)
     model = folder / "model.keras"
@@ -46,23 +46,25 @@ def run_demo(folder: Path, *, seed: int, progress: bool, say: Callable[[str], ob
     predictor.save(model)
     run.history.plot(folder / "history.png")
     evaluation = evaluate(predictor, splits.test, progress=progress)
-    evaluation = dataclasses.replace(
-        evaluation, history=run.history.to_dict(), audit=dataset.audit(progress=progress)
-    )
+    audit = dataset.audit(progress=progress)
+    evaluation = dataclasses.replace(evaluation, history=run.history.to_dict(), audit=audit)
     evaluation.save_report(folder / "report.html")
     samples = splits.test.samples
-    chosen = [samples[index] for index in np.linspace(0, len(samples) - 1, _GRID).round().astype(int)]
+    positions = np.linspace(0, len(samples) - 1, _GRID).round().astype(int)
+    chosen = [samples[index] for index in positions]
     save_prediction_grid(folder / "predictions.png", predictor, chosen)
     say(f"Test {evaluation.summary()}")
     for sample, prediction in zip(chosen, predictor.predict(chosen[:_EXAMPLES]), strict=False):
-        say(f"  {sample.key}: {prediction.label or 'unknown'} ({prediction.confidence:.0%}), really {sample.label}")
+        answer = f"{prediction.label or 'unknown'} ({prediction.confidence:.0%})"
+        say(f"  {sample.key}: {answer}, really {sample.label}")
     names = ", ".join(sorted(path.name for path in folder.iterdir()))
     say(f"Trained in {run.seconds['total']:.0f} s. See {folder}: {names}")
-    say(f"Next: flowercnn train FOLDER --out my-model.keras   or   flowercnn predict {model} PICTURE...")
+    train = "flowercnn train FOLDER --out my-model.keras"
+    say(f"Next: {train}   or   flowercnn predict {model} IMAGE...")
 
 
 def save_prediction_grid(path: Path, predictor: Predictor, samples: list[Sample]) -> Path:
-    """Save a picture of samples with truth and prediction, and return its path."""
+    """Save a figure of samples with labels and predictions, and return its path."""
     predictions = predictor.predict(samples)
     figure = prediction_grid(
         [predictor.preprocessing.decode(sample.image) for sample in samples],

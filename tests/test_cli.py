@@ -24,7 +24,9 @@ def model(run: fc.TrainingRun, tmp_path_factory: pytest.TempPathFactory) -> Path
     return run.predictor.save(tmp_path_factory.mktemp("cli") / "model.keras")
 
 
-def test_train_writes_a_model_and_says_what_to_type_next(photo_folder: Path, tmp_path: Path) -> None:
+def test_train_writes_a_model_and_says_what_to_type_next(
+    photo_folder: Path, tmp_path: Path
+) -> None:
     out, report = tmp_path / "m.keras", tmp_path / "r.html"
     options = ["--model", "article", "--epochs", 1, "--image-size", 24, 24, "--batch-size", 8]
     result = run_command("train", photo_folder, "--out", out, "--report", report, *options)
@@ -73,7 +75,7 @@ def test_predict_goes_on_after_a_bad_picture_and_says_so(model: Path, photo_fold
     assert result.exit_code == 1
     assert "gone.jpg\terror:" in result.output
     assert "red" in result.output
-    assert "1 pictures could not be used" in result.output
+    assert "1 image could not be used" in result.output
 
 
 def test_names_of_files_forge_no_lines_of_the_terminal(model: Path) -> None:
@@ -107,17 +109,27 @@ def test_keys_forge_no_lines_of_an_audit(photo_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("report", ["r.txt", f"{__file__}/r.html"])
-def test_a_report_that_could_not_be_written_is_found_before_anything_else(model: Path, report: str) -> None:
+def test_a_report_that_could_not_be_written_is_found_before_anything_else(
+    model: Path, report: str
+) -> None:
     for command in (("train", "no such folder"), ("evaluate", model, "no such folder")):
         result = run_command(*command, "--report", report)
         assert result.exit_code == 2
         assert "'--report'" in result.output
 
 
-def test_a_report_without_test_pictures_is_not_silently_left_out(photo_folder: Path, tmp_path: Path) -> None:
+def test_a_report_without_test_pictures_is_not_silently_left_out(
+    photo_folder: Path, tmp_path: Path
+) -> None:
     options = ["--model", "article", "--epochs", 1, "--image-size", 24, 24, "--test", 0]
     result = run_command(
-        "train", photo_folder, "--out", tmp_path / "m.keras", "--report", tmp_path / "r.html", *options
+        "train",
+        photo_folder,
+        "--out",
+        tmp_path / "m.keras",
+        "--report",
+        tmp_path / "r.html",
+        *options,
     )
     assert result.exit_code == 0
     assert "No report" in result.output
@@ -134,7 +146,9 @@ def test_export_writes_the_other_format(model: Path, tmp_path: Path) -> None:
 
 
 def test_models_lists_the_names() -> None:
-    assert {"article", "fast"} <= {line.split()[0] for line in run_command("models").output.splitlines()}
+    assert {"article", "fast"} <= {
+        line.split()[0] for line in run_command("models").output.splitlines()
+    }
 
 
 def test_a_file_of_weights_can_be_named_for_a_backbone(
@@ -143,7 +157,9 @@ def test_a_file_of_weights_can_be_named_for_a_backbone(
     from flowercnn.models.backend import import_keras
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    net = import_keras().applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3))
+    net = import_keras().applications.MobileNet(
+        weights=None, include_top=False, input_shape=(32, 32, 3)
+    )
     weights, out = tmp_path / "mobilenet.weights.h5", tmp_path / "m.keras"
     import_keras().Model(net.input, net.get_layer("conv_pw_3_relu").output).save_weights(weights)
     options = ["--weights", weights, "--image-size", 32, 32, "--out", out]

@@ -1,4 +1,4 @@
-"""What every package uses: checks of arguments, files, threads, progress, seeds."""
+"""Utilities of all packages: argument checks, files, threads, progress bars, seeds."""
 
 from flowercnn._utils.lazy import attach
 

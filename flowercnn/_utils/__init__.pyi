@@ -23,8 +23,8 @@ from flowercnn._utils.interrupts import interrupts_deferred as interrupts_deferr
 from flowercnn._utils.lazy import attach as attach
 from flowercnn._utils.lazy import moved as moved
 from flowercnn._utils.parallel import cpu_count as cpu_count
+from flowercnn._utils.parallel import image_map as image_map
 from flowercnn._utils.parallel import ordered_map as ordered_map
-from flowercnn._utils.parallel import picture_map as picture_map
 from flowercnn._utils.progress import progress_bar as progress_bar
 from flowercnn._utils.progress import tracked as tracked
 from flowercnn._utils.seeding import check_seed as check_seed

@@ -1,7 +1,8 @@
-"""Checks of arguments: every rule that more than one function has for what users pass.
+"""Argument checks: the rules that several functions share.
 
-Each check returns the value in Python's own type, so that NumPy's numbers are taken wherever Python's are, or raises
-a ConfigurationError that names the argument, the rule and what was received.
+Each check returns the value as a Python type, so that NumPy scalars are accepted everywhere, or
+raises a ConfigurationError with the argument's name, the rule and the value received. ``name`` is
+the argument's name, ``least`` and ``most`` are the smallest and largest value allowed.
 """
 
 from __future__ import annotations
@@ -25,20 +26,11 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+_INF = math.inf
 
 
 def check_count(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
-    """Return an argument that says how many as an int.
-
-    Args:
-        name: The argument's name, for the error.
-        value: What the user passed.
-        least: The smallest number allowed.
-        most: The largest number allowed, or ``None``.
-
-    Raises:
-        ConfigurationError: If it is not a whole number, or out of range.
-    """
+    """Return a count, a whole number in a range, as an int."""
     count = _integer(value)
     if count is None or count < least or (most is not None and count > most):
         rule = f"an int of at least {least}" if most is None else f"an int from {least} to {most}"
@@ -47,34 +39,19 @@ def check_count(name: str, value: Any, *, least: int = 1, most: int | None = Non
 
 
 def check_number(
-    name: str, value: Any, *, least: float = -math.inf, most: float = math.inf, above: float = -math.inf
+    name: str, value: Any, *, least: float = -_INF, most: float = _INF, above: float = -_INF
 ) -> float:
-    """Return an argument that is a finite number as a float.
-
-    Args:
-        name: The argument's name, for the error.
-        value: What the user passed.
-        least: The smallest number allowed.
-        most: The largest number allowed.
-        above: A number it must be larger than.
-
-    Raises:
-        ConfigurationError: If it is not a number, or out of range.
-    """
+    """Return a finite number in a range as a float; ``above`` is an exclusive lower bound."""
     number = _real(value)
     if number is None or not (least <= number <= most and number > above and math.isfinite(number)):
-        limits = ((f"above {above:g}", above), (f"at least {least:g}", least), (f"at most {most:g}", most))
-        rules = [text for text, limit in limits if math.isfinite(limit)]
-        raise _wrong(name, " ".join(["a number", " and ".join(rules)]).strip(), value)
+        limits = (("above", above), ("at least", least), ("at most", most))
+        rules = [f"{words} {limit:g}" for words, limit in limits if math.isfinite(limit)]
+        raise _wrong(name, f"a number {' and '.join(rules)}".strip(), value)
     return number
 
 
 def check_share(name: str, value: Any) -> float:
-    """Return an argument that is a share, from 0 to below 1, as a float.
-
-    Raises:
-        ConfigurationError: If it is anything else.
-    """
+    """Return a share, from 0 to below 1, as a float."""
     share = _real(value)
     if share is None or not 0 <= share < 1:
         raise _wrong(name, "a share from 0 to below 1", value)
@@ -82,66 +59,40 @@ def check_share(name: str, value: Any) -> float:
 
 
 def check_choice(name: str, value: T, choices: Collection[T]) -> T:
-    """Return an argument that is one of a few values, as that value: NumPy's strings become Python's.
-
-    Raises:
-        ConfigurationError: If it is not one of them.
-    """
+    """Return the choice that equals ``value``: a NumPy string becomes a Python one."""
     for choice in choices:
-        alike = isinstance(value, type(choice)) and not isinstance(value, bool)  # True is not 1
-        if value is choice or (alike and value == choice):
+        is_alike = isinstance(value, type(choice)) and not isinstance(value, bool)  # True is not 1
+        if value is choice or (is_alike and value == choice):
             return choice
     *others, last = map(repr, choices)
     raise _wrong(name, f"{', '.join(others)} or {last}" if others else last, value)
 
 
 def check_instance(name: str, value: Any, kind: type[T], hint: str = "") -> T:
-    """Return an argument that is an object of a class.
+    """Return ``value`` if it is an instance of ``kind``, a class of flowercnn.
 
-    Args:
-        name: The argument's name, for the error.
-        value: What the user passed.
-        kind: The class.
-        hint: How to make one, for the error, such as ``"load one with Predictor.load(path)"``.
-
-    Raises:
-        ConfigurationError: If it is something else.
+    The error has the hint how to make one, such as ``"load one with Predictor.load(path)"``.
     """
     if isinstance(value, kind):
         return value
-    way_out = f"; {hint}" if hint else ""
-    raise ConfigurationError(
-        f"{name} must be a flowercnn.{kind.__name__}{way_out}. Received: {name}={_short(value)} "
-        f"({type(value).__name__})"
-    )
+    rule = "; ".join(filter(None, [f"a flowercnn.{kind.__name__}", hint]))
+    raise ConfigurationError(f"{_wrong(name, rule, value)} ({type(value).__name__})")
 
 
 def check_pair(name: str, value: Any, *, least: int = 1, most: int) -> tuple[int, int]:
-    """Return an argument that is two whole numbers, such as ``image_size=(height, width)``.
-
-    Raises:
-        ConfigurationError: If it is anything else, or a number is out of range.
-    """
+    """Return (height, width), such as ``image_size``, as two ints in a range."""
     pair = [_integer(each) for each in value] if isinstance(value, Iterable) else []
-    whole = [each for each in pair if each is not None and least <= each <= most]
-    if len(pair) == len(whole) == 2:  # noqa: PLR2004 - a pair
-        return whole[0], whole[1]
+    valid = [each for each in pair if each is not None and least <= each <= most]
+    if len(pair) == len(valid) == 2:  # noqa: PLR2004 - a pair
+        return valid[0], valid[1]
     raise _wrong(name, f"(height, width), two ints from {least} to {most}", value)
 
 
 def check_class_names(value: Any, name: str = "class_names") -> tuple[str, ...]:
-    """Return class names as a tuple of distinct, non-empty strings.
-
-    Args:
-        value: What the user passed: a list or tuple.
-        name: The argument's name, for the error.
-
-    Raises:
-        ConfigurationError: If it is anything else. A set has no order, and a string is not a list of names.
-    """
+    """Return class names, a list or tuple of distinct, non-empty strings, as a tuple."""
     if isinstance(value, (set, frozenset)):
-        rule = "in a fixed order: a list or tuple"
-        raise ConfigurationError(f"{name} must be {rule}. Received: a {type(value).__name__}. Sort it.")
+        rule = f"{name} must be in a fixed order: a list or tuple."
+        raise ConfigurationError(f"{rule} Received: a {type(value).__name__}. Sort it.")
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise _wrong(name, "a list or tuple of names", value)
     names = tuple(value)
@@ -153,7 +104,7 @@ def check_class_names(value: Any, name: str = "class_names") -> tuple[str, ...]:
 
 
 def _integer(value: Any) -> int | None:
-    """Return a whole number of Python's, NumPy's or another kind as an int, or ``None``; a bool is not one."""
+    """Return a whole number as an int, anything else (a bool too) as ``None``."""
     if type(value).__name__ in ("bool", "bool_"):
         return None
     try:
@@ -163,7 +114,7 @@ def _integer(value: Any) -> int | None:
 
 
 def _real(value: Any) -> float | None:
-    """Return a real number of Python's or NumPy's as a float, or ``None``; a bool is not one."""
+    """Return a real number as a float, anything else (a bool too) as ``None``."""
     if type(value).__name__ in ("bool", "bool_") or not isinstance(value, numbers.Real):
         return None
     return float(value)

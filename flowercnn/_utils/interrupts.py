@@ -1,4 +1,4 @@
-"""Ctrl-C where it would do harm."""
+"""Deferred keyboard interrupts, for blocks that Ctrl-C must not cut."""
 
 from __future__ import annotations
 
@@ -6,31 +6,25 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 __all__ = ["interrupts_deferred"]
 
 
 @contextmanager
 def interrupts_deferred() -> Iterator[list[int]]:
-    """Let Ctrl-C wait for the end of the block; the list yielded is empty unless it came.
+    """Hold Ctrl-C back until the block ends; the list yielded is empty unless it was pressed.
 
-    Whoever asks for this has to do then what Ctrl-C should have done. Threads but the main one never see Ctrl-C, and
-    where a program Python is embedded in has its own handler, that one stays.
+    The caller must then act on it. Only the main thread receives Ctrl-C, and a handler that was
+    set outside Python, by a program that embeds it, is left in place.
     """
-    came: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
-
-    is_main = threading.current_thread() is threading.main_thread()
-    if (
-        not is_main or signal.getsignal(signal.SIGINT) is None
-    ):  # None: not set by Python, and not to be put back by it
-        yield came
+    received: list[int] = []
+    previous = signal.getsignal(signal.SIGINT)
+    # None: not set by Python, which could not put it back either.
+    if threading.current_thread() is not threading.main_thread() or previous is None:
+        yield received
         return
-    before = signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, lambda number, _frame: received.append(number))
     try:
-        yield came
+        yield received
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

@@ -1,4 +1,4 @@
-"""Lazy package doors (SPEC 1): the names of a package, imported when they are first used."""
+"""Lazy packages (SPEC 1): names are imported when they are first used."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["attach", "moved"]
 def attach(
     package: str, *, old: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
-    """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package from its stub, ``__init__.pyi``.
+    """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package, read from its stub.
 
-    The stub is the one list of the package's names, for Python and for type checkers. A line
-    ``from flowercnn import data as data`` in it names a package, which can be reached as an attribute and is not in
-    ``__all__``. No name may be that of a module of the package: importing the module would hide it.
+    The stub, ``__init__.pyi``, is the only list of the package's names, also for type checkers. A
+    line ``from flowercnn import data as data`` names a subpackage: an attribute, but not in
+    ``__all__``. No name can equal that of a module of the package, whose import would hide it.
 
     Args:
-        package: Its full name: ``__name__``.
-        old: Modules of the package that are gone, and the package that has their names now.
+        package: The package's ``__name__``.
+        old: Removed modules of the package, and the package that now has their names.
     """
     stub = ast.parse(pkgutil.get_data(package, "__init__.pyi") or b"")
     imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
@@ -48,11 +48,9 @@ def attach(
 
 
 def moved(old: str, new: str) -> Callable[[str], object]:
-    """Return ``__getattr__`` of a module for names that are now reached through a package, with a warning.
+    """Return a ``__getattr__`` that takes the names of module ``old`` from package ``new``.
 
-    Args:
-        old: The full name of the module.
-        new: That of the package.
+    Each access issues a DeprecationWarning. Both arguments are full names.
     """
 
     def get(name: str) -> object:
@@ -68,5 +66,5 @@ def moved(old: str, new: str) -> Callable[[str], object]:
 def _add_old_module(old: str, new: str) -> None:
     module = ModuleType(old, f"Moved to `{new}`.")
     module.__spec__ = ModuleSpec(old, None)
-    module.__getattr__ = moved(old, new)  # type: ignore[method-assign]  # PEP 562, for a module made here
+    module.__getattr__ = moved(old, new)  # type: ignore[method-assign]  # PEP 562
     sys.modules[old] = module

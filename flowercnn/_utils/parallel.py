@@ -1,4 +1,4 @@
-"""Work done by several threads, in order and in bounded memory."""
+"""Multithreaded maps, in order and in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,38 +9,39 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-__all__ = ["cpu_count", "ordered_map", "picture_map"]
+__all__ = ["cpu_count", "image_map", "ordered_map"]
 
 _NETWORK_WORKERS: Final = 16
-_PICTURES_AT_ONCE: Final = 8
+_LARGEST_BATCH: Final = 8
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 def cpu_count() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors this process can use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def picture_map(
+def image_map(
     function: Callable[[A], B], items: Iterable[A], *, like: Any, count: int | None = None
 ) -> Iterator[B]:
-    """Yield ``function(item)`` for each item, in order, by as many threads as read pictures fastest.
+    """Yield ``function(item)`` for each item, in order, with threads chosen for reading images.
 
     Args:
-        function: Reads a picture.
-        items: What stands for the pictures.
-        like: One of the pictures: where they come by network, there are more threads than processors.
-        count: How many there are, if it is known and all are wanted: a thread is then handed several at once, as
-            handing over each by itself costs as much as decoding a small one.
+        function: Reads an image.
+        items: Stand for the images.
+        like: One of the images; if it is a callable, images are read over the network, and more
+            threads than processors are used.
+        count: Number of items, if it is known and all are needed: threads then take several at a
+            time, as handing over a small image costs as much as decoding it.
     """
     by_network = callable(like)
     workers = max(_NETWORK_WORKERS if by_network else 1, cpu_count())
-    fair = 1 if count is None or by_network else max(1, count // (4 * workers))  # leaves no thread without work
-    at_once = min(fair, _PICTURES_AT_ONCE)
+    fair = 1 if count is None or by_network else max(1, count // (4 * workers))  # busy threads
+    at_once = min(fair, _LARGEST_BATCH)
     window = workers * max(4, 2 * at_once)
     return ordered_map(function, items, workers=workers, window=window, at_once=at_once)
 
@@ -50,23 +51,24 @@ def ordered_map(
 ) -> Iterator[B]:
     """Yield ``function(item)`` for each item, in order.
 
-    Threads are handed ``at_once`` items at a time. However slow the consumer is, at most ``window`` results are under
-    way or waiting, besides those handed back together that it is taking. An exception of ``function`` is raised where
-    the results of its items would have come. Closing the iterator cancels what has not begun.
+    Threads take ``at_once`` items at a time. However slow the consumer, at most ``window`` results
+    are in progress or waiting, besides the batch being consumed. An exception of ``function`` is
+    raised in place of its batch's results. Closing the iterator cancels all work not yet begun.
     """
     remaining = iter(items)
-    errands = iter(lambda: list(islice(remaining, at_once)), [])
+    batches = iter(lambda: list(islice(remaining, at_once)), [])
     pending: deque[Future[list[B]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="flowercnn")
 
-    def run(errand: list[A]) -> list[B]:
-        return [function(item) for item in errand]
+    def submit(count: int) -> None:
+        for batch in islice(batches, count):
+            pending.append(pool.submit(lambda batch: [function(item) for item in batch], batch))
 
     try:
-        pending.extend(pool.submit(run, errand) for errand in islice(errands, max(1, window // at_once)))
+        submit(max(1, window // at_once))
         while pending:
             results = pending.popleft().result()
-            pending.extend(pool.submit(run, errand) for errand in islice(errands, 1))
+            submit(1)
             yield from results
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

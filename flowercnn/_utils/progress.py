@@ -1,4 +1,4 @@
-"""Progress bars: shown on stderr, silenced by ``progress=False``."""
+"""Progress bars on stderr, silenced by ``progress=False``."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ T = TypeVar("T")
 
 
 def progress_bar(*, total: int | None, description: str, unit: str, enabled: bool) -> Any:
-    """Return a tqdm bar; one that shows nothing if ``enabled`` is false."""
+    """Return a tqdm bar, hidden if ``enabled`` is false."""
     from tqdm.auto import tqdm
 
-    # A log file wants a line now and then, not ten redraws a second.
-    shown = enabled and sys.stderr is not None  # a program without a console has none
-    interval = 0.2 if shown and sys.stderr.isatty() else 10.0
-    return tqdm(total=total, desc=description, unit=unit, disable=not shown, mininterval=interval, leave=False)
+    hidden = not enabled or sys.stderr is None  # a program without a console has no stderr
+    # A log file needs a line every few seconds, not ten redraws a second.
+    interval = 10.0 if hidden or not sys.stderr.isatty() else 0.2
+    options = {"disable": hidden, "mininterval": interval, "leave": False}
+    return tqdm(total=total, desc=description, unit=unit, **options)
 
 
-def tracked(items: Iterable[T], *, total: int | None, description: str, unit: str, enabled: bool) -> Iterator[T]:
-    """Yield ``items`` while a progress bar counts them."""
-    with progress_bar(total=total, description=description, unit=unit, enabled=enabled) as bar:
+def tracked(items: Iterable[T], **options: Any) -> Iterator[T]:
+    """Yield ``items`` while a progress bar counts them; the options are those of `progress_bar`."""
+    with progress_bar(**options) as bar:
         for item in items:
             yield item
             bar.update()

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flowercnn._utils import picture_map, tracked
+from flowercnn._utils import image_map, tracked
 from flowercnn.data.inspection import Content, Inspector
 from flowercnn.errors import FlowerCNNError, ImageError, SourceError
 from flowercnn.preprocessing import (
@@ -115,7 +115,7 @@ class Readings:
         if not waiting:
             return
         chunk = None if decoded is None else decoded.open_chunk(waiting)
-        images = picture_map(
+        images = image_map(
             lambda sample: self._read_one(sample, chunk, inspect=inspect, digest=digest),
             waiting,
             like=waiting[0].image,

@@ -1,4 +1,4 @@
-"""From bytes to pixels, and the augmentation of training batches."""
+"""Preprocessing: decoding and resizing of images, and the augmentation of training batches."""
 
 from flowercnn._utils import attach
 

@@ -2,7 +2,7 @@ from flowercnn.preprocessing.augment import Augmentation as Augmentation
 from flowercnn.preprocessing.augment import Mixing as Mixing
 from flowercnn.preprocessing.augment import apply_augmentation as apply_augmentation
 from flowercnn.preprocessing.augment import apply_mixing as apply_mixing
-from flowercnn.preprocessing.batches import Part as Part
+from flowercnn.preprocessing.batches import MicroBatch as MicroBatch
 from flowercnn.preprocessing.batches import TrainingBatches as TrainingBatches
 from flowercnn.preprocessing.decode import FORMATS as FORMATS
 from flowercnn.preprocessing.decode import decode_image as decode_image

@@ -1,4 +1,4 @@
-"""From a picture of any size to the one size a network sees."""
+"""Resizing of images to the input size of the network."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from PIL import Image
 __all__ = ["ResizeMode", "resize"]
 
 ResizeMode: TypeAlias = Literal["stretch", "crop", "pad"]
-"""``stretch`` changes the proportions, ``crop`` keeps them and cuts, ``pad`` keeps them and fills."""
+"""``stretch`` changes the proportions; ``crop`` cuts and ``pad`` fills to keep them."""
 
-_FILTER = Image.Resampling.HAMMING  # two thirds of the time of bicubic; exported SavedModels repeat it in TensorFlow
+# Two thirds of the time of bicubic. Exported SavedModels repeat it in TensorFlow.
+_FILTER = Image.Resampling.HAMMING
+
+Size: TypeAlias = tuple[int, int]
 
 
 def resize(
-    image: Image.Image, image_size: tuple[int, int], mode: ResizeMode, background: tuple[int, int, int]
+    image: Image.Image, image_size: Size, mode: ResizeMode, background: tuple[int, int, int]
 ) -> Image.Image:
-    """Return the picture at exactly ``image_size`` = (height, width), antialiased by Hamming's window.
+    """Return an image at ``image_size``, antialiased with a Hamming window.
 
     Args:
         image: In mode RGB; not changed.
         image_size: (height, width) in pixels.
-        mode: What happens where the proportions differ; crops and pads are centred.
-        background: RGB, 0-255, of the filled borders of ``pad``.
+        mode: How different proportions are handled; crops and pads are centred.
+        background: RGB, 0-255, of the borders that ``pad`` fills.
     """
     height, width = image_size
     if mode == "stretch":
@@ -37,9 +40,9 @@ def resize(
     return canvas
 
 
-def _centred_box(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The largest centred box of ``size`` (width, height) with the proportions of ``target``."""
+def _centred_box(size: Size, target: Size) -> tuple[float, float, float, float]:
+    """Return the largest centred box of a (width, height) with the proportions of another."""
     scale = max(target[0] / size[0], target[1] / size[1])
-    box_width, box_height = min(size[0], target[0] / scale), min(size[1], target[1] / scale)
-    left, top = (size[0] - box_width) / 2, (size[1] - box_height) / 2
-    return left, top, left + box_width, top + box_height
+    width, height = min(size[0], target[0] / scale), min(size[1], target[1] / scale)
+    left, top = (size[0] - width) / 2, (size[1] - height) / 2
+    return left, top, left + width, top + height

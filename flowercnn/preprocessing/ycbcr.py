@@ -1,7 +1,7 @@
-"""From the YCbCr of a JPEG to RGB, to the bit as the JPEG decoder does it.
+"""YCbCr to RGB conversion, equal to that of the JPEG decoder to the bit.
 
-An inspection wants grey apart from colour, training wants RGB. Decoding takes most of the time of both, so that one
-decoding serves both where the conversion is proved to be exact in this process.
+Inspection needs grey apart from colour, training needs RGB. Decoding takes most of the time of
+both, so one decoding serves both wherever the conversion is proved exact in this process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 
 __all__ = ["is_exact", "ycbcr_to_rgb"]
 
-# The tables of the JPEG standard (ITU-T T.871), in fixed-point numbers of 16 bits, as libjpeg rounds them.
+# Tables of the JPEG standard (ITU-T T.871) in 16-bit fixed-point numbers, rounded as in libjpeg.
 _OFFSETS: Final = np.arange(256) - 128
 _HALF: Final = 1 << 15
 _RED_OF_CR: Final = ((91881 * _OFFSETS + _HALF) >> 16).astype(np.int16)
@@ -39,7 +39,7 @@ def ycbcr_to_rgb(image: Image.Image) -> Image.Image:
 
 @cache
 def is_exact() -> bool:
-    """Return whether the JPEG decoder at hand converts to RGB as `ycbcr_to_rgb` does: tried on noise."""
+    """Return whether this JPEG decoder converts noise to RGB exactly as `ycbcr_to_rgb` does."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "JPEG", quality=60)
@@ -47,6 +47,6 @@ def is_exact() -> bool:
         rgb, ycbcr = Image.open(buffer), Image.open(buffer)
         rgb.draft(None, (48 // scale, 64 // scale))
         ycbcr.draft("YCbCr", (48 // scale, 64 // scale))
-        if ycbcr.mode != "YCbCr" or not np.array_equal(np.asarray(rgb), np.asarray(ycbcr_to_rgb(ycbcr))):
+        if ycbcr.mode != "YCbCr" or rgb.tobytes() != ycbcr_to_rgb(ycbcr).tobytes():
             return False
     return True

@@ -23,7 +23,7 @@ from flowercnn.models import (
     seeded_weights,
     uses_batch_statistics,
 )
-from flowercnn.preprocessing import Part, Pixels, TrainingBatches
+from flowercnn.preprocessing import MicroBatch, Pixels, TrainingBatches
 from flowercnn.training.budget import fit_epochs, measured
 from flowercnn.training.callbacks import make_callback_list
 from flowercnn.training.checkpoint import Checkpoint, Checkpoints
@@ -86,7 +86,7 @@ class Loop:
             *train,
             image_size=recipe.image_size,
             batch_size=recipe.batch_size,
-            part_size=recipe.batch_size + 1 if whole else self._part,
+            micro_batch_size=recipe.batch_size + 1 if whole else self._part,
             augmentation=recipe.augmentation,
             seed=seed,
             mixing=recipe.mixing,
@@ -200,7 +200,7 @@ class Loop:
                 return
             yield loss / size
 
-    def _endless(self, output_size: tuple[int, int] | None = None) -> Iterator[tuple[Iterator[Part], int]]:
+    def _endless(self, output_size: tuple[int, int] | None = None) -> Iterator[tuple[Iterator[MicroBatch], int]]:
         """Yield batches and their sizes, epoch after epoch."""
         for epoch in count():
             yield from zip(self._batches.epoch(epoch, output_size=output_size), self._batches.sizes(), strict=True)

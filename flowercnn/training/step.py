@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowercnn.models import Recipe, import_keras, member_count
-from flowercnn.preprocessing import Part, apply_augmentation, apply_mixing
+from flowercnn.preprocessing import MicroBatch, apply_augmentation, apply_mixing
 
 __all__ = ["TrainStep"]
 
@@ -52,7 +52,9 @@ class TrainStep:
 
         self._update = update
 
-    def __call__(self, parts: Iterable[Part], batch_size: int, image_size: tuple[int, int]) -> tuple[float, int]:
+    def __call__(
+        self, parts: Iterable[MicroBatch], batch_size: int, image_size: tuple[int, int]
+    ) -> tuple[float, int]:
         """Change the weights once by the mean gradient of ``batch_size`` pictures given in parts.
 
         Args:
@@ -77,7 +79,9 @@ class TrainStep:
         """Return the weights to keep: their moving average where the recipe wants it."""
         return [np.asarray(weight) for weight in (self.average or self._model.weights)]
 
-    def _compute_gradients(self, part: Part, batch_size: Any, image_size: tuple[int, int]) -> tuple[Any, Any, Any]:
+    def _compute_gradients(
+        self, part: MicroBatch, batch_size: Any, image_size: tuple[int, int]
+    ) -> tuple[Any, Any, Any]:
         import tensorflow as tf
 
         pixels = self._pixels(part, image_size)
@@ -129,7 +133,7 @@ class TrainStep:
         return tf.reduce_mean(losses, axis=0), probabilities
 
     @staticmethod
-    def _pixels(part: Part, image_size: tuple[int, int]) -> Any:
+    def _pixels(part: MicroBatch, image_size: tuple[int, int]) -> Any:
         """Return the pictures as the network sees them in training: float32, 0-255."""
         import tensorflow as tf
 

@@ -123,7 +123,7 @@ def test_dependence_on_the_batch_is_found() -> None:
             return inputs - keras.ops.mean(inputs, axis=0, keepdims=True)
 
     problems = model_problems(network(Centred()))
-    assert any("depends on those beside it" in problem for problem in problems)
+    assert any("depends on the rest of its batch" in problem for problem in problems)
     assert any("not saved" in problem for problem in problems)
 
 
@@ -159,7 +159,7 @@ def test_chance_is_found() -> None:
         def call(self, inputs: Any) -> Any:
             return inputs + keras.random.normal(keras.ops.shape(inputs))
 
-    assert any("other answers each time" in problem for problem in model_problems(network(Noisy())))
+    assert any("other predictions each time" in problem for problem in model_problems(network(Noisy())))
 
 
 def test_layers_that_cannot_be_saved_are_found() -> None:

@@ -44,7 +44,9 @@ def png(number: int) -> bytes:
 
 PICTURES = [png(number) for number in range(12)]
 NAMES = st.text(
-    st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters='/\\:*?"<>|. '), min_size=1, max_size=8
+    st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters='/\\:*?"<>|. '),
+    min_size=1,
+    max_size=8,
 )
 
 
@@ -124,13 +126,25 @@ def make_arrays(_: Path) -> Any:
 
 
 BUILT_IN: list[Callable[[Path], Any]] = [
-    *(make_folder, make_parts, make_zip, make_tar, make_url, make_table, make_flower17, make_memory, make_synthetic),
+    *(
+        make_folder,
+        make_parts,
+        make_zip,
+        make_tar,
+        make_url,
+        make_table,
+        make_flower17,
+        make_memory,
+        make_synthetic,
+    ),
     *(make_arrays, make_concat, make_limit, make_filter, make_mapped),
 ]
 
 
 @pytest.mark.parametrize("make", BUILT_IN, ids=lambda make: make.__name__.removeprefix("make_"))
-def test_every_built_in_source_keeps_the_contract(make: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_every_built_in_source_keeps_the_contract(
+    make: Callable[[Path], Any], tmp_path: Path
+) -> None:
     check_source(make(tmp_path))
 
 
@@ -161,7 +175,9 @@ def table_of(root: Path, names: list[str]) -> Any:
 def csv_of(root: Path, names: list[str]) -> Any:
     write_folder(root, ["x"] * len(names))
     with (root / "t.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("f", "c"), *((f"x/{number}.png", name) for number, name in enumerate(names))])
+        csv.writer(file).writerows(
+            [("f", "c"), *((f"x/{number}.png", name) for number, name in enumerate(names))]
+        )
     return ImageTable(root / "t.csv", image="f", label="c")
 
 
@@ -178,7 +194,12 @@ def composed_of(root: Path, names: list[str]) -> Any:
 @pytest.mark.parametrize(
     "make",
     [
-        *(lambda root, names: ImageFolder(write_folder(root / "photos", names)), zip_of, tar_of, url_of),
+        *(
+            lambda root, names: ImageFolder(write_folder(root / "photos", names)),
+            zip_of,
+            tar_of,
+            url_of,
+        ),
         *(table_of, csv_of, memory_of, composed_of),
     ],
     ids=["folder", "zip", "tar", "url", "frame", "csv", "memory", "composed"],
@@ -186,7 +207,9 @@ def composed_of(root: Path, names: list[str]) -> Any:
 @settings(max_examples=10, deadline=None)
 @given(names=st.lists(NAMES, min_size=1, max_size=6))
 def test_sources_of_any_names_keep_the_contract(
-    make: Callable[[Path, list[str]], Any], tmp_path_factory: pytest.TempPathFactory, names: list[str]
+    make: Callable[[Path, list[str]], Any],
+    tmp_path_factory: pytest.TempPathFactory,
+    names: list[str],
 ) -> None:
     composed = [unicodedata.normalize("NFC", name) for name in names]
     source = make(tmp_path_factory.mktemp("photos"), composed)
@@ -408,10 +431,16 @@ def noise(_: bytes) -> Any:
         (NewGroups(), "The group of .* changes from one iteration to the next"),
         (FewerAgain(), "A second iteration gives 11 samples instead of 12"),
         (Repeated(), r"Every key must come once. Received: '0' \(2 times\)"),
-        (RepeatedKeysOnly(), r"Every key must come once. Received: 'k0' \(6 times\), 'k1' \(6 times\)"),
+        (
+            RepeatedKeysOnly(),
+            r"Every key must come once. Received: 'k0' \(6 times\), 'k1' \(6 times\)",
+        ),
         (SharedState(), "Two iterations at once disturb each other"),
         (Once(), "It is an iterator: it can be iterated only once"),
-        (Pairs(), r"It must yield flowercnn.Sample\(key, label, image\). Received: tuple \('1.jpg', 'rose'\)"),
+        (
+            Pairs(),
+            r"It must yield flowercnn.Sample\(key, label, image\). Received: tuple \('1.jpg'",
+        ),
         (Empty(), "It yields no samples"),
         (Failing(), "Iterating over it failed: KeyError: 'row 13'"),
         (Slow(), r"Listing is slow: \d\.\d+ s for 12 samples"),
@@ -419,24 +448,42 @@ def noise(_: bytes) -> Any:
         (WrongLength(), r"len\(\) says 11, but there are 12 samples"),
         (MissingClass(), "class_names must have every label. Missing: b"),
         (TwoSameClasses(), "class_names must be distinct"),
-        (ClassesInASet(), "class_names must be in a fixed order: a list or tuple.*Received: a frozenset"),
-        (ClassesByAMethod(), "class_names must be an attribute or property.*Put @property above it"),
+        (
+            ClassesInASet(),
+            "class_names must be in a fixed order: a list or tuple.*Received: a frozenset",
+        ),
+        (
+            ClassesByAMethod(),
+            "class_names must be an attribute or property.*Put @property above it",
+        ),
         (ClassesThatFail(), "class_names failed: KeyError: 'species'"),
         (ClassesWithoutAttribute(), "class_names failed: AttributeError: .*species"),
-        (ClassesInNewOrder(), "class_names must be the same at each access. Received: a, b, then b, a"),
+        (
+            ClassesInNewOrder(),
+            "class_names must be the same at each access. Received: a, b, then b, a",
+        ),
         (3, "It has no __iter__ method"),
         ("photos", "It has no __iter__ method"),
         (WithImages(used_up), "cannot be read twice with the same result"),
         (WithImages(noise), "cannot be read twice with the same result"),
-        (WithImages(lambda _: "nowhere.jpg"), r"The picture of '0' cannot be used: .*No such file"),
-        (WithImages(lambda _: b"not a picture"), "The picture of '0' cannot be used: not a picture"),
+        (WithImages(lambda _: "nowhere.jpg"), r"The image of '0' cannot be used: .*No such file"),
+        (WithImages(lambda _: b"not a picture"), "The image of '0' cannot be used: not an image"),
         (WithImages(lambda _: PICTURES[0][:60]), "cannot be used: damaged or cut short"),
-        (WithImages(lambda _: np.zeros((8, 8, 3))), "cannot be used: an array must be uint8.*float64"),
-        (WithImages(lambda _: np.zeros((3, 8, 8), np.uint8)), r"cannot be used: an array must be .*\(3, 8, 8\)"),
+        (
+            WithImages(lambda _: np.zeros((8, 8, 3))),
+            "cannot be used: an array must be uint8.*float64",
+        ),
+        (
+            WithImages(lambda _: np.zeros((3, 8, 8), np.uint8)),
+            r"cannot be used: an array must be .*\(3, 8, 8\)",
+        ),
         (WithImages(lambda _: 3), "Sample image must be a path.*Received: int"),
-        (WithImages(lambda _: lambda: "text"), "cannot be used: a function given as a picture must return bytes"),
+        (
+            WithImages(lambda _: lambda: "text"),
+            "cannot be used: an image function must return bytes",
+        ),
         (WithImages(lambda _: lambda: 1 / 0), "cannot be used: .*ZeroDivisionError"),
-        (SharedFile(), "Read by several threads at once, the picture of"),
+        (SharedFile(), "Read by several threads at once, the image of"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else None,
 )
@@ -444,9 +491,11 @@ def test_what_is_wrong_with_a_source_is_said_in_a_sentence(
     source: Any, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flowercnn.testing.sources._NOTICEABLE", 0.1)
-    with pytest.raises(AssertionError, match=f"does not keep the contract of a source:\n- .*{sentence}") as caught:
+    with pytest.raises(
+        AssertionError, match=f"does not keep the contract of a source:\n- .*{sentence}"
+    ) as caught:
         check_source(source)
-    others = [line for line in str(caught.value).splitlines()[2:] if "picture" not in line]
+    others = [line for line in str(caught.value).splitlines()[2:] if "image" not in line]
     assert others == []
 
 
@@ -464,7 +513,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
 
 def test_many_unusable_pictures_are_counted() -> None:
     problems = source_problems(WithImages(lambda _: b"no"), images=8)
-    assert problems[-1] == "8 of 8 pictures cannot be used."
+    assert problems[-1] == "8 of 8 images cannot be used."
 
 
 def test_only_some_pictures_are_read() -> None:
@@ -483,7 +532,9 @@ def test_a_source_with_repeated_keys_has_no_other_problem() -> None:
 
 @pytest.mark.parametrize("images", [0, -1, "x", 2.0, True, None])
 def test_the_number_of_pictures_to_check_must_be_one(images: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"images must be an int of at least 1\. Received: images="):
+    with pytest.raises(
+        ConfigurationError, match=r"images must be an int of at least 1\. Received: images="
+    ):
         check_source(Good(), images=images)
 
 
@@ -498,7 +549,9 @@ def test_a_sample_of_what_is_no_picture_is_refused(image: Any) -> None:
         Sample("a", "x", image)
 
 
-@pytest.mark.parametrize("names", ["ab", b"ab", 3, ["a", ""], ["a", 1], ["a", "a"], frozenset("ab")])
+@pytest.mark.parametrize(
+    "names", ["ab", b"ab", 3, ["a", ""], ["a", 1], ["a", "a"], frozenset("ab")]
+)
 def test_names_of_classes_must_be_distinct_texts_in_an_order(names: Any) -> None:
     with pytest.raises(ConfigurationError, match="class_names must be"):
         checked_class_names(names)

@@ -8,7 +8,9 @@ import pytest
 from flowercnn import ConfigurationError
 from flowercnn.preprocessing.augment import Augmentation, apply_augmentation
 
-NOTHING = Augmentation(flip=False, min_area=1, aspect=1, rotate=0, brightness=0, contrast=0, saturation=0, hue=0)
+NOTHING = Augmentation(
+    flip=False, min_area=1, aspect=1, rotate=0, brightness=0, contrast=0, saturation=0, hue=0
+)
 SIZE = (24, 32)
 
 
@@ -30,7 +32,9 @@ def test_no_change_asked_for_is_no_change() -> None:
 def test_flipping_mirrors_some_and_only_left_to_right() -> None:
     pixels = pictures(20)
     changed = augmented(Augmentation(**{**_settings(NOTHING), "flip": True}), pixels)
-    mirrored = [np.abs(new - old[:, ::-1]).max() < 0.01 for new, old in zip(changed, pixels, strict=True)]
+    mirrored = [
+        np.abs(new - old[:, ::-1]).max() < 0.01 for new, old in zip(changed, pixels, strict=True)
+    ]
     same = [np.abs(new - old).max() < 0.01 for new, old in zip(changed, pixels, strict=True)]
     assert 3 < sum(mirrored) < 17
     assert all(m != s for m, s in zip(mirrored, same, strict=True))
@@ -44,7 +48,9 @@ def test_what_happens_to_a_picture_does_not_depend_on_its_batch() -> None:
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 1}])
 def test_another_seed_or_epoch_is_another_change(other: dict[str, int]) -> None:
-    assert not np.allclose(augmented(Augmentation(), pictures()), augmented(Augmentation(), pictures(), **other))
+    assert not np.allclose(
+        augmented(Augmentation(), pictures()), augmented(Augmentation(), pictures(), **other)
+    )
 
 
 def test_values_stay_in_range() -> None:
@@ -70,7 +76,9 @@ def test_a_hue_turned_by_a_third_swaps_the_channels() -> None:
 
 
 def test_crops_show_no_less_than_the_area_asked_for() -> None:
-    draw = Augmentation(rotate=0, min_area=0.4, aspect=1).draw(range(200), image_size=SIZE, seed=0, epoch=0)
+    draw = Augmentation(rotate=0, min_area=0.4, aspect=1).draw(
+        range(200), image_size=SIZE, seed=0, epoch=0
+    )
     area = np.abs(draw.transforms[:, 0] * draw.transforms[:, 4])
     assert area.min() >= 0.4 - 1e-6
     assert area.max() <= 1
@@ -88,7 +96,15 @@ def test_unturned_crops_stay_inside_the_picture() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{"min_area": 0}, {"min_area": 1.1}, {"aspect": 0.9}, {"rotate": 181}, {"hue": -1}, {"contrast": 2}]
+    "setting",
+    [
+        {"min_area": 0},
+        {"min_area": 1.1},
+        {"aspect": 0.9},
+        {"rotate": 181},
+        {"hue": -1},
+        {"contrast": 2},
+    ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(setting))):
@@ -102,9 +118,13 @@ def _settings(augmentation: Augmentation) -> dict[str, Any]:
 
 
 def test_pictures_shrunk_on_the_way_show_the_same() -> None:
-    ramp = np.broadcast_to(np.linspace(0, 255, 32)[None, None, :, None], (1, 24, 32, 3)).astype(np.uint8)
+    ramp = np.broadcast_to(np.linspace(0, 255, 32)[None, None, :, None], (1, 24, 32, 3)).astype(
+        np.uint8
+    )
     draw = NOTHING.draw([0], image_size=SIZE, seed=0, epoch=0, output_size=(12, 16))
     shrunk = np.asarray(apply_augmentation(ramp, draw, (12, 16)))
     assert shrunk.shape == (1, 12, 16, 3)
     # The middle of an output pixel is the border of two input pixels.
-    assert np.allclose(shrunk[0, 5, :, 0], (ramp[0, 0, ::2, 0].astype(float) + ramp[0, 0, 1::2, 0]) / 2, atol=0.01)
+    assert np.allclose(
+        shrunk[0, 5, :, 0], (ramp[0, 0, ::2, 0].astype(float) + ramp[0, 0, 1::2, 0]) / 2, atol=0.01
+    )

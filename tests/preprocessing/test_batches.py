@@ -10,13 +10,21 @@ from flowercnn.preprocessing.batches import TrainingBatches
 from flowercnn.preprocessing.pixels import MemoryPixels
 
 
-def batches_of(count: int, batch_size: int = 8, part_size: int = 3, seed: int = 0) -> TrainingBatches:
-    array = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), dtype=np.uint8)
-    return TrainingBatches(MemoryPixels(array), np.arange(count), (2, 2), batch_size, part_size, None, seed)
+def batches_of(
+    count: int, batch_size: int = 8, part_size: int = 3, seed: int = 0
+) -> TrainingBatches:
+    array = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones(
+        (1, 2, 2, 3), dtype=np.uint8
+    )
+    return TrainingBatches(
+        MemoryPixels(array), np.arange(count), (2, 2), batch_size, part_size, None, seed
+    )
 
 
 def labels_of(batches: TrainingBatches, epoch: int) -> list[list[int]]:
-    return [[int(label) for part in batch for label in part.labels] for batch in batches.epoch(epoch)]
+    return [
+        [int(label) for part in batch for label in part.labels] for batch in batches.epoch(epoch)
+    ]
 
 
 @given(st.integers(1, 100), st.integers(1, 20), st.integers(1, 20))
@@ -53,7 +61,11 @@ def test_augmentation_is_the_same_in_parts_of_any_size(part_size: int) -> None:
     array = np.zeros((10, 4, 4, 3), dtype=np.uint8)
 
     def draws(size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        batches = TrainingBatches(MemoryPixels(array), np.arange(10), (4, 4), 10, size, Augmentation(), 0)
-        return np.concatenate([part.draw.transforms for batch in batches.epoch(0) for part in batch if part.draw])
+        batches = TrainingBatches(
+            MemoryPixels(array), np.arange(10), (4, 4), 10, size, Augmentation(), 0
+        )
+        return np.concatenate(
+            [part.draw.transforms for batch in batches.epoch(0) for part in batch if part.draw]
+        )
 
     assert np.array_equal(draws(10), draws(part_size))

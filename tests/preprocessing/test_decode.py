@@ -99,7 +99,10 @@ def test_every_usual_mode_becomes_rgb(mode: str) -> None:
 
 def test_cmyk_jpegs_keep_their_colours() -> None:
     red = Image.new("RGB", (16, 16), (200, 30, 30)).convert("CMYK")
-    assert np.abs(decoded(encoded(red, "JPEG", quality=95))[8, 8].astype(int) - [200, 30, 30]).max() <= 4
+    assert (
+        np.abs(decoded(encoded(red, "JPEG", quality=95))[8, 8].astype(int) - [200, 30, 30]).max()
+        <= 4
+    )
 
 
 def test_sixteen_bit_greys_keep_their_high_byte() -> None:
@@ -132,8 +135,12 @@ GREY_OF_LAB = Image.new("LAB", (2, 2), (128, 128, 128))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "YCbCr"])
-@pytest.mark.parametrize(("image", "grey"), [(HALF_TRANSPARENT, 227), (GREY_OF_LAB, 119)], ids=["La", "LAB"])
-def test_modes_that_pillow_does_not_convert_at_once_are_pictures(image: Image.Image, grey: int, mode: Any) -> None:
+@pytest.mark.parametrize(
+    ("image", "grey"), [(HALF_TRANSPARENT, 227), (GREY_OF_LAB, 119)], ids=["La", "LAB"]
+)
+def test_modes_that_pillow_does_not_convert_at_once_are_pictures(
+    image: Image.Image, grey: int, mode: Any
+) -> None:
     picture = decode_image(image, background=WHITE, max_pixels=10**6, mode=mode)
     assert picture.mode == mode
     assert abs(np.asarray(picture.convert("L")).astype(int) - grey).max() <= 2
@@ -179,7 +186,9 @@ def test_damaged_content_is_refused_with_the_reason(content: bytes, reason: str)
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
 def test_a_picture_without_pixels_is_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(ImageError, match=f"{size[0]} x {size[1]} pixels: a picture must have at least one"):
+    with pytest.raises(
+        ImageError, match=f"{size[0]} x {size[1]} pixels: an image must have at least one"
+    ):
         decoded(Image.new("RGB", size))
 
 
@@ -187,7 +196,9 @@ def png_that_claims(width: int, height: int) -> bytes:
     """A few bytes of PNG whose header promises a huge picture."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
@@ -232,7 +243,10 @@ def test_large_jpegs_are_decoded_smaller_but_stay_larger_than_wanted(orientation
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded(gradient(1600, 1200), "JPEG", exif=exif)
-    whole, drafted = decoded(content, max_pixels=10**7), decoded(content, max_pixels=10**7, at_least=(110, 130))
+    whole, drafted = (
+        decoded(content, max_pixels=10**7),
+        decoded(content, max_pixels=10**7, at_least=(110, 130)),
+    )
     assert drafted.shape[0] * (8 if orientation == 1 else 4) == whole.shape[0]
     assert drafted.shape[0] >= 1.25 * 110
     assert drafted.shape[1] >= 1.25 * 130
@@ -246,18 +260,29 @@ def test_decoding_smaller_changes_little_after_resizing(photographs: Path) -> No
         content = path.read_bytes()
         whole, drafted = (
             resize(
-                decode_image(content, background=WHITE, max_pixels=10**8, at_least=size), (128, 128), "crop", WHITE
+                decode_image(content, background=WHITE, max_pixels=10**8, at_least=size),
+                (128, 128),
+                "crop",
+                WHITE,
             )
             for size in (None, (128, 128))
         )
-        differences.append(np.abs(np.asarray(whole, dtype=float) - np.asarray(drafted, dtype=float)).mean())
+        differences.append(
+            np.abs(np.asarray(whole, dtype=float) - np.asarray(drafted, dtype=float)).mean()
+        )
     assert max(differences) < 5  # of 255
     assert np.mean(differences) < 1.5
 
 
-@given(st.binary(max_size=300), st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"]), st.data())
+@given(
+    st.binary(max_size=300),
+    st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"]),
+    st.data(),
+)
 @limits(deadline=None, max_examples=150)
-def test_mutated_files_give_a_picture_or_an_image_error(junk: bytes, format_name: str, data: st.DataObject) -> None:
+def test_mutated_files_give_a_picture_or_an_image_error(
+    junk: bytes, format_name: str, data: st.DataObject
+) -> None:
     content = encoded(gradient(), format_name)
     start = data.draw(st.integers(0, len(content)))
     mutated = content[:start] + junk + content[start + len(junk) :]

@@ -18,7 +18,9 @@ SIDE = st.integers(1, 60)
 
 @given(SIDE, SIDE, SIDE, SIDE, st.sampled_from(get_args(ResizeMode)))
 @settings(deadline=None)
-def test_every_mode_gives_exactly_the_size(w: int, h: int, width: int, height: int, mode: ResizeMode) -> None:
+def test_every_mode_gives_exactly_the_size(
+    w: int, h: int, width: int, height: int, mode: ResizeMode
+) -> None:
     assert resize(Image.new("RGB", (w, h)), (height, width), mode, BLACK).size == (width, height)
 
 
@@ -30,7 +32,9 @@ def test_a_picture_of_the_size_stays_as_it_is(mode: ResizeMode) -> None:
 
 def bands() -> Image.Image:
     """Red, green and blue thirds side by side, 90 wide and 30 high."""
-    return Image.fromarray(np.repeat(np.repeat(np.eye(3, dtype=np.uint8) * 255, 30, axis=0)[None], 30, axis=0))
+    return Image.fromarray(
+        np.repeat(np.repeat(np.eye(3, dtype=np.uint8) * 255, 30, axis=0)[None], 30, axis=0)
+    )
 
 
 def test_crop_keeps_the_middle_in_proportion() -> None:
@@ -57,4 +61,6 @@ def test_pad_keeps_everything_in_proportion_and_fills() -> None:
 def test_scaling_down_is_antialiased(mode: ResizeMode) -> None:
     checks = Image.fromarray(np.uint8(np.indices((256, 256)).sum(axis=0) % 2 * 255)).convert("RGB")
     pixels = np.asarray(resize(checks, (16, 16), mode, BLACK)).astype(float)
-    assert np.abs(pixels - 127.5).max() < 8  # nearest or plain bilinear sampling would give black and white
+    assert (
+        np.abs(pixels - 127.5).max() < 8
+    )  # nearest or plain bilinear sampling would give black and white

@@ -37,7 +37,9 @@ def test_what_is_mixed_depends_on_seed_epoch_and_picture_alone() -> None:
 
 def mix(shares: list[float], patches: list[tuple[float, ...]] | None) -> tuple[Any, Any]:
     pixels = np.stack([np.full((*SIZE, 3), value, np.float32) for value in (0, 100)])
-    draw = MixingDraw(np.array(shares, np.float32), None if patches is None else np.array(patches, np.float32))
+    draw = MixingDraw(
+        np.array(shares, np.float32), None if patches is None else np.array(patches, np.float32)
+    )
     mixed, targets = apply_mixing(pixels, np.eye(2, dtype=np.float32), draw, SIZE)
     return np.asarray(mixed), np.asarray(targets)
 
@@ -62,7 +64,9 @@ def test_there_are_no_patches_without_cutmix() -> None:
     assert Mixing(mixup=0.2).draw([0, 1], seed=0, epoch=0).patches is None
 
 
-@pytest.mark.parametrize("setting", [{"mixup": -1}, {"cutmix": -0.1}, {"until": 1.5}, {"mixup": float("nan")}])
+@pytest.mark.parametrize(
+    "setting", [{"mixup": -1}, {"cutmix": -0.1}, {"until": 1.5}, {"mixup": float("nan")}]
+)
 def test_a_wrong_setting_is_named(setting: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(setting))):
         Mixing(**setting)

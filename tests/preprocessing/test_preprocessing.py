@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowercnn import ConfigurationError, Dataset, ImageError, ImageFolder, Preprocessing, Sample, SourceError
+from flowercnn import (
+    ConfigurationError,
+    Dataset,
+    ImageError,
+    ImageFolder,
+    Preprocessing,
+    Sample,
+    SourceError,
+)
 from flowercnn.preprocessing import pixels as cache
 from flowercnn.preprocessing.pixels import DiskPixels, MemoryPixels, clear_cache
 
@@ -56,7 +64,9 @@ def test_a_wrong_setting_is_named(setting: dict[str, Any]) -> None:
 
 
 def test_settings_survive_the_model_file() -> None:
-    original = Preprocessing(image_size=(30, 40), resize="pad", background=(1, 2, 3), max_pixels=10**6)
+    original = Preprocessing(
+        image_size=(30, 40), resize="pad", background=(1, 2, 3), max_pixels=10**6
+    )
     assert Preprocessing.from_dict(original.to_dict()) == original
 
 
@@ -91,7 +101,8 @@ def test_past_the_limit_pixels_go_to_the_users_cache(
     monkeypatch.setattr(cache, "default_cache_dir", lambda: tmp_path)
     limit = 30 * 8 * 8 * 3
     assert isinstance(
-        Preprocessing((8, 8), memory_limit=limit).load(coloured.samples, progress=False)[0], MemoryPixels
+        Preprocessing((8, 8), memory_limit=limit).load(coloured.samples, progress=False)[0],
+        MemoryPixels,
     )
     assert not any(tmp_path.iterdir())
     pixels, _ = Preprocessing((8, 8), memory_limit=limit - 1).load(coloured.samples, progress=False)
@@ -113,7 +124,9 @@ def _count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return decoded
 
 
-def test_a_second_run_decodes_nothing(coloured: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_decodes_nothing(
+    coloured: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoded = _count_decodes(monkeypatch)
     settings = Preprocessing(image_size=(8, 8), cache_dir=tmp_path)
     for _ in range(2):
@@ -141,7 +154,9 @@ def test_other_settings_and_changed_pictures_are_other_entries(
     settings.replace(resize="pad").load(samples, progress=False)
     assert len(decoded) == 30
     (photo_folder / "red" / "0.png").write_bytes((photo_folder / "red" / "1.png").read_bytes())
-    (photo_folder / "red" / "2.png").write_bytes((photo_folder / "red" / "2.png").read_bytes() + b"more")
+    (photo_folder / "red" / "2.png").write_bytes(
+        (photo_folder / "red" / "2.png").read_bytes() + b"more"
+    )
     settings.load(samples, progress=False)
     assert len(decoded) == 31  # the copy is known by its content; only the longer file is new
 
@@ -155,14 +170,18 @@ def test_a_cut_cache_entry_is_made_anew(coloured: Dataset, tmp_path: Path) -> No
 
 
 def test_an_entry_lost_while_in_use_is_a_clear_error(coloured: Dataset, tmp_path: Path) -> None:
-    pixels, _ = Preprocessing(image_size=(8, 8), cache_dir=tmp_path).load(coloured.samples, progress=False)
+    pixels, _ = Preprocessing(image_size=(8, 8), cache_dir=tmp_path).load(
+        coloured.samples, progress=False
+    )
     for entry in tmp_path.rglob("*.rgb"):
         entry.unlink()
     with pytest.raises(SourceError, match="lost while in use"):
         pixels.take([0])
 
 
-def test_a_full_disk_is_a_clear_error(coloured: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_clear_error(
+    coloured: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -182,14 +201,20 @@ def some_bad(coloured: Dataset) -> list[Sample]:
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_all_bad_pictures_are_named_at_once(some_bad: list[Sample], tmp_path: Path, *, on_disk: bool) -> None:
+def test_all_bad_pictures_are_named_at_once(
+    some_bad: list[Sample], tmp_path: Path, *, on_disk: bool
+) -> None:
     settings = Preprocessing(image_size=(8, 8), cache_dir=tmp_path if on_disk else None)
-    with pytest.raises(ImageError, match=r"3 of 6 images.*empty.jpg.*text.jpg.*gone.jpg.*bad_images='skip'"):
+    with pytest.raises(
+        ImageError, match=r"3 of 6 images.*empty.jpg.*text.jpg.*gone.jpg.*bad_images='skip'"
+    ):
         settings.load(some_bad, progress=False)
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_bad_pictures_can_be_left_out(some_bad: list[Sample], tmp_path: Path, *, on_disk: bool) -> None:
+def test_bad_pictures_can_be_left_out(
+    some_bad: list[Sample], tmp_path: Path, *, on_disk: bool
+) -> None:
     settings = Preprocessing(image_size=(8, 8), cache_dir=tmp_path if on_disk else None)
     pixels, kept = settings.load(some_bad, bad_images="skip", progress=False)
     assert kept.tolist() == [1, 2, 3]
@@ -207,8 +232,17 @@ def test_the_rule_for_bad_pictures_is_one_of_two() -> None:
 
 
 def test_a_stream_of_pictures_has_errors_in_their_places(some_bad: list[Sample]) -> None:
-    results = list(Preprocessing(image_size=(8, 8)).decode_each(sample.image for sample in some_bad))
-    assert [isinstance(result, ImageError) for result in results] == [True, False, False, False, True, True]
+    results = list(
+        Preprocessing(image_size=(8, 8)).decode_each(sample.image for sample in some_bad)
+    )
+    assert [isinstance(result, ImageError) for result in results] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_no_pictures_are_no_results() -> None:
@@ -217,7 +251,11 @@ def test_no_pictures_are_no_results() -> None:
 
 def test_the_users_files_are_never_changed(photo_folder: Path, tmp_path: Path) -> None:
     def snapshot() -> dict[Path, tuple[bytes, int]]:
-        return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in photo_folder.rglob("*") if p.is_file()}
+        return {
+            p: (p.read_bytes(), p.stat().st_mtime_ns)
+            for p in photo_folder.rglob("*")
+            if p.is_file()
+        }
 
     before = snapshot()
     samples = Dataset.from_source(ImageFolder(photo_folder)).samples
@@ -225,7 +263,9 @@ def test_the_users_files_are_never_changed(photo_folder: Path, tmp_path: Path) -
     assert snapshot() == before
 
 
-def test_progress_is_shown_and_silenced(coloured: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_and_silenced(
+    coloured: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
     Preprocessing(image_size=(8, 8)).load(coloured.samples, progress=True)
     assert "Decoding" in capsys.readouterr().err
     Preprocessing(image_size=(8, 8)).load(coloured.samples, progress=False)

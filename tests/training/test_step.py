@@ -5,7 +5,7 @@ import pytest
 
 from flowercnn import build_model
 from flowercnn.models.recipe import Recipe
-from flowercnn.preprocessing.batches import Part
+from flowercnn.preprocessing.batches import MicroBatch
 from flowercnn.training.optimizers import make_optimizer
 from flowercnn.training.step import TrainStep
 
@@ -14,10 +14,10 @@ pytestmark = pytest.mark.versions
 RECIPE = Recipe(image_size=(32, 32), optimizer="sgd", learning_rate=0.01, label_smoothing=0.1)
 
 
-def part() -> Part:
+def part() -> MicroBatch:
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
-    return Part(pixels, np.array([0, 1, 2, 0, 1, 2]), None, None)
+    return MicroBatch(pixels, np.array([0, 1, 2, 0, 1, 2]), None, None)
 
 
 def test_networks_side_by_side_learn_as_each_would_alone() -> None:

@@ -42,13 +42,17 @@ def test_numbers_of_any_kind_become_floats(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [0, float("nan"), float("inf"), "1", None, True, 1j])
 def test_what_is_not_a_number_in_range_is_refused(value: Any) -> None:
-    with pytest.raises(ConfigurationError, match="rate must be a number above 0 and at most 2. Received: rate="):
+    with pytest.raises(
+        ConfigurationError, match="rate must be a number above 0 and at most 2. Received: rate="
+    ):
         check_number("rate", value, above=0, most=2)
 
 
 @pytest.mark.parametrize("value", [1, 1.0, -0.1, float("nan"), True, "0.5", None])
 def test_what_is_not_a_share_is_refused(value: Any) -> None:
-    with pytest.raises(ConfigurationError, match="val must be a share from 0 to below 1. Received: val="):
+    with pytest.raises(
+        ConfigurationError, match="val must be a share from 0 to below 1. Received: val="
+    ):
         check_share("val", value)
 
 
@@ -58,15 +62,20 @@ def test_what_is_none_of_the_choices_is_refused(value: Any) -> None:
         check_choice("mode", value, ("error", "skip"))
 
 
-@pytest.mark.parametrize("value", [(1,), (1, 2, 3), (0, 2), (1, 10), (1.0, 2), "12", 4, (True, 2), None])
+@pytest.mark.parametrize(
+    "value", [(1,), (1, 2, 3), (0, 2), (1, 10), (1.0, 2), "12", 4, (True, 2), None]
+)
 def test_what_is_not_a_pair_is_refused(value: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"size must be \(height, width\), two ints from 1 to 9. Received:"):
+    with pytest.raises(
+        ConfigurationError, match=r"size must be \(height, width\), two ints from 1 to 9. Received:"
+    ):
         check_pair("size", value, most=9)
 
 
 def test_an_object_of_another_class_is_refused_with_the_way_out() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"part must be a flowercnn.int; make one. Received: part='a' \(str\)"
+        ConfigurationError,
+        match=r"part must be a flowercnn.int; make one. Received: part='a' \(str\)",
     ):
         check_instance("part", "a", int, "make one")
     assert check_instance("part", 3, int) == 3

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowercnn._utils.parallel import cpu_count, ordered_map, picture_map
+from flowercnn._utils.parallel import cpu_count, image_map, ordered_map
 
 
-@given(st.lists(st.integers(), max_size=40), st.integers(1, 4), st.integers(1, 9), st.integers(1, 12))
+@given(
+    st.lists(st.integers(), max_size=40), st.integers(1, 4), st.integers(1, 9), st.integers(1, 12)
+)
 @settings(deadline=None, max_examples=30)
 def test_results_come_in_order_whatever_the_threads(
     items: list[int], workers: int, window: int, at_once: int
@@ -38,13 +40,15 @@ def test_no_more_items_are_taken_than_the_window_allows(window: int, at_once: in
 
 def test_even_few_pictures_give_every_thread_something_to_do() -> None:
     meeting = threading.Barrier(cpu_count())  # opens when all threads wait at it
-    found = picture_map(lambda _: meeting.wait(timeout=10), range(cpu_count()), like=b"", count=cpu_count())
+    found = image_map(
+        lambda _: meeting.wait(timeout=10), range(cpu_count()), like=b"", count=cpu_count()
+    )
     assert sorted(found) == list(range(cpu_count()))
 
 
 def test_a_picture_that_comes_by_network_is_read_while_others_wait() -> None:
     meeting = threading.Barrier(16)
-    found = picture_map(lambda _: meeting.wait(timeout=10), range(160), like=lambda: b"", count=160)
+    found = image_map(lambda _: meeting.wait(timeout=10), range(160), like=lambda: b"", count=160)
     assert len(list(found)) == 160
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn._utils import picture_map, replace_file, tracked
+from flowercnn._utils import image_map, replace_file, tracked
 from flowercnn.data import Dataset, Units, draw_folds, draw_units, names_and_links
 from flowercnn.errors import ImageError, SplitError, TrainingError, few
 from flowercnn.evaluation import loss_and_accuracy
@@ -87,7 +87,7 @@ def compute_features(
             return error
 
     like = waiting[0].image if waiting else b""
-    stream = extractor.stream(picture_map(seen, waiting, like=like))
+    stream = extractor.stream(image_map(seen, waiting, like=like))
     shown = tracked(stream, total=len(waiting), description="Features", unit="img", enabled=progress)
     try:
         for sample, result in zip(waiting, shown, strict=True):
