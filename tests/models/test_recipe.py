@@ -43,11 +43,12 @@ def test_a_wrong_setting_of_a_recipe_is_named(setting: dict[str, Any]) -> None:
 
 
 def test_a_recipe_holds_numbers_of_python_whatever_it_was_given() -> None:
-    given = Recipe(
-        image_size=np.array([8, 8]),
-        learning_rate=np.float32(0.5),
-        progressive=[[0, np.float64(0.5)]],
-    )  # type: ignore[arg-type]  # that is the point
+    settings: dict[str, Any] = {
+        "image_size": np.array([8, 8]),
+        "learning_rate": np.float32(0.5),
+        "progressive": [[0, np.float64(0.5)]],
+    }
+    given = Recipe(**settings)
     assert repr(given) == repr(
         Recipe(image_size=(8, 8), learning_rate=0.5, progressive=((0.0, 0.5),))
     )
