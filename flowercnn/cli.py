@@ -154,9 +154,8 @@ def evaluate(progress: bool, /, model: str, source: str, report: str | None, **k
     from flowercnn.evaluation import evaluate as run_evaluation
     from flowercnn.evaluation import interval_text
     from flowercnn.prediction import Predictor
-    from flowercnn.sources import as_source
 
-    dataset = Dataset.from_source(as_source(source))
+    dataset = Dataset.from_source(source)
     evaluation = run_evaluation(Predictor.load(model), dataset, progress=progress, **kwargs)
     click.echo(evaluation.summary())
     for name, metric in evaluation.metrics.items():
@@ -181,9 +180,8 @@ def audit(progress: bool, /, source: str, *, as_json: bool) -> None:  # noqa: FB
     classes too small to split. The exit code is 1 if there is a fault.
     """
     from flowercnn.data import Dataset
-    from flowercnn.sources import as_source
 
-    report = Dataset.from_source(as_source(source)).audit(progress=progress)
+    report = Dataset.from_source(source).audit(progress=progress)
     click.echo(report.to_json() if as_json else report.summary())
     sys.exit(0 if report.clean else 1)
 

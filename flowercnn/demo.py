@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from flowercnn._utils import make_folder
-from flowercnn.data import Dataset
-from flowercnn.evaluation import evaluate, prediction_grid, save_figure
-from flowercnn.prediction import Predictor, calibrate
+from flowercnn.evaluation import prediction_grid, save_figure
+from flowercnn.prediction import Predictor
 from flowercnn.sources import Sample, SyntheticFlowers
-from flowercnn.training import Trainer
+from flowercnn.workflow import train
 
 __all__ = ["run_demo"]
 
@@ -38,18 +36,19 @@ def run_demo(folder: Path, *, seed: int, progress: bool, say: Callable[[str], ob
     """
     make_folder(folder)
     model = folder / "model.keras"
-    dataset = Dataset.from_source(SyntheticFlowers(per_class=_PER_CLASS, seed=seed))
-    splits = dataset.split(val=0.1, test=0.2, seed=seed, progress=progress)
-    trainer = Trainer("fast", image_size=_IMAGE_SIZE, epochs=_EPOCHS, seed=seed)
-    run = trainer.fit(splits.train, splits.val, progress=progress)
-    predictor = calibrate(run.predictor, splits.train, splits.val, progress=progress)
-    predictor.save(model)
+    run = train(
+        SyntheticFlowers(per_class=_PER_CLASS, seed=seed),
+        image_size=_IMAGE_SIZE,
+        epochs=_EPOCHS,
+        seed=seed,
+        out=model,
+        progress=progress,
+    )
+    evaluation, predictor = run.evaluation, run.predictor
+    assert evaluation is not None  # noqa: S101 - there is a test part
     run.history.plot(folder / "history.png")
-    evaluation = evaluate(predictor, splits.test, progress=progress)
-    audit = dataset.audit(progress=progress)
-    evaluation = dataclasses.replace(evaluation, history=run.history.to_dict(), audit=audit)
     evaluation.save_report(folder / "report.html")
-    samples = splits.test.samples
+    samples = evaluation.samples
     positions = np.linspace(0, len(samples) - 1, _GRID).round().astype(int)
     chosen = [samples[index] for index in positions]
     save_prediction_grid(folder / "predictions.png", predictor, chosen)
@@ -59,8 +58,7 @@ def run_demo(folder: Path, *, seed: int, progress: bool, say: Callable[[str], ob
         say(f"  {sample.key}: {answer}, really {sample.label}")
     names = ", ".join(sorted(path.name for path in folder.iterdir()))
     say(f"Trained in {run.seconds['total']:.0f} s. See {folder}: {names}")
-    train = "flowercnn train FOLDER --out my-model.keras"
-    say(f"Next: {train}   or   flowercnn predict {model} IMAGE...")
+    say(f"Next: flowercnn train FOLDER   or   flowercnn predict {model} IMAGE...")
 
 
 def save_prediction_grid(path: Path, predictor: Predictor, samples: list[Sample]) -> Path:
