@@ -14,18 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from flowercnn.errors import SourceError
-from flowercnn.sources.base import Sample
-from flowercnn.sources.tensorbay import TensorBay, clear_cache
-from flowercnn.sources.tensorbay.cache import DiskCache, NewFile, default_cache_dir
-from flowercnn.testing.tensorbay_server import (
+from tensorbay_server import (
     ServedDataset,
     ServedFile,
     TensorBayServer,
     example_dataset,
     example_files,
 )
+
+from flowercnn.errors import SourceError
+from flowercnn.sources.base import Sample
+from flowercnn.sources.tensorbay import TensorBay, clear_cache
+from flowercnn.sources.tensorbay.cache import DiskCache, NewFile, default_cache_dir
 
 Serve = Callable[..., TensorBayServer]
 Read = Callable[..., TensorBay]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorbay_server import TensorBayServer
 
 from flowercnn._utils.files import expanded, user_cache
 from flowercnn.errors import ConfigurationError, SourceError
@@ -19,7 +20,6 @@ from flowercnn.sources.flowers import Flower17
 from flowercnn.sources.tensorbay import TensorBay
 from flowercnn.sources.tensorbay.api import roots_of
 from flowercnn.sources.tensorbay.credentials import Masked, Secret, find_credentials
-from flowercnn.testing.tensorbay_server import TensorBayServer
 
 Serve = Callable[..., TensorBayServer]
 Read = Callable[..., TensorBay]

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorbay_server import ServedDataset, ServedFile, TensorBayServer, _Refused, example_files
 
 from flowercnn.errors import ConfigurationError, FlowerCNNError, MissingDependencyError, SourceError
 from flowercnn.sources.tensorbay import TensorBay, api, cache
-from flowercnn.testing.tensorbay_server import ServedDataset, ServedFile, TensorBayServer, _Refused, example_files
 
 Serve = Callable[..., TensorBayServer]
 Read = Callable[..., TensorBay]

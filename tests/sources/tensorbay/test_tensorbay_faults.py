@@ -16,16 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorbay_server
 from tensorbay import GAS
 from tensorbay.client import config
 from tensorbay.utility.requests import get_session
-
-from flowercnn.errors import ConfigurationError, SourceError
-from flowercnn.sources.base import Sample
-from flowercnn.sources.tensorbay import TensorBay
-from flowercnn.sources.tensorbay.transport import Stopped, Transport, Wait
-from flowercnn.testing import tensorbay_server
-from flowercnn.testing.tensorbay_server import (
+from tensorbay_server import (
     FAULTS,
     ServedDataset,
     ServedFile,
@@ -33,6 +28,11 @@ from flowercnn.testing.tensorbay_server import (
     example_dataset,
     example_files,
 )
+
+from flowercnn.errors import ConfigurationError, SourceError
+from flowercnn.sources.base import Sample
+from flowercnn.sources.tensorbay import TensorBay
+from flowercnn.sources.tensorbay.transport import Stopped, Transport, Wait
 
 Serve = Callable[..., TensorBayServer]
 Read = Callable[..., TensorBay]

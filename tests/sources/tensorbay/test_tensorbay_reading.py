@@ -14,15 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from flowercnn.data.dataset import Dataset
-from flowercnn.errors import DataError, ImageError, SourceError, UnknownNameError
-from flowercnn.preprocessing.decode import decode_image
-from flowercnn.preprocessing.preprocessing import Preprocessing
-from flowercnn.sources.base import DataSource, Sample
-from flowercnn.sources.registry import open_source
-from flowercnn.sources.tensorbay import TensorBay
-from flowercnn.testing.tensorbay_server import (
+from tensorbay_server import (
     EXAMPLE_CLASSES,
     ServedDataset,
     ServedFile,
@@ -31,6 +23,14 @@ from flowercnn.testing.tensorbay_server import (
     example_dataset,
     example_files,
 )
+
+from flowercnn.data.dataset import Dataset
+from flowercnn.errors import DataError, ImageError, SourceError, UnknownNameError
+from flowercnn.preprocessing.decode import decode_image
+from flowercnn.preprocessing.preprocessing import Preprocessing
+from flowercnn.sources.base import DataSource, Sample
+from flowercnn.sources.registry import open_source
+from flowercnn.sources.tensorbay import TensorBay
 
 pytestmark = pytest.mark.versions
 

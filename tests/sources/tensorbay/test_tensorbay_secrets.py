@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 import requests
 from tensorbay import GAS
+from tensorbay_server import FAULTS, TensorBayServer
 
 from flowercnn.errors import ConfigurationError, SourceError
 from flowercnn.sources.tensorbay import TensorBay
 from flowercnn.sources.tensorbay.api import load_sdk
 from flowercnn.sources.tensorbay.credentials import Secret
-from flowercnn.testing.tensorbay_server import FAULTS, TensorBayServer
 
 Serve = Callable[..., TensorBayServer]
 Read = Callable[..., TensorBay]
@@ -100,7 +100,7 @@ def test_a_server_that_repeats_the_key_does_not_bring_it_into_the_error(
 ) -> None:
     from http import HTTPStatus
 
-    from flowercnn.testing.tensorbay_server import _Refused
+    from tensorbay_server import _Refused
 
     def repeat(*_: Any) -> Any:
         raise _Refused(HTTPStatus.FORBIDDEN, "AccessDenied", f"{server.key} may not")
