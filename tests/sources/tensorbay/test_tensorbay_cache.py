@@ -158,7 +158,7 @@ def test_temporary_files_of_killed_processes_are_removed_after_a_day(tmp_path: P
         os.utime(path, (time.time() - age, time.time() - age))
     cache = DiskCache(tmp_path, 10**6)
     file = cache.new_file(cache.name("a"))
-    cache.keep(file)
+    cache.commit(file)
     assert not old.exists()
     assert young.exists()
 

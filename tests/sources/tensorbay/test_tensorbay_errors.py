@@ -32,7 +32,7 @@ def within_fifteen_seconds() -> Iterator[None]:
 
 
 def test_a_wrong_key_is_refused_with_where_to_find_the_right_one(server: TensorBayServer, read: Read) -> None:
-    with pytest.raises(SourceError, match="HTTP 401: Unauthorized.*The access key is not accepted. Copy it anew"):
+    with pytest.raises(SourceError, match="HTTP 401: Unauthorized.*The access key is not accepted. Copy it again"):
         list(read(server, access_key="Accesskey-of-someone-else"))
     assert len(server.asked) == 1
 
@@ -87,14 +87,14 @@ def test_the_standard_patience_leaves_room_below_fifteen_seconds() -> None:
 def test_a_disk_that_is_full_is_one_error_that_names_the_cache(
     server: TensorBayServer, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = cache.NewFile.keep
+    commit = cache.NewFile.commit
 
-    def keep_three(self: cache.NewFile) -> int:
+    def commit_three(self: cache.NewFile) -> int:
         if len(list((tmp_path / "cache").rglob("files/*/[0-9a-f]*"))) >= 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return keep(self)
+        return commit(self)
 
-    monkeypatch.setattr(cache.NewFile, "keep", keep_three)
+    monkeypatch.setattr(cache.NewFile, "commit", commit_three)
     with pytest.raises(SourceError, match=f"{tmp_path}/cache/tensorbay: .*No space left on device.*cache_dir"):
         list(read(server, threads=1))
     assert server.count("file") <= 8  # it is not tried again and again

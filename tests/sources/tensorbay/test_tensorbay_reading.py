@@ -285,7 +285,7 @@ def test_a_listing_that_changes_its_length_is_refused(serve: Serve, read: Read) 
     files += example_files(1, 200)
     with pytest.raises(SourceError, match="contradicts itself: 200 entries announced, then 201") as caught:
         list(samples)
-    assert re.search(r"\. \d+ files were fetched and 0 were there before; the next run goes on", str(caught.value))
+    assert re.search(r"\. \d+ files were fetched and 0 were there before; the next run continues", str(caught.value))
 
 
 @pytest.mark.parametrize("count", [130, 3])  # on two pages, and on one
