@@ -1,4 +1,4 @@
-"""TensorBay's API: the questions of reading, asked by the SDK's own client over our transport."""
+"""TensorBay's API: the requests of reading, by the SDK's own client over our transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source: a data set on TensorBay as samples."""
+"""The source: the samples of a data set on TensorBay."""
 
 from __future__ import annotations
 
@@ -70,48 +70,54 @@ class _State:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TensorBay(Options):
-    """A data set of classified pictures on TensorBay, fetched ahead of time and kept on disk.
+    """A data set of classified images on TensorBay, prefetched and cached on disk.
 
-    The samples come segment by segment in TensorBay's order. Iterating lists the data set as it goes and fetches its
-    files by several threads into a cache; each sample comes once its file is there. A second pass, and a second run,
-    ask for no file again. Nothing but reading is ever asked of TensorBay.
+    The samples come segment by segment in TensorBay's order. Iterating lists the data set page by
+    page and fetches its files by several threads into a cache; each sample is yielded once its file
+    is there. A second pass, or a second run, requests no file again. TensorBay is only read.
 
-    - The key of a sample is ``segment/remote path``; its label is the category of its classification, with the
-      delimiter of nested categories as it is. `class_names` are the catalogue's categories in the catalogue's order.
-    - Requests that fail in passing (429, 5xx, resets, no answer, cut answers, expired addresses) are repeated with
-      growing, slightly random pauses, or the pause the server asks for, until ``patience`` seconds are over. Then
-      there is one error; what was fetched stays in the cache, and the next run goes on from there.
-    - The access key is shown in no repr, log, error, pickle or file. A source that was unpickled looks for it anew in
-      the environment and the profile.
-    - A ``Dataset`` or ``Segment`` of the SDK that is remote says which data set, commit and segment is meant; it is
-      listed anew, so changes made to the object in memory are not seen. A local one is read as it is.
+    - The key of a sample is ``segment/remote path``. Its label is the category of its
+      classification, the delimiter of nested categories included. `class_names` are the catalogue's
+      categories in the catalogue's order.
+    - Requests that fail temporarily (429, 5xx, resets, no answer, cut answers, expired addresses)
+      are retried with growing, slightly random pauses, or the pause the server asks for, until
+      ``patience`` seconds are over. Then there is one error; what was fetched stays in the cache,
+      and the next run continues from there.
+    - The access key is shown in no repr, log, error message, pickle or file. An unpickled source
+      looks it up in the environment and the profile.
+    - A remote ``Dataset`` or ``Segment`` of the SDK stands for its data set, commit and segment.
+      These are listed again: changes made to the object in memory are not seen. A local one is read
+      as it is.
 
     Args:
-        dataset: The name of a data set, or a ``tensorbay`` ``Dataset`` or ``Segment``, remote or local, such as
-            ``tensorbay.opendataset`` makes. Fusion data sets are refused.
-        access_key: The access key. By default that of the environment variable ``FLOWERCNN_TENSORBAY_KEY``, else of
-            ``TENSORBAY_ACCESS_KEY``, else of the profile that ``gas auth`` has written to ``~/.gasconfig``.
-        segments: The segments wanted, by name or by number in the sorted names (``[1]`` is the SDK's ``dataset[1]``);
-            ``None`` for all, in sorted order.
+        dataset: The name of a data set, or a ``tensorbay`` ``Dataset`` or ``Segment``, remote or
+            local, such as ``tensorbay.opendataset`` makes. Fusion data sets are refused.
+        access_key: The access key. By default that of the environment variable
+            ``FLOWERCNN_TENSORBAY_KEY`` or, if not set, ``TENSORBAY_ACCESS_KEY``, otherwise of the
+            profile that ``gas auth`` writes to ``~/.gasconfig``.
+        segments: Segments by name or by number in the sorted names (``[1]`` is the SDK's
+            ``dataset[1]``); ``None`` for all, in sorted order.
         revision: A branch, tag or commit id; ``None`` for the default branch.
-        url: Address of a regional or private TensorBay: https, or http on this machine. By default that of the
-            profile, where the key is from there, else the one the form of the key belongs to.
-        profile: Which profile in ``~/.gasconfig``.
-        ca_bundle: File or folder of certificates to trust, for a private TensorBay; by default as the environment
-            variables ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE`` or ``SSL_CERT_FILE`` say.
-        unlabelled: What to do if files have no class. By default their label is ``None``, and `Dataset.from_source`
-            refuses them or leaves them out, as it is told; only if no file has one, that is an error here. Else
-            ``"error"`` (refuse them), ``"skip"`` (leave them out; how many is logged as a
-            warning), or ``"keep"`` (their label is ``None``, even if no file has a class: for prediction).
-        predefined_splits: Whether segments named train, val (valid, validation) and test are the predefined parts:
-            if at least two are wanted, one is train, and all are named so.
+        url: Address of a regional or private TensorBay: https, or http on this machine. By default
+            that of the profile, if the key is from there, otherwise that of the key's region.
+        profile: Name of the profile in ``~/.gasconfig``.
+        ca_bundle: File or folder of certificates to trust, for a private TensorBay; by default that
+            of the environment variable ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE`` or
+            ``SSL_CERT_FILE``.
+        unlabelled: Rule for files without a class. By default their label is ``None``, and
+            `Dataset.from_source` refuses or skips them by its own rule; only if no file has a
+            class, that is an error here. ``"error"`` refuses them, ``"skip"`` leaves them out and
+            logs how many, ``"keep"`` takes them even if no file has a class, for prediction.
+        predefined_splits: Whether segments named train, val (valid, validation) and test are the
+            predefined parts: if there are at least two, one is train, and all are named so.
         threads: Files fetched at a time, 1 to 64.
-        window: Files fetched ahead of the sample that was yielded last; ``None`` for four times ``threads``. While
-            that sample's file has to be repeated, the others go on, up to eight times as far.
-        patience: Seconds, above 0, after which a request is not repeated any more.
-        cache_dir: Folder of the cache; ``None`` for the platform's place for a user's caches.
-        cache_limit: Bytes the files in the cache may take together; those not used for longest are removed.
-        offline: Whether to read from the cache alone, without a key and without asking TensorBay anything.
+        window: Files fetched ahead of the sample that was yielded last; ``None`` for four times
+            ``threads``. While that sample's file is retried, the others continue, up to eight times
+            as far.
+        patience: Seconds, above 0, after which a request is not retried any more.
+        cache_dir: Folder of the cache; ``None`` for the platform's folder for a user's caches.
+        cache_limit: Bytes the files in the cache may take; the least recently used are removed.
+        offline: Whether to read from the cache alone, without a key and without requests.
 
     Raises:
         ConfigurationError: If an argument is wrong, or there is no access key.
@@ -184,7 +190,7 @@ class TensorBay(Options):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The categories of the catalogue in its order, then, sorted, the classes of files that it has not.
+        """The categories of the catalogue in its order, then the other classes of files, sorted.
 
         Raises:
             SourceError: If the data set cannot be listed.

@@ -45,13 +45,6 @@ _RETRY: Final = Retry(status_forcelist={408, 425, 429, *range(500, 600)})
 _AS_IT_IS: Final = {"Accept-Encoding": "identity"}
 _CERTIFICATES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 _LASTING_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "TLSV1_ALERT_UNKNOWN_CA"})
-_UNUSABLE: Final = (
-    requests.TooManyRedirects,
-    requests.exceptions.InvalidHeader,
-    requests.exceptions.InvalidSchema,
-    requests.exceptions.InvalidURL,
-    requests.exceptions.MissingSchema,
-)
 
 T = TypeVar("T")
 
@@ -372,11 +365,10 @@ def _failure_of(error: Exception) -> RequestFailed:
         return RequestFailed(f"TLS: {refusal}", repeat=False)
     if any(isinstance(cause, (requests.Timeout, TimeoutError)) for cause in causes):
         return RequestFailed("no answer in time", repeat=True)
-    kind = type(error).__name__
-    if isinstance(error, _UNUSABLE):
-        return RequestFailed(f"the address cannot be used ({kind})", repeat=False)
-    if not isinstance(error, requests.RequestException):  # such as a damaged file of certificates
-        return RequestFailed(f"the request could not be made ({kind})", repeat=False)
+    is_passing = isinstance(error, requests.RequestException)  # not a damaged file of certificates
+    if not is_passing or isinstance(error, (requests.TooManyRedirects, ValueError)):  # a wrong URL
+        reason = f"the request could not be made ({type(error).__name__})"
+        return RequestFailed(reason, repeat=False)
     named = [cause for cause in causes if isinstance(cause, OSError) and cause.strerror]
     if named:
         return RequestFailed(str(named[-1].strerror), repeat=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import socket
@@ -13,11 +14,13 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tensorbay_server import ServedDataset, ServedFile, TensorBayServer, _Refused, example_files
 
 from flowercnn.errors import ConfigurationError, FlowerCNNError, MissingDependencyError, SourceError
 from flowercnn.sources.tensorbay import TensorBay, api, cache
+from flowercnn.sources.tensorbay.options import Options
 
 Serve = Callable[..., TensorBayServer]
 Read = Callable[..., TensorBay]
@@ -195,6 +198,21 @@ def test_an_argument_that_cannot_be_meant_is_refused_when_it_is_given(options: d
         TensorBay(**{"dataset": "Flowers", "access_key": KEY, **options})
     assert "secret" not in str(caught.value)
     assert KEY not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_taken_as_those_of_python() -> None:
+    numbers: dict[str, Any] = {"threads": 8, "window": 32, "cache_limit": 10**6, "patience": 2.5}
+    given = {name: np.asarray(value)[()] for name, value in numbers.items()}
+    source = TensorBay("Flowers", KEY, segments=[np.int32(0)], **given)
+    assert {name: getattr(source, name) for name in numbers} == numbers
+    assert "np." not in f"{source!r}"
+
+
+def test_options_check_themselves_and_cannot_be_changed() -> None:
+    with pytest.raises(ConfigurationError, match="^threads must be an int from 1 to 64"):
+        Options(threads=0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Options().threads = 3  # type: ignore[misc]  # that is the point
 
 
 def test_all_errors_are_the_librarys(serve: Serve, read: Read) -> None:
