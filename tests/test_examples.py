@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-import flowercnn as fc
-from flowercnn.sources.tensorbay.credentials import KEY_VARIABLES
-from flowercnn.testing.tensorbay_server import (
+from tensorbay_server import (
     EXAMPLE_CLASSES,
     ServedDataset,
     TensorBayServer,
     example_files,
     loopback_certificate,
 )
+
+import flowercnn as fc
+from flowercnn.sources.tensorbay.credentials import KEY_VARIABLES
 
 ROOT = Path(__file__).parents[1]
 SLOW = ("backbones.md", "train.md")  # more than half a minute each

@@ -1,6 +1,6 @@
 """Pictures per second over TLS: our TensorBay against the bare SDK's loop, on the same server in another process.
 
-    python tests/benchmarks/remote_speed.py FOLDER [--rounds 3] [--latency 0.05] [--fault-rate 0.1]
+    PYTHONPATH=.:tests/servers python tests/benchmarks/remote_speed.py FOLDER [--rounds 3] ...
 
 FOLDER has one sub-folder of photographs per class. The SDK's loop reads 128 of them in one thread and without faults,
 of which it survives none. Rounds are interleaved; medians and their ratio are printed, and how much the memory grew.
@@ -19,8 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import flowercnn as fc
-from flowercnn.testing.tensorbay_server import (
+from tensorbay_server import (
     FAULTS,
     Knobs,
     ServedDataset,
@@ -28,6 +27,8 @@ from flowercnn.testing.tensorbay_server import (
     TensorBayServer,
     loopback_certificate,
 )
+
+import flowercnn as fc
 
 NAME = "Flower17-1"
 PEERS_SHARE = 128  # files: one page

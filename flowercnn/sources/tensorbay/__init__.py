@@ -1,8 +1,8 @@
-"""Pictures on TensorBay: who asks, what is asked, how it is fetched and where it is kept.
+"""Data sets on TensorBay.
 
-From the outside in: `source` (the class), `remote` and `objects` (a data set by name, or an SDK object in hand),
-`listing` (what is in it), `fetch` (its files, ahead of time and in order), `cache` (where they are kept), `api` (the
-SDK's client), `transport` (HTTP with repetitions), `credentials` (the access key) and `redaction` (logs without it).
+From the outside in: `source` (the class), `options` (how it reads), `objects` (the SDK's own), `fetch`
+(files, ahead of time and in order), `listing` (which files there are), `api` (the requests),
+`cache` (the files on disk), `transport` (HTTP with retries) and `credentials` (the access key).
 """
 
 from __future__ import annotations

@@ -14,13 +14,12 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from flowercnn._utils import expanded, user_cache
+from flowercnn._utils import entry_digest, expanded, read_entry, replace_file, user_cache
 from flowercnn.errors import SourceError
 
 __all__ = ["DiskCache", "NewFile", "clear_cache", "default_cache_dir"]
 
 _FOLDER: Final = "tensorbay"
-_DIGEST: Final = 16  # bytes at the end of every file
 _BEGIN: Final = 64  # bytes of a file that are looked at
 _LEFT_AFTER_TRIM: Final = 0.9
 _ABANDONED: Final = 24 * 3600  # seconds after which a temporary file belongs to nobody
@@ -77,21 +76,21 @@ class DiskCache:
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, or ``None`` if it is not there or damaged."""
+        path = self._path(name)
         try:
-            content = self._path(name).read_bytes()
+            content = read_entry(path)
         except OSError:
             return None
-        content, digest = content[:-_DIGEST], content[-_DIGEST:]
-        if hashlib.blake2b(content, digest_size=_DIGEST).digest() == digest:
-            self.has(name)
-            return content
-        _log.warning("A file in the cache %s is damaged; it is fetched again.", self._root)
-        with contextlib.suppress(OSError):  # another process may have it open, which on Windows keeps it there
-            self._path(name).unlink()
-        return None
+        except ValueError:
+            _log.warning("A file in the cache %s is damaged; it is fetched again.", self._root)
+            with contextlib.suppress(OSError):  # on Windows it stays while another process reads it
+                path.unlink()
+            return None
+        self.has(name)
+        return content
 
     def new_file(self, name: str) -> NewFile:
-        """Return something to write a file with; it exists once that is closed by `NewFile.keep`.
+        """Return a file to write to; it is in the cache once `commit` has moved it there.
 
         Raises:
             SourceError: If the cache cannot be written.
@@ -101,14 +100,14 @@ class DiskCache:
         except OSError as error:
             raise self.problem(error) from error
 
-    def keep(self, file: NewFile) -> None:
+    def commit(self, file: NewFile) -> None:
         """Move a file that was written to its place, and remove others if the limit is passed.
 
         Raises:
             SourceError: If the cache cannot be written.
         """
         try:
-            length = file.keep()
+            length = file.commit()
         except OSError as error:
             raise self.problem(error) from error
         with self._lock:
@@ -127,25 +126,24 @@ class DiskCache:
         )
 
     def read_record(self, name: str) -> Any:
-        """Return what was kept by `write_record`, or ``None``."""
+        """Return what `update_record` has written, or ``None``."""
         try:
             return json.loads(self._record_path(name).read_bytes())
         except (OSError, ValueError):
             return None
 
-    def write_record(self, name: str, record: Any) -> None:
-        """Keep a listing for `read_record`.
+    def update_record(self, name: str, record: Any) -> None:
+        """Write a listing for `read_record`, unless it is there: the cache may be read-only.
 
         Raises:
             SourceError: If the cache cannot be written.
         """
+        if self.read_record(name) == record:
+            return
+        path = self._record_path(name)
         try:
-            file = NewFile(self._record_path(name), digest=False)
-            try:
-                file.write(json.dumps(record).encode())
-                file.keep()
-            finally:
-                file.discard()
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            replace_file(path, lambda temporary: temporary.write_bytes(json.dumps(record).encode()))
         except OSError as error:
             raise self.problem(error) from error
 
@@ -192,48 +190,45 @@ class DiskCache:
 
 
 class NewFile:
-    """A file that comes into being whole or not at all.
+    """A file written in pieces, whole or not at all, its digest at the end.
 
     Args:
-        path: Where it shall be.
-        digest: Whether to add the digest of its content.
+        path: Its place.
 
     Raises:
         OSError: If it cannot be written.
     """
 
-    def __init__(self, path: Path, *, digest: bool = True) -> None:
+    def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = path
         self._temporary = path.with_name(f".{secrets.token_hex(8)}")
         self._file: BinaryIO = self._temporary.open("xb")
-        self._digest = hashlib.blake2b(digest_size=_DIGEST) if digest else None
-        self._kept = False
+        self._digest = entry_digest()
+        self._committed = False
         self.begin = b""
 
     def write(self, piece: bytes) -> None:
         """Add a piece."""
         if len(self.begin) < _BEGIN:
             self.begin += piece[: _BEGIN - len(self.begin)]
-        if self._digest is not None:
-            self._digest.update(piece)
+        self._digest.update(piece)
         self._file.write(piece)
 
-    def keep(self) -> int:
+    def commit(self) -> int:
         """Finish the file, move it to its place and return its length in bytes."""
-        if self._digest is not None:
-            self._file.write(self._digest.digest())
+        self._file.write(self._digest.digest())
         length = self._file.tell()
         self._file.close()
         os.replace(self._temporary, self._path)  # noqa: PTH105 - replaces on Windows too
-        self._kept = True
+        self._committed = True
         return length
 
     def discard(self) -> None:
-        """Remove what was written, unless it was kept."""
-        if self._kept:
+        """Remove what was written, unless it was committed."""
+        if self._committed:
             return
-        with contextlib.suppress(OSError):  # what could not be written is not wanted any more
+        with contextlib.suppress(OSError):  # the content is not needed any more
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from queue import Empty, Queue
 from typing import Final, Generic, TypeVar
 
-from flowercnn.sources.tensorbay.cache import DiskCache, NewFile
-from flowercnn.sources.tensorbay.listing import Entry, SegmentListing
-from flowercnn.sources.tensorbay.transport import RequestFailed, Transport, Wait
+from flowercnn.errors import SourceError
+from flowercnn.sources.tensorbay.api import NO_IMAGE, RemoteDataset, explained
+from flowercnn.sources.tensorbay.cache import NewFile
+from flowercnn.sources.tensorbay.listing import ListedFile, Online, SegmentListing, file_name
+from flowercnn.sources.tensorbay.transport import RequestFailed, Wait
 
-__all__ = ["NO_PICTURE", "FileFetch", "prefetch"]
-
-NO_PICTURE: Final = "NoPicture"
-"""The ``code`` of a failure where the answer was a page in place of a picture."""
+__all__ = ["fetch_content", "fetch_file", "prefetch"]
 
 _STALL: Final = 0.03  # seconds of waiting for one file after which more than a window is fetched
 _FIRST_STALL: Final = 0.5  # for the first one, which has to wait for connections
@@ -26,80 +25,108 @@ _THREADS_PER_DOWNLOAD: Final = 2  # so that some can pause before they repeat a 
 _REACH: Final = 8  # windows that may be fetched ahead of a file that has to be repeated
 _LAST_WAIT: Final = 1.0  # seconds to wait, when closed, for requests that are under way
 _STALE: Final = frozenset({400, 401, 403, 404, 410})  # what stores of files say of an address that has expired
-_NO_PICTURE: Final = (b"<", b"{")  # how an error page and a JSON answer begin, and no picture does
+_NO_IMAGE_BEGINS: Final = (b"<", b"{")  # as an error page and a JSON answer do, and no image does
 _BEFORE_PAGES: Final = b"\xef\xbb\xbf \t\r\n"  # a byte order mark and white space
 _PAGES: Final = (".svg", ".xml", ".html", ".htm", ".json")  # files that begin so by right
 
 A = TypeVar("A")
 
 
-@dataclass(slots=True)
-class FileFetch:
-    """The fetching of one file into the cache, however many requests it takes.
+def fetch_file(online: Online, file: ListedFile, stop: threading.Event | None = None) -> bool:
+    """Fetch a file into the cache, and return whether it was not there before.
 
     Args:
-        transport: What asks for it.
-        cache: Where it goes.
-        name: Of the file in the cache.
-        listing: Which knows its address.
-        entry: What is asked for.
-        keep_content: Whether to leave the bytes in ``content`` as well.
+        online: The data set.
+        file: One of its files.
+        stop: Ends the attempts when it is set.
+
+    Raises:
+        GaveUp: If there is no answer.
+        SourceError: If the cache cannot be written, or the listing has changed.
+        Stopped: If ``stop`` was set.
+    """
+    dataset = online.dataset()
+    if online.cache.has(file_name(online.cache, dataset, file.segment, file.path)):
+        return False
+    _Download(online, dataset, file).run(stop)
+    return True
+
+
+def fetch_content(online: Online, dataset: RemoteDataset, segment: str, path: str) -> bytes:
+    """Fetch a file that was removed from the cache, and return its content.
+
+    Raises:
+        SourceError: If it cannot be fetched.
+    """
+    where = f"TensorBay data set {online.name!r}, segment {segment!r}"
+    with explained(f"{where}, file {path!r}"):
+        for file in online.listing(dataset, segment):
+            if file.path == path:
+                content = bytearray()
+                _Download(online, dataset, file, content).run()
+                return bytes(content)
+    raise SourceError(f"{where}: there is no file {path!r} any more.")
+
+
+@dataclass(slots=True)
+class _Download:
+    """The download of one file into the cache, however many requests it takes.
+
+    Args:
+        online: The data set.
+        dataset: The same at its commit.
+        file: One of its files.
+        content: Takes the bytes as well, if given.
     """
 
-    transport: Transport
-    cache: DiskCache
-    name: str
-    listing: SegmentListing
-    entry: Entry
-    keep_content: bool = False
-    content: bytearray = field(default_factory=bytearray, repr=False)
-    _refused: str | None = field(default=None, repr=False)
+    online: Online
+    dataset: RemoteDataset
+    file: ListedFile
+    content: bytearray | None = None
+    refused: str | None = field(default=None, init=False)  # the address that was refused last
 
     def run(self, stop: threading.Event | None = None) -> None:
-        """Fetch it; ``stop`` ends the attempts when it is set.
+        what = f"GET file {self.file.segment}/{self.file.path}"
+        self.online.api.transport.retry(self._attempt, what, kind="file", stop=stop)
+        self._listing.forget_url(self.file)
 
-        Raises:
-            GaveUp: If it cannot be had.
-            Stopped: If ``stop`` was set.
-            SourceError: If the cache cannot be written, or the listing has changed.
-        """
-        what = f"GET file {self.entry.segment}/{self.entry.path}"
-        self.transport.persist(self._attempt, what, kind="file", stop=stop)
-        self.listing.forget_url(self.entry)
+    @property
+    def _listing(self) -> SegmentListing:
+        return self.online.listing(self.dataset, self.file.segment)
 
-    def _attempt(self, limit: Wait) -> None:
-        url = self.listing.url(self.entry, self._refused, limit)
-        file = self.cache.new_file(self.name)
+    def _attempt(self, wait: Wait) -> None:
+        url = self._listing.url(self.file, self.refused, wait)
+        cache = self.online.cache
+        new = cache.new_file(file_name(cache, self.dataset, self.file.segment, self.file.path))
         try:
-            self._download(url, file, limit)
-            self.cache.keep(file)
-        except RequestFailed as error:
-            failure = error
-        else:
-            return
+            self._download(url, new, wait)
+            cache.commit(new)
+        except RequestFailed as failure:
+            if failure.status in _STALE:
+                failure.repeat = True
+                failure.at_once = self.refused is None
+                self.refused = url
+            raise
         finally:
-            file.discard()
-        if failure.status in _STALE:
-            failure.repeat, failure.at_once = True, self._refused is None
-            self._refused = url
-        raise failure
+            new.discard()
 
-    def _download(self, url: str, file: NewFile, limit: Wait) -> None:
-        self.content.clear()
+    def _download(self, url: str, new: NewFile, wait: Wait) -> None:
+        if self.content is not None:
+            self.content.clear()
 
         def write(piece: bytes) -> None:
-            file.write(piece)
-            if self.keep_content:
+            new.write(piece)
+            if self.content is not None:
                 self.content += piece
 
         try:
-            self.transport.download(url, write, limit)
+            self.online.api.transport.download(url, write, wait)
         except OSError as error:  # of writing; those of the network are RequestFailed
-            raise self.cache.problem(error) from error
-        is_page = file.begin.lstrip(_BEFORE_PAGES).startswith(_NO_PICTURE)
-        if is_page and not self.entry.path.lower().endswith(_PAGES):  # once kept, it would be in the cache for good
-            reason = "the server answered with a page or JSON in place of the picture"
-            raise RequestFailed(reason, repeat=True, code=NO_PICTURE)
+            raise self.online.cache.problem(error) from error
+        is_page = new.begin.lstrip(_BEFORE_PAGES).startswith(_NO_IMAGE_BEGINS)
+        if is_page and not self.file.path.lower().endswith(_PAGES):  # it would stay in the cache
+            reason = "the server answered with a page or JSON in place of the image"
+            raise RequestFailed(reason, repeat=True, code=NO_IMAGE)
 
 
 def prefetch(
@@ -107,20 +134,20 @@ def prefetch(
 ) -> Iterator[A]:
     """Yield each item, in order, once ``fetch(item, stop)`` has returned.
 
-    At most ``window`` items are under way or done ahead of the consumer, however slow it is. Only while it waits for
-    one item that takes long, such as one that has to be repeated, do the other threads go on, up to eight windows
-    ahead: what they fetch is on disk and takes no memory. An exception is raised where its item would have come, and
-    closing the iterator ends what is under way.
+    At most ``window`` items are under way or done ahead of the consumer, however slow it is. Only
+    while it waits for one slow item, such as one that is retried, do the other threads continue, up
+    to eight windows ahead: what they fetch is on disk and takes no memory. An exception is raised
+    in place of its item, and closing the iterator ends what is under way.
     """
     pending: deque[tuple[A, Future[object]]] = deque()
     stop = threading.Event()
     pool = ThreadPoolExecutor(_THREADS_PER_DOWNLOAD * threads, thread_name_prefix="flowercnn-tensorbay")
     reach = _REACH * window
-    listed = _ReadAhead(items, reach, stop)
+    reader = _ReadAhead(items, reach, stop)
 
     def submit(count: int) -> None:
         for _ in range(count):
-            item = listed.take(wait=not pending)
+            item = reader.take(wait=not pending)
             if item is None:
                 break
             pending.append((item, pool.submit(fetch, item, stop)))
@@ -141,8 +168,8 @@ def prefetch(
     finally:
         stop.set()
         under_way = [future for _, future in pending if not future.cancel()]
-        ended = listed.close(_LAST_WAIT) and not wait(under_way, timeout=_LAST_WAIT).not_done
-        pool.shutdown(wait=ended)  # else its threads end when a server that hangs has used up its time
+        ended = reader.close(_LAST_WAIT) and not wait(under_way, timeout=_LAST_WAIT).not_done
+        pool.shutdown(wait=ended)  # otherwise its threads end with the time of a hanging server
 
 
 class _ReadAhead(Generic[A]):

@@ -6,12 +6,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowercnn.errors import ConfigurationError
-from flowercnn.sources.tensorbay.api import load_sdk
+from flowercnn.errors import ConfigurationError, SourceError
+from flowercnn.sources.tensorbay.api import FUSION, load_sdk
 from flowercnn.sources.tensorbay.credentials import Secret
-from flowercnn.sources.tensorbay.listing import FUSION
+from flowercnn.sources.tensorbay.listing import File
 
-__all__ = ["LocalDataset", "RemoteObject", "understand"]
+__all__ = ["LocalDataset", "LocalFile", "RemoteObject", "convert_object"]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile(File):
+    """A file on this machine.
+
+    Args:
+        segment: Of the data set.
+        path: In the segment.
+        label: Its class, or ``None``.
+        local_path: On this machine.
+    """
+
+    local_path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +59,40 @@ class LocalDataset:
     segments: Mapping[str, Any] = field(repr=False)
     catalogue: Any = field(repr=False)
 
-    def files(self, segment: str) -> Iterator[tuple[str, str | None, str]]:
-        """Yield remote path, class and local path of each file of a segment.
+    def files(self, segment: str) -> Iterator[LocalFile]:
+        """Yield the files of a segment.
 
         Raises:
             ConfigurationError: If a file is not on this machine.
+            SourceError: If the segment is empty.
         """
+        if not len(self.segments[segment]):
+            raise SourceError(
+                f"TensorBay data set {self.name!r}: the segment {segment!r} is empty. Choose others "
+                "with segments=[...]."
+            )
         for data in self.segments[segment]:
             if not hasattr(data, "target_remote_path") or hasattr(data, "url"):
                 raise ConfigurationError(
-                    f"The local segment {segment!r} must hold tensorbay Data, files on this machine. Received: "
-                    f"{type(data).__name__}. For remote files give the remote data set, and segments=[...]."
+                    f"The local segment {segment!r} must hold tensorbay Data, files on this machine. "
+                    f"Received: {type(data).__name__}. For remote files give the remote data set, "
+                    "and segments=[...]."
                 )
             category = getattr(getattr(data.label, "classification", None), "category", None)
-            yield data.target_remote_path, category if isinstance(category, str) and category else None, data.path
+            label = category if isinstance(category, str) and category else None
+            yield LocalFile(segment, data.target_remote_path, label, data.path)
 
     def categories(self) -> tuple[str, ...] | None:
-        """Return the categories of the catalogue in its order, or ``None`` where it has none."""
+        """Return the categories of the catalogue in its order, or ``None`` without a catalogue."""
         entries = getattr(getattr(self.catalogue, "classification", None), "categories", None)
         return tuple(entry.name for entry in entries) if entries else None
 
 
-def understand(thing: Any) -> RemoteObject | LocalDataset:
-    """Return what an object of the SDK stands for; nothing is asked of TensorBay.
+def convert_object(thing: Any) -> RemoteObject | LocalDataset:
+    """Return what an object of the SDK stands for, without a request.
 
     Raises:
-        ConfigurationError: If it is no ``Dataset`` or ``Segment`` of pictures.
+        ConfigurationError: If it is not a ``Dataset`` or ``Segment`` of images.
     """
     kinds = load_sdk().dataset
     if isinstance(thing, (kinds.FusionDataset, kinds.FusionSegment)):

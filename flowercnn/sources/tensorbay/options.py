@@ -1,83 +1,134 @@
-"""The arguments of `TensorBay`, checked when they are given and not in the middle of a night."""
+"""How a data set on TensorBay is read: options that check themselves."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from flowercnn.errors import ConfigurationError
-from flowercnn.sources.tensorbay.credentials import Secret, key_problem
-from flowercnn.sources.tensorbay.objects import RemoteObject
+from flowercnn._utils import as_path, check_choice, check_count, check_number
+from flowercnn.errors import ConfigurationError, UnknownNameError, closest, few
+from flowercnn.sources.tensorbay.credentials import contains_key
 
-if TYPE_CHECKING:
-    from flowercnn.sources.tensorbay.source import TensorBay
-
-__all__ = ["check_object", "check_options", "check_url", "plain_segments"]
+__all__ = ["Options", "check_url"]
 
 _MOST_THREADS: Final = 64
+_WINDOWS: Final = 4  # files fetched ahead per thread
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_PATHS: Final = ("ca_bundle", "cache_dir")
 
 
-def check_options(source: TensorBay) -> None:
-    """Refuse arguments that cannot be meant.
-
-    Raises:
-        ConfigurationError: If one has a type or value it cannot have. The access key is not shown.
-    """
-    _check_key(source)
-    segments, revision, patience = source.segments, source.revision, source.patience
-    _require("segments", segments, segments is None or _are_segments(segments), "a list of names or numbers, or None")
-    is_revision = revision is None or (isinstance(revision, str) and bool(revision))
-    _require("revision", revision, is_revision, "a branch, tag or commit id, or None")
-    check_url(source.url)
-    _require("profile", source.profile, isinstance(source.profile, str), "the name of a profile in ~/.gasconfig")
-    _check_paths(source)
-    for name in ("predefined_splits", "offline"):
-        _require(name, getattr(source, name), isinstance(getattr(source, name), bool), "True or False")
-    policies = (None, "error", "skip", "keep")
-    _require("unlabelled", source.unlabelled, source.unlabelled in policies, "None, 'error', 'skip' or 'keep'")
-    threads = source.threads
-    _require("threads", threads, _is_count(threads) and threads <= _MOST_THREADS, f"an int from 1 to {_MOST_THREADS}")
-    _require("window", source.window, source.window is None or _is_count(source.window), "an int from 1, or None")
-    _require("cache_limit", source.cache_limit, _is_count(source.cache_limit), "a number of bytes, an int from 1")
-    is_number = isinstance(patience, (int, float)) and not isinstance(patience, bool)
-    _require("patience", patience, is_number and 0 < patience < math.inf, "seconds, a finite number above 0")
-
-
-def plain_segments(given: Any) -> Any:
-    """Return the segments wanted as a list, one of them too, with NumPy's numbers as those of Python."""
-    if isinstance(given, (str, int, np.integer)):
-        given = [given]
-    if isinstance(given, (list, tuple)) and any(isinstance(item, np.integer) for item in given):
-        return [int(item) if isinstance(item, np.integer) else item for item in given]
-    return given
-
-
-def check_object(source: TensorBay) -> None:
-    """Refuse arguments that an object of the SDK has its own say about.
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Options:
+    """Options of `TensorBay`, which describes them.
 
     Raises:
-        ConfigurationError: If one is given.
+        ConfigurationError: If one has a type or value it cannot have.
     """
-    for name in ("access_key", "revision", "url"):
-        if getattr(source, name) is not None:
-            raise ConfigurationError(
-                f"{name} must be None where dataset is an object of the SDK: it is read from there as it was opened."
+
+    segments: Sequence[str | int] | None = None
+    revision: str | None = None
+    url: str | None = None
+    profile: str = "default"
+    ca_bundle: str | os.PathLike[str] | None = None
+    unlabelled: Literal["error", "skip", "keep"] | None = None
+    predefined_splits: bool = True
+    threads: int = 16
+    window: int | None = None
+    patience: float = 10.0
+    cache_dir: str | os.PathLike[str] | None = None
+    cache_limit: int = 10 * 2**30
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_texts()
+        self._check_paths()
+        check_url(self.url)
+        checked = {
+            "segments": _segments(self.segments),
+            "unlabelled": check_choice("unlabelled", self.unlabelled, (None, "error", "skip", "keep")),
+            "threads": check_count("threads", self.threads, most=_MOST_THREADS),
+            "patience": check_number("patience", self.patience, above=0),
+            "cache_limit": check_count("cache_limit", self.cache_limit),
+        }
+        if self.window is not None:
+            checked["window"] = check_count("window", self.window)
+        for name in ("predefined_splits", "offline"):
+            checked[name] = check_choice(name, getattr(self, name), (True, False))
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def files_ahead(self) -> int:
+        """Files fetched ahead of the sample that was yielded last."""
+        return self.window or _WINDOWS * self.threads
+
+    def check_for_object(self, access_key: object, *, is_segment: bool) -> None:
+        """Refuse options that an object of the SDK decides.
+
+        Raises:
+            ConfigurationError: If one is given.
+        """
+        given = {"access_key": access_key, "revision": self.revision, "url": self.url}
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigurationError(
+                    f"{name} must be None where dataset is an object of the SDK: it is read from "
+                    "there as it was opened."
+                )
+        if self.offline:
+            raise ConfigurationError("offline needs the name of a data set. Received: an object of the SDK")
+        if is_segment and self.segments is not None:
+            raise ConfigurationError("segments must be None where dataset is a Segment.")
+
+    def chosen_segments(self, names: Sequence[str], dataset: str) -> list[str]:
+        """Return the names of the segments wanted, by name or number, in the order wanted.
+
+        Raises:
+            UnknownNameError: If there is no such segment, or one is wanted twice.
+        """
+        chosen: list[str] = []
+        for item in names if self.segments is None else self.segments:
+            if isinstance(item, int) and -len(names) <= item < len(names):
+                chosen.append(names[item])
+            elif item in names:
+                chosen.append(str(item))
+            else:
+                raise UnknownNameError(
+                    f"The TensorBay data set {dataset!r} has {len(names)} segments, numbered from "
+                    f"0: {few(names)}.{closest(item, names)} Received: segments with {item!r}"
+                )
+        if len(set(chosen)) != len(chosen):
+            raise UnknownNameError(
+                f"segments must name each segment once. Received: {list(self.segments or ())!r} = {chosen!r}"
             )
-    if source.offline:
-        raise ConfigurationError("offline needs the name of a data set. Received: an object of the SDK")
-    if (
-        isinstance(source.dataset, RemoteObject)
-        and source.dataset.segment is not None
-        and source.segments is not None
-    ):
-        raise ConfigurationError("segments must be None where dataset is a Segment.")
+        return chosen
+
+    def _check_texts(self) -> None:
+        for option in dataclasses.fields(Options):
+            value = getattr(self, option.name)
+            texts = value if isinstance(value, (list, tuple)) else [value]
+            is_path = option.name in _PATHS  # which may well have a part of that form
+            if any(contains_key(text, only=is_path) for text in texts):
+                raise ConfigurationError(
+                    f"{option.name} must not be an access key, which belongs in access_key. Received: an access key"
+                )
+        if not isinstance(self.profile, str):
+            raise _wrong("profile", "the name of a profile in ~/.gasconfig", self.profile)
+        if not (self.revision is None or (isinstance(self.revision, str) and self.revision)):
+            raise _wrong("revision", "a branch, tag or commit id, or None", self.revision)
+
+    def _check_paths(self) -> None:
+        if self.cache_dir is not None:
+            as_path(self.cache_dir, "cache_dir")
+        if self.ca_bundle is not None and not as_path(self.ca_bundle, "ca_bundle").exists():
+            rule = "an existing file or folder of certificates, or None"
+            raise _wrong("ca_bundle", rule, self.ca_bundle)
 
 
 def check_url(url: object) -> None:
@@ -89,63 +140,33 @@ def check_url(url: object) -> None:
     if url is None:
         return
     rule = "the address of a TensorBay, such as 'https://gas.graviti.com/'"
-    _require("url", url, isinstance(url, str), rule)
-    if _has_password(str(url)):
-        raise ConfigurationError(f"url must be {rule}, without user name and password. Received: one with them")
-    try:
-        parts = urlsplit(str(url))
-        host = parts.hostname or ""
-    except ValueError:
-        parts, host = urlsplit(""), ""
-    _require("url", url, bool(host) and parts.scheme in ("https", "http"), rule)
-    is_safe = parts.scheme == "https" or host in _LOOPBACK
-    _require("url", url, is_safe, f"{rule}, https because the access key is sent there")
-
-
-def _has_password(url: str) -> bool:
-    """Return whether there is a user or password in an address, which leaves it in no variable of the caller."""
+    if not isinstance(url, str):
+        raise _wrong("url", rule, url)
     try:
         parts = urlsplit(url)
-        return bool(parts.username or parts.password)
+        host, has_password = parts.hostname or "", bool(parts.username or parts.password)
     except ValueError:
-        return False
+        raise _wrong("url", rule, url) from None
+    if has_password:
+        raise ConfigurationError(f"url must be {rule}, without user name and password. Received: one with them")
+    if not host or parts.scheme not in ("https", "http"):
+        raise _wrong("url", rule, url)
+    if parts.scheme == "http" and host not in _LOOPBACK:
+        raise _wrong("url", f"{rule}, https because the access key is sent there", url)
 
 
-def _check_paths(source: TensorBay) -> None:
-    bundle, folder = source.ca_bundle, source.cache_dir
-    exists = bundle is None or (isinstance(bundle, (str, os.PathLike)) and Path(bundle).exists())
-    _require("ca_bundle", bundle, exists, "an existing file or folder of certificates, or None")
-    is_path = folder is None or isinstance(folder, (str, os.PathLike))
-    _require("cache_dir", folder, is_path, "the path of a folder, or None")
+def _segments(given: Any) -> list[str | int] | None:
+    """Return the segments wanted as a list, NumPy's numbers as Python's."""
+    if given is None:
+        return None
+    items = [given] if isinstance(given, (str, int, np.integer)) else given
+    is_list = isinstance(items, Sequence) and len(items) > 0
+    if not is_list or not all(
+        isinstance(item, (str, int, np.integer)) and not isinstance(item, bool) for item in items
+    ):
+        raise _wrong("segments", "a list of names or numbers, or None", given)
+    return [int(item) if isinstance(item, np.integer) else item for item in items]
 
 
-def _check_key(source: TensorBay) -> None:
-    if isinstance(source.dataset, str) and key_problem(source.dataset) is None:
-        raise ConfigurationError("dataset must be the name of a TensorBay data set. Received: an access key")
-    if source.dataset is None or source.dataset == "":
-        raise ConfigurationError(f"dataset must be the name of a TensorBay data set. Received: {source.dataset!r}")
-    secret = source.access_key  # revealed in no variable: a traceback may show them
-    given = isinstance(secret, Secret) and secret.reveal() is not None
-    problem = key_problem(secret.reveal()) if given else None  # type: ignore[union-attr]
-    if problem is not None:
-        raise ConfigurationError(
-            "access_key must begin with 'Accesskey-' or 'ACCESSKEY-', as TensorBay's developer tools show it. "
-            f"Received: {problem}"
-        )
-
-
-def _require(name: str, value: object, fits: bool, rule: str) -> None:  # noqa: FBT001 - reads well where it is called
-    if not fits:
-        raise ConfigurationError(f"{name} must be {rule}. Received: {name}={value!r}")
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _are_segments(value: object) -> bool:
-    return (
-        isinstance(value, Sequence)
-        and len(value) > 0
-        and all(isinstance(item, (str, int)) and not isinstance(item, bool) for item in value)
-    )
+def _wrong(name: str, rule: str, value: object) -> ConfigurationError:
+    return ConfigurationError(f"{name} must be {rule}. Received: {name}={value!r}")

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from flowercnn.sources.tensorbay import TensorBay
-from flowercnn.testing.tensorbay_server import (
+from tensorbay_server import (
     Knobs,
     ServedDataset,
     TensorBayServer,
     example_dataset,
     loopback_certificate,
 )
+
+from flowercnn.sources.tensorbay import TensorBay
 
 
 @pytest.fixture(autouse=True)

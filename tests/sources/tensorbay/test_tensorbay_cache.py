@@ -14,18 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from flowercnn.errors import SourceError
-from flowercnn.sources.base import Sample
-from flowercnn.sources.tensorbay import TensorBay, clear_cache
-from flowercnn.sources.tensorbay.cache import DiskCache, NewFile, default_cache_dir
-from flowercnn.testing.tensorbay_server import (
+from tensorbay_server import (
     ServedDataset,
     ServedFile,
     TensorBayServer,
     example_dataset,
     example_files,
 )
+
+from flowercnn.errors import SourceError
+from flowercnn.sources.base import Sample
+from flowercnn.sources.tensorbay import TensorBay, clear_cache
+from flowercnn.sources.tensorbay.cache import DiskCache, NewFile, default_cache_dir
 
 Serve = Callable[..., TensorBayServer]
 Read = Callable[..., TensorBay]
@@ -158,7 +158,7 @@ def test_temporary_files_of_killed_processes_are_removed_after_a_day(tmp_path: P
         os.utime(path, (time.time() - age, time.time() - age))
     cache = DiskCache(tmp_path, 10**6)
     file = cache.new_file(cache.name("a"))
-    cache.keep(file)
+    cache.commit(file)
     assert not old.exists()
     assert young.exists()
 

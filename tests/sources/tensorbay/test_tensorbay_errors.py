@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import socket
@@ -13,11 +14,13 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tensorbay_server import ServedDataset, ServedFile, TensorBayServer, _Refused, example_files
 
 from flowercnn.errors import ConfigurationError, FlowerCNNError, MissingDependencyError, SourceError
 from flowercnn.sources.tensorbay import TensorBay, api, cache
-from flowercnn.testing.tensorbay_server import ServedDataset, ServedFile, TensorBayServer, _Refused, example_files
+from flowercnn.sources.tensorbay.options import Options
 
 Serve = Callable[..., TensorBayServer]
 Read = Callable[..., TensorBay]
@@ -32,7 +35,7 @@ def within_fifteen_seconds() -> Iterator[None]:
 
 
 def test_a_wrong_key_is_refused_with_where_to_find_the_right_one(server: TensorBayServer, read: Read) -> None:
-    with pytest.raises(SourceError, match="HTTP 401: Unauthorized.*The access key is not accepted. Copy it anew"):
+    with pytest.raises(SourceError, match="HTTP 401: Unauthorized.*The access key is not accepted. Copy it again"):
         list(read(server, access_key="Accesskey-of-someone-else"))
     assert len(server.asked) == 1
 
@@ -87,14 +90,14 @@ def test_the_standard_patience_leaves_room_below_fifteen_seconds() -> None:
 def test_a_disk_that_is_full_is_one_error_that_names_the_cache(
     server: TensorBayServer, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = cache.NewFile.keep
+    commit = cache.NewFile.commit
 
-    def keep_three(self: cache.NewFile) -> int:
+    def commit_three(self: cache.NewFile) -> int:
         if len(list((tmp_path / "cache").rglob("files/*/[0-9a-f]*"))) >= 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return keep(self)
+        return commit(self)
 
-    monkeypatch.setattr(cache.NewFile, "keep", keep_three)
+    monkeypatch.setattr(cache.NewFile, "commit", commit_three)
     with pytest.raises(SourceError, match=f"{tmp_path}/cache/tensorbay: .*No space left on device.*cache_dir"):
         list(read(server, threads=1))
     assert server.count("file") <= 8  # it is not tried again and again
@@ -195,6 +198,21 @@ def test_an_argument_that_cannot_be_meant_is_refused_when_it_is_given(options: d
         TensorBay(**{"dataset": "Flowers", "access_key": KEY, **options})
     assert "secret" not in str(caught.value)
     assert KEY not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_taken_as_those_of_python() -> None:
+    numbers: dict[str, Any] = {"threads": 8, "window": 32, "cache_limit": 10**6, "patience": 2.5}
+    given = {name: np.asarray(value)[()] for name, value in numbers.items()}
+    source = TensorBay("Flowers", KEY, segments=[np.int32(0)], **given)
+    assert {name: getattr(source, name) for name in numbers} == numbers
+    assert "np." not in f"{source!r}"
+
+
+def test_options_check_themselves_and_cannot_be_changed() -> None:
+    with pytest.raises(ConfigurationError, match="^threads must be an int from 1 to 64"):
+        Options(threads=0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Options().threads = 3  # type: ignore[misc]  # that is the point
 
 
 def test_all_errors_are_the_librarys(serve: Serve, read: Read) -> None:

@@ -16,16 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorbay_server
 from tensorbay import GAS
 from tensorbay.client import config
 from tensorbay.utility.requests import get_session
-
-from flowercnn.errors import ConfigurationError, SourceError
-from flowercnn.sources.base import Sample
-from flowercnn.sources.tensorbay import TensorBay
-from flowercnn.sources.tensorbay.transport import Stopped, Transport, Wait
-from flowercnn.testing import tensorbay_server
-from flowercnn.testing.tensorbay_server import (
+from tensorbay_server import (
     FAULTS,
     ServedDataset,
     ServedFile,
@@ -33,6 +28,11 @@ from flowercnn.testing.tensorbay_server import (
     example_dataset,
     example_files,
 )
+
+from flowercnn.errors import ConfigurationError, SourceError
+from flowercnn.sources.base import Sample
+from flowercnn.sources.tensorbay import TensorBay
+from flowercnn.sources.tensorbay.transport import Stopped, Transport, Wait
 
 Serve = Callable[..., TensorBayServer]
 Read = Callable[..., TensorBay]
@@ -194,7 +194,7 @@ def test_giving_up_names_the_file_and_counts_and_goes_on_from_there(server: Tens
         keys(read(server, segments=["train"], threads=1, window=1, patience=2))
     message = str(caught.value)
     assert "data set 'Flowers', segment 'train', file 'tulip/00003.jpg': HTTP 503" in message
-    assert "3 files were fetched and 0 were there before; the next run goes on from there" in message
+    assert "3 files were fetched and 0 were there before; the next run continues from there" in message
     server.knobs.script, server.asked[:] = {}, []
     assert keys(read(server, segments=["train"])) == TRAIN
     assert server.count("file") == 9
@@ -244,7 +244,7 @@ def test_a_page_that_keeps_coming_for_a_picture_is_an_error_and_never_kept(
 @pytest.mark.parametrize("page", [b"\n  <html>", b"\xef\xbb\xbf<?xml", b' {"error": 1}'])
 def test_a_page_may_begin_with_white_space(serve: Serve, read: Read, page: bytes) -> None:
     server = serve(ServedDataset("Flowers", {"train": [ServedFile("a", page, "rose")]}))
-    with pytest.raises(SourceError, match="a page or JSON in place of the picture"):
+    with pytest.raises(SourceError, match="a page or JSON in place of the image"):
         list(read(server, patience=0.2))
 
 
@@ -402,7 +402,7 @@ def test_an_answer_nobody_wants_any_more_is_not_read_to_its_end(
     stop = threading.Event()
     url = server.signed(FLOWERS, FLOWERS.commit_of("main"), "train", 0)
     with pytest.raises(Stopped):
-        Transport(1, 60).download(url, lambda _: stop.set(), Wait(1, 1, time.monotonic() + 60, stop, 60))
+        Transport(1, 60).download(url, lambda _: stop.set(), Wait(1, time.monotonic() + 60, stop))
 
 
 @pytest.mark.parametrize(("limit", "what"), [("_LARGEST_FILE", "file"), ("_LARGEST_ANSWER", "catalogue|data set")])

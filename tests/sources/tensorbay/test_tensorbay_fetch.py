@@ -154,7 +154,7 @@ def test_pauses_grow_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(threading.Event, "wait", lambda _, seconds: pauses.append(seconds))
     for _ in range(2):
-        Transport(1, 1000).persist(Sometimes(*[RequestFailed("x", repeat=True) for _ in range(8)]), "x", kind="file")
+        Transport(1, 1000).retry(Sometimes(*[RequestFailed("x", repeat=True) for _ in range(8)]), "x", kind="file")
     first, second = pauses[:8], pauses[8:]
     assert all(0.05 * 2**n <= pause <= min(0.15 * 2**n, 3.0) for n, pause in enumerate(first[:5]))
     assert max(pauses) <= 3.0
@@ -164,14 +164,14 @@ def test_pauses_grow_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_help_is_not_repeated() -> None:
     attempt = Sometimes(RequestFailed("no such thing", repeat=False))
     with pytest.raises(GaveUp, match="no such thing; tried once"):
-        Transport(1, 10).persist(attempt, "x", kind="api")
+        Transport(1, 10).retry(attempt, "x", kind="api")
 
 
 def test_every_attempt_ends_within_patience() -> None:
     attempt = Sometimes(*[RequestFailed("x", repeat=True) for _ in range(50)])
     began = time.monotonic()
     with pytest.raises(GaveUp, match="tried . times in 0"):
-        Transport(1, 0.5).persist(attempt, "x", kind="api")
+        Transport(1, 0.5).retry(attempt, "x", kind="api")
     assert time.monotonic() - began < 0.6
     assert all(wait.remaining <= 0.5 for wait in attempt.waits)
 
@@ -181,7 +181,7 @@ def test_a_stopped_fetch_does_not_wait_for_its_pause() -> None:
     threading.Timer(0.05, stop.set).start()
     began = time.monotonic()
     with pytest.raises(Stopped):
-        Transport(1, 100).persist(
+        Transport(1, 100).retry(
             Sometimes(RequestFailed("x", repeat=True, retry_after=50)), "x", kind="file", stop=stop
         )
     assert time.monotonic() - began < 2
@@ -189,6 +189,6 @@ def test_a_stopped_fetch_does_not_wait_for_its_pause() -> None:
 
 def test_a_server_is_given_longer_from_the_second_repetition_on() -> None:
     attempt = Sometimes(*[RequestFailed("x", repeat=True) for _ in range(4)])
-    Transport(1, 100).persist(attempt, "x", kind="api")
+    Transport(1, 100).retry(attempt, "x", kind="api")
     waits = [wait.read for wait in attempt.waits]
     assert waits == [2, 2, 4, 8, 16]

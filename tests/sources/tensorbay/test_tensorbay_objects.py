@@ -15,12 +15,12 @@ from tensorbay import GAS
 from tensorbay import dataset as sdk
 from tensorbay.label import Catalog, Classification
 from tensorbay.opendataset import Flower17
+from tensorbay_server import ServedDataset, TensorBayServer, example_dataset, example_files
 
 from flowercnn.data.dataset import Dataset
 from flowercnn.errors import ConfigurationError, DataError, SourceError
 from flowercnn.preprocessing.decode import read_content
 from flowercnn.sources.tensorbay import TensorBay
-from flowercnn.testing.tensorbay_server import ServedDataset, TensorBayServer, example_dataset, example_files
 
 pytestmark = pytest.mark.versions
 

@@ -14,15 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from flowercnn.data.dataset import Dataset
-from flowercnn.errors import DataError, ImageError, SourceError, UnknownNameError
-from flowercnn.preprocessing.decode import decode_image
-from flowercnn.preprocessing.preprocessing import Preprocessing
-from flowercnn.sources.base import DataSource, Sample
-from flowercnn.sources.registry import open_source
-from flowercnn.sources.tensorbay import TensorBay
-from flowercnn.testing.tensorbay_server import (
+from tensorbay_server import (
     EXAMPLE_CLASSES,
     ServedDataset,
     ServedFile,
@@ -31,6 +23,14 @@ from flowercnn.testing.tensorbay_server import (
     example_dataset,
     example_files,
 )
+
+from flowercnn.data.dataset import Dataset
+from flowercnn.errors import DataError, ImageError, SourceError, UnknownNameError
+from flowercnn.preprocessing.decode import decode_image
+from flowercnn.preprocessing.preprocessing import Preprocessing
+from flowercnn.sources.base import DataSource, Sample
+from flowercnn.sources.registry import open_source
+from flowercnn.sources.tensorbay import TensorBay
 
 pytestmark = pytest.mark.versions
 
@@ -285,7 +285,7 @@ def test_a_listing_that_changes_its_length_is_refused(serve: Serve, read: Read) 
     files += example_files(1, 200)
     with pytest.raises(SourceError, match="contradicts itself: 200 entries announced, then 201") as caught:
         list(samples)
-    assert re.search(r"\. \d+ files were fetched and 0 were there before; the next run goes on", str(caught.value))
+    assert re.search(r"\. \d+ files were fetched and 0 were there before; the next run continues", str(caught.value))
 
 
 @pytest.mark.parametrize("count", [130, 3])  # on two pages, and on one

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorbay_server import ServedDataset, ServedFile, TensorBayServer
 
 import flowercnn as fc
-from flowercnn.testing.tensorbay_server import ServedDataset, ServedFile, TensorBayServer
 
 pytestmark = pytest.mark.versions
 

@@ -1,4 +1,4 @@
-"""A TensorBay of one's own on this machine: what `flowercnn.TensorBay` is tested against, faults included.
+"""A TensorBay server on this machine: what `flowercnn.TensorBay` is tested against, faults included.
 
 It speaks the part of the protocol that reading needs, to the SDK itself as well:
 
@@ -26,7 +26,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from flowercnn.testing.tensorbay_data import (
+from tensorbay_data import (
     EXAMPLE_CLASSES,
     FAULTS,
     LARGEST_PAGE,
@@ -69,12 +69,6 @@ class TensorBayServer:
         key: The access key it accepts.
         knobs: How it behaves.
         tls: A server-side TLS context, such as `loopback_certificate` makes; ``None`` for plain HTTP.
-
-    Example:
-        >>> from flowercnn import TensorBay
-        >>> with TensorBayServer([example_dataset("Flowers", train=2)]) as server:
-        ...     [sample.key for sample in TensorBay("Flowers", server.key, url=server.url, segments=["train"])]
-        ['train/tulip/00000.jpg', 'train/daisy/00001.jpg']
     """
 
     def __init__(
@@ -185,7 +179,7 @@ class TensorBayServer:
             raise _not_there("section", section)
         return answers[part](dataset, query)
 
-    def _info(self, dataset: ServedDataset, query: Mapping[str, str]) -> dict[str, Any]:  # noqa: ARG002 - like others
+    def _info(self, dataset: ServedDataset, query: Mapping[str, str]) -> dict[str, Any]:
         return {
             "name": dataset.name,
             "type": int(dataset.fusion),
@@ -383,7 +377,7 @@ def _kind_of(path: str) -> str:
         return "file"
     section = path.removeprefix(_API)
     parts = section.split("/", 2)
-    return parts[2] if len(parts) > 2 else "dataset" if len(parts) == 2 else parts[0]  # noqa: PLR2004
+    return parts[2] if len(parts) > 2 else "dataset" if len(parts) == 2 else parts[0]
 
 
 def _commit(commit_id: str) -> dict[str, Any]:

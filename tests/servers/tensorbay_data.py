@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import trustme
 from PIL import Image
-
-from flowercnn.errors import MissingDependencyError
 
 __all__ = [
     "EXAMPLE_CLASSES",
@@ -188,14 +187,7 @@ def loopback_certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
 
     Args:
         folder: Where to put that file.
-
-    Raises:
-        MissingDependencyError: If trustme is not installed.
     """
-    try:
-        import trustme
-    except ImportError as error:
-        raise MissingDependencyError("A certificate for tests needs trustme: pip install trustme") from error
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
