@@ -202,8 +202,9 @@ def test_an_argument_that_cannot_be_meant_is_refused_when_it_is_given(options: d
 
 def test_numbers_of_numpy_are_taken_as_those_of_python() -> None:
     numbers: dict[str, Any] = {"threads": 8, "window": 32, "cache_limit": 10**6, "patience": 2.5}
-    given = {name: np.asarray(value)[()] for name, value in numbers.items()}
-    source = TensorBay("Flowers", KEY, segments=[np.int32(0)], **given)
+    given: dict[str, Any] = {name: np.asarray(value)[()] for name, value in numbers.items()}
+    given["segments"] = [np.int32(0)]
+    source = TensorBay("Flowers", KEY, **given)
     assert {name: getattr(source, name) for name in numbers} == numbers
     assert "np." not in f"{source!r}"
 
