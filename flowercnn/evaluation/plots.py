@@ -19,8 +19,7 @@ from flowercnn._utils import as_path, write_result
 from flowercnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from flowercnn.evaluation.metrics import ReliabilityBin
-    from flowercnn.evaluation.results import ClassMetrics
+    from flowercnn.evaluation.metrics import ClassMetrics, ReliabilityBin
 
 __all__ = [
     "class_counts_figure",
