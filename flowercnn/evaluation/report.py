@@ -26,14 +26,8 @@ from flowercnn import __version__
 from flowercnn._utils import cpu_count, ordered_map
 from flowercnn.errors import FlowerCNNError, few
 from flowercnn.evaluation.charts import interval_chart, line_chart, reliability_chart
-from flowercnn.evaluation.metrics import (
-    ClassMetrics,
-    Confusion,
-    Metric,
-    Mistake,
-    ReliabilityBin,
-    interval_text,
-)
+from flowercnn.evaluation.metrics import ClassMetrics, Confusion, Metric, Mistake
+from flowercnn.evaluation.metrics import ReliabilityBin, interval_text
 from flowercnn.preprocessing import Preprocessing, decode_image, read_content
 from flowercnn.sources import Sample
 

@@ -288,13 +288,13 @@ def test_only_evaluations_are_compared() -> None:
     evaluation = random_evaluation(0)
     for pair in ((evaluation, "model.keras"), (evaluation.y_prob, evaluation)):
         with pytest.raises(
-            fc.ConfigurationError, match=r"must be an Evaluation; make one with .*evaluate"
+            fc.ConfigurationError, match=r"must be a flowercnn.Evaluation; make one with .*evaluate"
         ):
             compare(*pair)
 
 
 def test_evaluations_of_other_pictures_cannot_be_compared() -> None:
-    with pytest.raises(fc.ConfigurationError, match="same pictures.*100 that differ"):
+    with pytest.raises(fc.ConfigurationError, match="same images.*100 that differ"):
         compare(random_evaluation(0, 200), random_evaluation(0, 300))
 
 
