@@ -17,7 +17,7 @@ from flowercnn.evaluation.evaluation import Evaluation
 from flowercnn.preprocessing import BadImages, Preprocessing
 from flowercnn.sources import DataSource
 
-__all__ = ["Classifier", "evaluate"]
+__all__ = ["evaluate"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,36 +41,22 @@ class _Calibration(Protocol):
     def summary(self) -> Any: ...
 
 
-class Classifier(Protocol):
+class _Classifier(Protocol):
     """Classifier that can be evaluated, such as a `flowercnn.Predictor`."""
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Class names, in the order of the probabilities."""
-        ...
-
+    def class_names(self) -> tuple[str, ...]: ...
     @property
-    def info(self) -> Mapping[str, Any]:
-        """Metadata kept with the model."""
-        ...
-
+    def info(self) -> Mapping[str, Any]: ...
     @property
-    def preprocessing(self) -> Preprocessing:
-        """Preprocessing of the images."""
-        ...
-
+    def preprocessing(self) -> Preprocessing: ...
     @property
-    def calibration(self) -> _Calibration | None:
-        """Calibration, or ``None``."""
-        ...
-
-    def predict_iter(self, inputs: Dataset, /) -> Iterator[_Prediction]:
-        """Yield one prediction per sample."""
-        ...
+    def calibration(self) -> _Calibration | None: ...
+    def predict_iter(self, inputs: Dataset, /) -> Iterator[_Prediction]: ...
 
 
 def evaluate(
-    predictor: Classifier,
+    predictor: _Classifier,
     dataset: Dataset | DataSource | str | os.PathLike[str],
     *,
     bad_images: BadImages = "error",

@@ -34,6 +34,8 @@ __all__ = [
     "save_figure",
 ]
 
+Images = Sequence[npt.NDArray[np.uint8]]
+
 _SUFFIXES: Final = (".png", ".svg", ".pdf")
 _MOST_LARGE_NAMES: Final = 30
 _DARKER_HALF: Final = 0.5
@@ -115,11 +117,7 @@ def class_counts_figure(counts: Mapping[str, int], *, dark: bool = False) -> Any
 
 
 def sample_grid(
-    images: Sequence[npt.NDArray[np.uint8]],
-    class_names: Sequence[str],
-    *,
-    columns: int = 6,
-    dark: bool = False,
+    images: Images, class_names: Sequence[str], *, columns: int = 6, dark: bool = False
 ) -> Any:
     """Return a grid of images with their class names.
 
@@ -218,7 +216,7 @@ def per_class_figure(per_class: Sequence[ClassMetrics], *, dark: bool = False) -
 
 
 def prediction_grid(
-    images: Sequence[npt.NDArray[np.uint8]],
+    images: Images,
     truth: Sequence[str],
     predicted: Sequence[str],
     confidence: Sequence[float],
@@ -246,11 +244,7 @@ def prediction_grid(
 
 
 def overlay_figure(
-    images: Sequence[npt.NDArray[np.uint8]],
-    overlays: Sequence[npt.NDArray[np.uint8]],
-    titles: Sequence[str],
-    *,
-    dark: bool = False,
+    images: Images, overlays: Images, titles: Sequence[str], *, dark: bool = False
 ) -> Any:
     """Return images beside their heat maps, one row each.
 

@@ -26,8 +26,14 @@ from flowercnn import __version__
 from flowercnn._utils import cpu_count, ordered_map
 from flowercnn.errors import FlowerCNNError, few
 from flowercnn.evaluation.charts import interval_chart, line_chart, reliability_chart
-from flowercnn.evaluation.metrics import ClassMetrics, Confusion, Metric, Mistake
-from flowercnn.evaluation.metrics import ReliabilityBin, interval_text
+from flowercnn.evaluation.metrics import (
+    ClassMetrics,
+    Confusion,
+    Metric,
+    Mistake,
+    ReliabilityBin,
+    interval_text,
+)
 from flowercnn.preprocessing import Preprocessing, decode_image, read_content
 from flowercnn.sources import Sample
 
@@ -398,11 +404,8 @@ def _image_data(data: ReportData, thumbnails: Mapping[int, str]) -> dict[str, An
         data.y_pred.tolist(),
         data.confidence.round(4).tolist(),
     )
-    return {
-        "classes": data.class_names,
-        "images": list(zip(*columns, strict=True)),
-        "thumbnails": thumbnails,
-    }
+    images = list(zip(*columns, strict=True))
+    return {"classes": data.class_names, "images": images, "thumbnails": thumbnails}
 
 
 def _as_script(data: Mapping[str, Any]) -> str:
