@@ -6,7 +6,12 @@ from flowercnn.evaluation.evaluation import pooled as pooled
 from flowercnn.evaluation.evaluator import evaluate as evaluate
 from flowercnn.evaluation.label_errors import LabelIssue as LabelIssue
 from flowercnn.evaluation.label_errors import label_issues as label_issues
+from flowercnn.evaluation.metrics import ClassMetrics as ClassMetrics
+from flowercnn.evaluation.metrics import Confusion as Confusion
+from flowercnn.evaluation.metrics import Metric as Metric
+from flowercnn.evaluation.metrics import Mistake as Mistake
 from flowercnn.evaluation.metrics import ReliabilityBin as ReliabilityBin
+from flowercnn.evaluation.metrics import interval_text as interval_text
 from flowercnn.evaluation.metrics import loss_and_accuracy as loss_and_accuracy
 from flowercnn.evaluation.metrics import wilson_interval as wilson_interval
 from flowercnn.evaluation.plots import class_counts_figure as class_counts_figure
@@ -19,10 +24,5 @@ from flowercnn.evaluation.plots import prediction_grid as prediction_grid
 from flowercnn.evaluation.plots import reliability_figure as reliability_figure
 from flowercnn.evaluation.plots import sample_grid as sample_grid
 from flowercnn.evaluation.plots import save_figure as save_figure
-from flowercnn.evaluation.results import ClassMetrics as ClassMetrics
-from flowercnn.evaluation.results import Confusion as Confusion
-from flowercnn.evaluation.results import Metric as Metric
-from flowercnn.evaluation.results import Mistake as Mistake
-from flowercnn.evaluation.results import interval_text as interval_text
 
 __all__: list[str]

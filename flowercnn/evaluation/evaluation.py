@@ -1,4 +1,4 @@
-"""The evaluation of a classifier on pictures it has not learned from."""
+"""Evaluation of a classifier on images it was not trained on."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from flowercnn.errors import ConfigurationError, DataError
 from flowercnn.evaluation import plots
 from flowercnn.evaluation.metrics import (
     Bootstrap,
+    ClassMetrics,
+    Confusion,
+    Metric,
+    Mistake,
     ReliabilityBin,
-    balanced_accuracy,
     brier_scores,
     calibration_error,
-    confusion_matrix,
     in_top_k,
     log_losses,
     mean_of_known,
     mirrored_interval,
     percentile_interval,
-    precision_recall_f1,
     rank_classes,
     reliability,
     wilson_interval,
 )
-from flowercnn.evaluation.report import notebook_html, report_html
-from flowercnn.evaluation.results import ClassMetrics, Confusion, Metric, Mistake
+from flowercnn.evaluation.report import ReportData, notebook_html, report_html
 from flowercnn.sources import Sample
 
 if TYPE_CHECKING:
@@ -49,23 +49,24 @@ _TOP = 5
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
-    """Truth and predictions side by side, and every figure computed from them in NumPy.
+    """Evaluation: true labels and predicted probabilities, and every metric computed from them.
 
     Args:
         class_names: All classes in the order of the labels.
-        keys: The pictures, in order.
+        keys: Keys of the images, in order.
         y_true: Shape (n,), int64.
         y_prob: Shape (n, num_classes), floats, rows sum to 1.
-        skipped: Keys of pictures that could not be decoded and are in no figure.
-        refused: Keys of pictures the classifier would say "unknown" of; they are in every figure all the same.
-        samples: Where the pictures are, in order, for reports that show them; or empty.
-        info: What is known about the classifier: `Predictor.info` and its preprocessing.
+        skipped: Keys of images that could not be decoded and are not counted.
+        refused: Keys of images that would be predicted as unknown; they are counted all the same.
+        samples: Samples of the images in order, for reports that show them; or empty.
+        info: Metadata of the classifier: `Predictor.info` and its preprocessing.
         history: Curves of the training by name, or empty.
-        audit: What was found wrong with the data, or ``None``.
+        audit: Audit of the data, or ``None``.
 
     Raises:
-        ConfigurationError: If the shapes do not fit together, a label is of no class, or a probability is NaN.
-        DataError: If there is no picture.
+        ConfigurationError: If the shapes do not match, a label is out of range, or a probability is
+            not finite.
+        DataError: If there is no image.
 
     Example:
         >>> import numpy as np
@@ -88,25 +89,30 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "y_true", _as_array("y_true", self.y_true, np.int64, "ui", "ints"))
-        object.__setattr__(self, "y_prob", _as_array("y_prob", self.y_prob, np.float64, "fui", "numbers"))
-        expected = (len(self.keys), len(self.class_names))
-        if self.y_true.shape != expected[:1] or self.y_prob.shape != expected:
+        object.__setattr__(
+            self, "y_prob", _as_array("y_prob", self.y_prob, np.float64, "fui", "numbers")
+        )
+        count, classes = len(self.keys), len(self.class_names)
+        if self.y_true.shape != (count,) or self.y_prob.shape != (count, classes):
             raise ConfigurationError(
-                f"y_true must have shape {expected[:1]} and y_prob {expected}. "
+                f"y_true must have shape {(count,)} and y_prob {(count, classes)}. "
                 f"Received: {self.y_true.shape} and {self.y_prob.shape}"
             )
-        if len(self.samples) not in (0, len(self.keys)):
+        if len(self.samples) not in (0, count):
             raise ConfigurationError(
-                f"samples must be empty or one per key. Received: {len(self.samples)} for {len(self.keys)} keys"
+                "samples must be empty or one per key. "
+                f"Received: {len(self.samples)} for {count} keys"
             )
-        if not self.keys:
-            raise DataError("There is nothing to evaluate: an evaluation needs at least one picture.")
+        if not count:
+            raise DataError("There is nothing to evaluate: an evaluation needs at least one image.")
         if not np.isfinite(self.y_prob).all():
-            raise ConfigurationError("y_prob must be probabilities. Received: NaN or infinity among them")
-        if self.y_true.min() < 0 or self.y_true.max() >= len(self.class_names):
             raise ConfigurationError(
-                f"y_true must be labels of the {len(self.class_names)} classes, from 0 to "
-                f"{len(self.class_names) - 1}. Received: {self.y_true.min()} to {self.y_true.max()}"
+                "y_prob must be probabilities. Received: NaN or infinity among them"
+            )
+        if self.y_true.min() < 0 or self.y_true.max() >= classes:
+            raise ConfigurationError(
+                f"y_true must be labels of the {classes} classes, from 0 to {classes - 1}. "
+                f"Received: {self.y_true.min()} to {self.y_true.max()}"
             )
 
     def __len__(self) -> int:
@@ -116,177 +122,184 @@ class Evaluation:
         return f"Evaluation({self.summary()})"
 
     def _repr_html_(self) -> str:
-        return notebook_html(self)
+        return notebook_html(self._accuracy, self.per_class)
 
     @cached_property
     def y_pred(self) -> npt.NDArray[np.int64]:
-        """The most probable label of each picture, shape (n,), int64."""
+        """Most probable label of each image, shape (n,), int64."""
         best: npt.NDArray[np.int64] = np.argmax(self.y_prob, axis=1).astype(np.int64)
         return best
 
     @cached_property
     def confidence(self) -> npt.NDArray[np.float64]:
-        """The probability of the predicted class, shape (n,), 0-1."""
+        """Probability of the predicted class, shape (n,), 0-1."""
         highest: npt.NDArray[np.float64] = self.y_prob.max(axis=1).astype(np.float64)
         return highest
 
     @property
     def right(self) -> npt.NDArray[np.bool_]:
-        """Whether each picture is classified correctly, shape (n,)."""
+        """Whether each image is classified correctly, shape (n,)."""
         return np.asarray(self.y_pred == self.y_true)
 
     @property
     def hits(self) -> int:
-        """How many pictures are classified correctly."""
+        """Number of images classified correctly."""
         return int(self.right.sum())
 
     @property
     def accuracy(self) -> float:
-        """The share of pictures classified correctly, 0-1."""
+        """Share of the images classified correctly, 0-1."""
         return self.hits / len(self)
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """The Wilson interval of the accuracy at 95 %: what luck in the choice of test pictures leaves open."""
+        """Wilson interval of the accuracy at 95 %, for the chance in the choice of test images."""
         return wilson_interval(self.hits, len(self))
 
+    @property
+    def _accuracy(self) -> Metric:
+        return Metric(self.accuracy, self.accuracy_interval, "wilson")
+
     def top_k(self, k: int = 5) -> Metric:
-        """Return the share of pictures whose truth is among the ``k`` most probable, with its Wilson interval."""
+        """Return the top-k accuracy with its Wilson interval."""
         hits = int(in_top_k(self.y_true, self.y_prob, check_count("k", k)).sum())
         return Metric(hits / len(self), wilson_interval(hits, len(self)), "wilson")
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
-        """Every figure about all classes, by name, each with its interval.
+        """Metrics over all classes by name, each with its interval.
 
-        ``accuracy``, ``top_5_accuracy`` (with more than five classes), ``balanced_accuracy``, ``log_loss`` (0 is
-        best), ``brier`` (0 is best), ``calibration_error`` (0 is best), and ``roc_auc`` and ``average_precision``,
-        the means over the classes of one against the rest. Where the bootstrap tells nothing, as of the balanced
-        accuracy if all pictures are right, or of one picture, an interval is as wide as can be.
+        ``accuracy``, ``top_5_accuracy`` (with more than five classes), ``balanced_accuracy``,
+        ``log_loss`` (0 is best), ``brier`` (0 is best), ``calibration_error`` (0 is best), and
+        ``roc_auc`` and ``average_precision``, the means over the classes of one against the rest.
+        Where the bootstrap says nothing, as for the balanced accuracy if all images are correct, or
+        for a single image, an interval is as wide as possible.
         """
-        found = {"accuracy": Metric(self.accuracy, self.accuracy_interval, "wilson")}
+        metrics = {"accuracy": self._accuracy}
         if len(self.class_names) > _TOP:
-            found[f"top_{_TOP}_accuracy"] = self.top_k(_TOP)
-        for name, drawn in self._bootstrap.figures().items():
+            metrics[f"top_{_TOP}_accuracy"] = self.top_k(_TOP)
+        for name, drawn in self._bootstrap.metrics().items():
             value = getattr(self, name)
             if name == "calibration_error":
                 interval = mirrored_interval(drawn, value)
             else:
                 interval = percentile_interval(drawn, widest=_WIDEST.get(name, (0.0, 1.0)))
-            found[name] = Metric(value, interval, "bootstrap")
-        return found
+            metrics[name] = Metric(value, interval, "bootstrap")
+        return metrics
 
     @property
     def balanced_accuracy(self) -> float:
-        """The mean recall of the classes that have pictures, 0-1."""
-        return balanced_accuracy(self.confusion_matrix)
+        """Mean recall of the classes that have images, 0-1."""
+        _, recall, _, support = self._scores
+        return float(recall[support > 0].mean())
 
     @property
     def log_loss(self) -> float:
-        """The mean of minus the natural logarithm of the probability given to the truth; 0 is best."""
+        """Mean log loss (natural logarithm); 0 is best."""
         return float(log_losses(self.y_true, self.y_prob).mean())
 
     @property
     def brier(self) -> float:
-        """The mean squared distance of probabilities from the truth, 0-2 (of two classes half that); 0 is best."""
+        """Mean Brier score, 0-2 (0-1 with two classes); 0 is best."""
         return float(brier_scores(self.y_true, self.y_prob).mean())
 
     @property
     def calibration_error(self) -> float:
-        """How far confidence is from accuracy on average, 0-1, over ten bins of about equally many; 0 is best."""
+        """Expected calibration error over ten bins of about equally many images, 0-1; 0 is best."""
         return calibration_error(self.confidence, self.right)
 
     @property
     def roc_auc(self) -> float:
-        """The mean area under the ROC curves of each class against the rest, 0-1."""
-        return float(mean_of_known(self._ranking[:, 0, 0]))
+        """Mean area under the ROC curve of each class against the rest, 0-1."""
+        return float(mean_of_known(self._ranking[:, 0]))
 
     @property
     def average_precision(self) -> float:
-        """The mean area under the precision-recall curves of each class against the rest, 0-1."""
-        return float(mean_of_known(self._ranking[:, 0, 1]))
+        """Mean area under the precision-recall curve of each class against the rest, 0-1."""
+        return float(mean_of_known(self._ranking[:, 1]))
 
     @cached_property
     def confusion_matrix(self) -> npt.NDArray[np.int64]:
-        """Counts, shape (num_classes, num_classes), int64: rows are true, columns predicted."""
-        return confusion_matrix(self.y_true, self.y_pred, len(self.class_names))
+        """Confusion matrix, rows are true classes, shape (num_classes, num_classes), int64."""
+        from sklearn.metrics import confusion_matrix
+
+        return np.asarray(confusion_matrix(self.y_true, self.y_pred, labels=self._labels), np.int64)
 
     @cached_property
     def per_class(self) -> tuple[ClassMetrics, ...]:
-        """Precision, recall, F1 and ranking of each class, in class order."""
-        hits, counts = np.diag(self.confusion_matrix).tolist(), self.confusion_matrix.sum(axis=1).tolist()
-        called = self.confusion_matrix.sum(axis=0).tolist()
-        rows = precision_recall_f1(self.confusion_matrix).tolist()
-        f1_intervals = [percentile_interval(drawn) for drawn in self._bootstrap.f1().T]
-        ranking = self._ranking[:, 0].tolist()
+        """Precision, recall, F1, ROC-AUC and average precision of each class, in class order."""
+        hits = np.diag(self.confusion_matrix).tolist()
+        predicted = self.confusion_matrix.sum(axis=0).tolist()
+        precision, recall, f1, support = (scores.tolist() for scores in self._scores)
+        f1_drawn = self._bootstrap.f1().T
         return tuple(
             ClassMetrics(
                 name,
-                precision=rows[label][0],
-                recall=rows[label][1],
-                f1=rows[label][2],
-                recall_interval=wilson_interval(hits[label], counts[label]),
-                support=counts[label],
-                precision_interval=wilson_interval(hits[label], called[label]),
-                f1_interval=f1_intervals[label],
-                roc_auc=ranking[label][0],
-                average_precision=ranking[label][1],
+                precision=precision[label],
+                recall=recall[label],
+                f1=f1[label],
+                recall_interval=wilson_interval(hits[label], support[label]),
+                support=support[label],
+                precision_interval=wilson_interval(hits[label], predicted[label]),
+                f1_interval=percentile_interval(f1_drawn[label]),
+                roc_auc=float(self._ranking[label, 0]),
+                average_precision=float(self._ranking[label, 1]),
             )
             for label, name in enumerate(self.class_names)
         )
 
     @property
     def reliability(self) -> list[ReliabilityBin]:
-        """Confidence and accuracy of ten bins of about equally many pictures, the least confident first."""
+        """Ten bins of about equally many images, the least confident first."""
         return reliability(self.confidence, self.right)
 
     def most_confused(self, limit: int = 10) -> list[Confusion]:
-        """Return the pairs of classes taken for one another most often, at most ``limit``."""
+        """Return the pairs of classes confused most often, at most ``limit``."""
         limit = check_count("limit", limit, least=0)
         wrong = self.confusion_matrix - np.diag(np.diag(self.confusion_matrix))
         order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
         places = zip(*np.unravel_index(order, wrong.shape), strict=True)
-        return [
-            Confusion(
-                self.class_names[true],
-                self.class_names[predicted],
-                int(wrong[true, predicted]),
-                float(wrong[true, predicted] / self.confusion_matrix[true].sum()),
-                tuple(np.array(self.keys, dtype=object)[(self.y_true == true) & (self.y_pred == predicted)].tolist()),
-            )
-            for true, predicted in places
-            if wrong[true, predicted]
-        ]
+        return [self._confusion(*place) for place in places if wrong[place]]
+
+    def _confusion(self, true: int, predicted: int) -> Confusion:
+        images = np.flatnonzero((self.y_true == true) & (self.y_pred == predicted)).tolist()
+        return Confusion(
+            true=self.class_names[true],
+            predicted=self.class_names[predicted],
+            count=len(images),
+            share=float(len(images) / self.confusion_matrix[true].sum()),
+            keys=tuple(self.keys[index] for index in images),
+        )
 
     def worst_mistakes(self, limit: int = 10) -> list[Mistake]:
-        """Return the pictures classified wrongly, those first that got least for their truth, at most ``limit``."""
+        """Return at most ``limit`` mistakes, the least probability of the truth first."""
         limit = check_count("limit", limit, least=0)
         of_truth = self.y_prob[np.arange(len(self)), self.y_true]
         wrong = np.flatnonzero(~self.right)
         order = wrong[np.lexsort((-self.confidence[wrong], of_truth[wrong]))][:limit]
         return [
             Mistake(
-                self.keys[index],
-                self.class_names[self.y_true[index]],
-                self.class_names[self.y_pred[index]],
-                float(self.confidence[index]),
-                float(of_truth[index]),
-                index,
+                key=self.keys[index],
+                true=self.class_names[self.y_true[index]],
+                predicted=self.class_names[self.y_pred[index]],
+                confidence=float(self.confidence[index]),
+                probability_of_truth=float(of_truth[index]),
+                index=index,
             )
             for index in order.tolist()
         ]
 
     def summary(self) -> str:
-        """Return the headline in one line."""
+        """Return the accuracy in one line."""
         low, high = self.accuracy_interval
         return (
-            f"accuracy {self.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}) on {len(self)} pictures of "
-            f"{len(self.class_names)} classes"
+            f"accuracy {self.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}) "
+            f"on {len(self)} images of {len(self.class_names)} classes"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every figure, as JSON can hold it; what is not defined is ``None``."""
-        figures = {
+        """Return every metric as values that JSON can hold; undefined ones are ``None``."""
+        values = {
             "accuracy": self.accuracy,
             "accuracy_interval": list(self.accuracy_interval),
             "samples": len(self),
@@ -299,46 +312,75 @@ class Evaluation:
             "reliability": [asdict(each) for each in self.reliability],
             "most_confused": [asdict(each) for each in self.most_confused()],
             "worst_mistakes": [asdict(each) for each in self.worst_mistakes()],
-            "history": {name: list(values) for name, values in self.history.items()},
+            "history": {name: list(curve) for name, curve in self.history.items()},
             "audit": None if self.audit is None else self.audit.to_dict(),
             "info": dict(self.info),
         }
-        plain: dict[str, Any] = _plain(figures)
+        plain: dict[str, Any] = _plain(values)
         return plain
 
     def save_report(self, path: str | os.PathLike[str]) -> Path:
-        """Write a report: a page to look at (``.html``), or its figures as data (``.json``); return its path.
+        """Write a report as a page (``.html``) or as data (``.json``) and return its path.
 
-        The page is one file that needs no network, with thumbnails of the pictures if `samples` are known. The same
-        figures are written beside it, to a file of the same name that ends in ``.json``.
+        The page is one file that needs no network, with thumbnails of the images if `samples` are
+        known. The same values are written beside it, to a ``.json`` file of the same name.
 
         Raises:
             ConfigurationError: If the suffix is another, or the file cannot be written there.
-            OutputError: If writing it fails all the same, such as on a full disk.
+            OutputError: If writing fails nevertheless, such as on a full disk.
         """
         target = as_path(path)
         if target.suffix not in (".html", ".json"):
-            raise ConfigurationError(f"A report's name must end in .html or .json. Received: path={str(path)!r}")
+            raise ConfigurationError(
+                f"A report's name must end in .html or .json. Received: path={str(path)!r}"
+            )
         if not can_be_written(target):
-            raise ConfigurationError(f"A report's folder must be one that can be written. Received: {str(path)!r}")
-        figures = json.dumps(self.to_dict(), indent=1, allow_nan=False)
-        write_result(target.with_suffix(".json"), lambda temporary: temporary.write_text(figures, encoding="utf-8"))
+            raise ConfigurationError(
+                f"A report's folder must be writable. Received: path={str(path)!r}"
+            )
+        values = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        write_result(target.with_suffix(".json"), lambda file: file.write_text(values, "utf-8"))
         if target.suffix == ".html":
-            page = report_html(self)
-            write_result(target, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+            page = report_html(self._report_data())
+            write_result(target, lambda file: file.write_text(page, "utf-8"))
         return target
 
+    def _report_data(self) -> ReportData:
+        return ReportData(
+            keys=self.keys,
+            y_true=self.y_true,
+            y_pred=self.y_pred,
+            confidence=self.confidence,
+            samples=self.samples,
+            skipped=self.skipped,
+            refused=self.refused,
+            metrics=self.metrics,
+            per_class=self.per_class,
+            confusion_matrix=self.confusion_matrix,
+            reliability=self.reliability,
+            most_confused=self.most_confused(),
+            mistakes=self.worst_mistakes(len(self)),
+            info=self.info,
+            history=self.history,
+            audit="" if self.audit is None else self.audit.to_html(),
+        )
+
     def plot_confusion_matrix(self, path: str | os.PathLike[str], *, dark: bool = False) -> Path:
-        """Save the confusion matrix as a picture (``.png``, ``.svg`` or ``.pdf``) and return its path."""
-        return plots.save_figure(plots.confusion_figure(self.confusion_matrix, self.class_names, dark=dark), path)
+        """Save the confusion matrix (``.png``, ``.svg`` or ``.pdf``) and return its path."""
+        figure = plots.confusion_figure(self.confusion_matrix, self.class_names, dark=dark)
+        return plots.save_figure(figure, path)
 
     def plot_reliability(self, path: str | os.PathLike[str], *, dark: bool = False) -> Path:
-        """Save the reliability diagram (accuracy over confidence) as a picture and return its path."""
+        """Save the reliability diagram (accuracy over confidence) and return its path."""
         return plots.save_figure(plots.reliability_figure(self.reliability, dark=dark), path)
 
     def plot_per_class(self, path: str | os.PathLike[str], *, dark: bool = False) -> Path:
-        """Save the recall of each class with its interval as a picture and return its path."""
+        """Save the recall of each class with its interval and return the path."""
         return plots.save_figure(plots.per_class_figure(self.per_class, dark=dark), path)
+
+    @property
+    def _labels(self) -> range:
+        return range(len(self.class_names))
 
     @cached_property
     def _bootstrap(self) -> Bootstrap:
@@ -346,12 +388,22 @@ class Evaluation:
 
     @cached_property
     def _ranking(self) -> npt.NDArray[np.float64]:
-        """ROC-AUC and average precision of each class, shape (num_classes, 1, 2)."""
+        """ROC-AUC and average precision of each class, shape (num_classes, 2)."""
         return rank_classes(self.y_true, self.y_prob)
+
+    @cached_property
+    def _scores(self) -> tuple[npt.NDArray[Any], ...]:
+        """Precision, recall, F1 and support, each of shape (num_classes,)."""
+        from sklearn.metrics import precision_recall_fscore_support
+
+        scores: tuple[npt.NDArray[Any], ...] = precision_recall_fscore_support(
+            self.y_true, self.y_pred, labels=self._labels, zero_division=0
+        )
+        return scores
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold: tuples and arrays as lists, paths as text, NaN as ``None``."""
+    """Return what JSON can hold: arrays as lists, paths as text, NaN as ``None``."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -365,21 +417,22 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _as_array(name: str, values: Any, kind: type[np.generic], kinds: str, rule: str) -> npt.NDArray[Any]:
-    """Return an array of numbers; lists of them are taken too."""
+def _as_array(
+    name: str, values: Any, kind: type[np.generic], kinds: str, rule: str
+) -> npt.NDArray[Any]:
+    """Return an array of numbers; lists are accepted too."""
     try:
         array = np.asarray(values) if np.size(values) else np.asarray(values, kind)
     except (TypeError, ValueError):  # rows of several lengths
         array = np.array(None)
     if array.dtype.kind not in kinds:
-        raise ConfigurationError(
-            f"{name} must be an array of {rule}. Received: {type(values).__name__} of {array.dtype}"
-        )
+        received = f"{type(values).__name__} of {array.dtype}"
+        raise ConfigurationError(f"{name} must be an array of {rule}. Received: {received}")
     return array if array.dtype.kind == "f" else array.astype(kind, copy=False)
 
 
 def pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """Return the evaluations of different pictures of the same classes as one."""
+    """Return the evaluations of different images of the same classes as one."""
     first = evaluations[0]
     return Evaluation(
         class_names=first.class_names,

@@ -1,4 +1,4 @@
-"""Which labels are probably wrong, told from probabilities of pictures a classifier has not learned from."""
+"""Label errors, found from probabilities of images the classifier was not trained on."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["LabelIssue", "label_issues"]
 
 @dataclass(frozen=True, slots=True)
 class LabelIssue:
-    """A picture, its label, and what a classifier that has not learned from it takes it for.
+    """Label of an image with its quality and the class suggested instead.
 
     Args:
-        key: Which picture.
-        label: The label it has.
-        suggested: The class the classifier takes it for.
-        quality: The probability the classifier gives to the label, 0-1; the lowest are the worst.
-        likely: Whether confident learning counts it as wrong; only as good as the classifier, whose own mistakes are
-            counted too.
-        sample: Where the picture is, or ``None`` if that is not known.
+        key: Key of the image.
+        label: Its label.
+        suggested: The most probable other class.
+        quality: Probability of the label, 0-1; the lowest are the worst.
+        likely: Whether confident learning counts the label as wrong; this includes mistakes of the
+            classifier.
+        sample: Sample of the image, or ``None`` if unknown.
     """
 
     key: str
@@ -41,21 +41,22 @@ class LabelIssue:
 
 
 def label_issues(evaluation: Evaluation) -> list[LabelIssue]:
-    """Return every picture, those first whose label the classifier believes least (Northcutt et al. 2021).
+    """Return all labels, those of the lowest quality first (Northcutt et al. 2021).
 
-    The order is that of `LabelIssue.quality` (self-confidence). A picture counts as wrong (`LabelIssue.likely`)
-    if it is at least as surely of another class as pictures of that class are on average, and more surely than of its
-    own.
+    Quality is the self-confidence. A label is a likely error if another class is at least as
+    probable as it is on average for images of that class, and is the most probable such class.
 
     Args:
-        evaluation: Of pictures the classifier has not learned from; `flowercnn.workflow.cross_validate` gives one of
-            all pictures of a data set.
+        evaluation: Evaluation on images the classifier was not trained on; that of
+            `flowercnn.cross_validate` is on all images of a data set.
 
     Raises:
         ConfigurationError: If there is only one class.
     """
-    if len(evaluation.class_names) < 2:  # noqa: PLR2004 - there is nothing else a label could be
-        raise ConfigurationError("Wrong labels can only be told from at least two classes.")
+    if len(evaluation.class_names) < 2:  # noqa: PLR2004 - no other label is possible
+        raise ConfigurationError(
+            "evaluation must have at least two classes to find wrong labels. Received: 1 class"
+        )
     rows = np.arange(len(evaluation))
     y_true = evaluation.y_true
     y_prob = np.asarray(evaluation.y_prob, dtype=np.float64)
@@ -78,10 +79,12 @@ def label_issues(evaluation: Evaluation) -> list[LabelIssue]:
     ]
 
 
-def _confidently_other(y_true: npt.NDArray[np.int64], y_prob: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Whether each picture is counted off the diagonal of the confident joint."""
+def _confidently_other(
+    y_true: npt.NDArray[np.int64], y_prob: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    """Return whether each image is off the diagonal of the confident joint."""
     present = np.unique(y_true)
-    usual = np.full(y_prob.shape[1], np.inf)  # what pictures of a class get for it on average
+    usual = np.full(y_prob.shape[1], np.inf)  # mean self-confidence of each class
     usual[present] = [y_prob[y_true == label, label].mean() for label in present]
     confident = np.where(y_prob >= usual, y_prob, -1)
     best = confident.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""Metrics as plain functions of arrays, and the bootstrap of all of them (Efron 1979)."""
+"""Classification metrics and their confidence intervals, as values and as functions of arrays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,49 +15,154 @@ from flowercnn.errors import ConfigurationError
 
 __all__ = [
     "Bootstrap",
+    "ClassMetrics",
+    "Confusion",
+    "Metric",
+    "Mistake",
     "ReliabilityBin",
-    "balanced_accuracy",
-    "bootstrap_weights",
     "brier_scores",
     "calibration_error",
-    "confusion_matrix",
     "in_top_k",
+    "interval_text",
     "log_losses",
     "loss_and_accuracy",
     "mean_of_known",
     "mirrored_interval",
     "percentile_interval",
-    "precision_recall_f1",
     "rank_classes",
-    "ranking_scores",
     "reliability",
-    "top_k_accuracy",
+    "weighted_ranking",
     "wilson_interval",
 ]
 
+Labels = npt.NDArray[np.int64]
+Probabilities = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.float64]
 
-_WORK = 20_000_000  # probabilities looked at; decides how many samples are drawn
+_PROBABILITIES: Final = 20_000_000  # that the bootstrap works on; decides the number of draws
 _FEWEST_DRAWS, _MOST_DRAWS = 200, 1000
+_ROUNDING: Final = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """Metric with its confidence interval.
+
+    Args:
+        value: The metric; NaN where it is not defined.
+        interval: At 95 %; as wide as possible where the data say nothing about it, such as for the
+            balanced accuracy if all images are correct; (nan, nan) where the metric is not defined.
+        method: ``"wilson"`` (for a share) or ``"bootstrap"`` (percentiles over images drawn with
+            replacement; mirrored for the calibration error, which chance makes larger).
+    """
+
+    value: float
+    interval: tuple[float, float]
+    method: Literal["wilson", "bootstrap"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMetrics:
+    """Metrics of one class.
+
+    Args:
+        class_name: The class.
+        precision: Share of the images predicted as the class that are of it, 0-1; 0 without any.
+        recall: Share of the images of the class that are predicted as it, 0-1; 0 without any.
+        f1: Harmonic mean of both, 0-1.
+        recall_interval: Wilson interval of the recall at 95 %.
+        support: Number of images of the class.
+        precision_interval: Wilson interval of the precision at 95 %.
+        f1_interval: Bootstrap interval of F1 at 95 %; 0 to 1 where the data say nothing about it.
+        roc_auc: Area under the ROC curve of the class against the rest, 0-1; NaN if one is empty.
+        average_precision: Area under the precision-recall curve, likewise.
+    """
+
+    class_name: str
+    precision: float
+    recall: float
+    f1: float
+    recall_interval: tuple[float, float]
+    support: int
+    precision_interval: tuple[float, float] = (0.0, 1.0)
+    f1_interval: tuple[float, float] = (0.0, 1.0)
+    roc_auc: float = math.nan
+    average_precision: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Pair of a true and a predicted class.
+
+    Args:
+        true: True class of the images.
+        predicted: Predicted class.
+        count: Number of images.
+        share: Their share of the images of the true class, 0-1.
+        keys: Their keys.
+    """
+
+    true: str
+    predicted: str
+    count: int
+    share: float
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """Misclassified image.
+
+    Args:
+        key: Key of the image.
+        true: True class.
+        predicted: Predicted class.
+        confidence: Probability of the predicted class, 0-1.
+        probability_of_truth: Probability of the true class, 0-1.
+        index: Position of the image in the evaluation.
+    """
+
+    key: str
+    true: str
+    predicted: str
+    confidence: float
+    probability_of_truth: float
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """Images of similar confidence.
+
+    Args:
+        confidence: Mean confidence, 0-1.
+        accuracy: Share of the images classified correctly, 0-1.
+        count: Number of images.
+    """
+
+    confidence: float
+    accuracy: float
+    count: int
 
 
 class Bootstrap:
-    """The same samples for every figure; a sample is how often each picture is in it.
+    """Bootstrap of all metrics (Efron 1979), each over the same samples of the images.
 
     Args:
         y_true: Shape (n,), int64.
         y_prob: Shape (n, num_classes), rows sum to 1.
     """
 
-    def __init__(self, y_true: npt.NDArray[np.int64], y_prob: npt.NDArray[np.floating[Any]]) -> None:
+    def __init__(self, y_true: Labels, y_prob: Probabilities) -> None:
         self._y_true, self._y_prob = y_true, y_prob
         self._y_pred = y_prob.argmax(axis=1)
-        draws = int(np.clip(_WORK // max(y_prob.size, 1), _FEWEST_DRAWS, _MOST_DRAWS))
-        self._weights = bootstrap_weights(len(y_true), draws)
+        draws = int(np.clip(_PROBABILITIES // max(y_prob.size, 1), _FEWEST_DRAWS, _MOST_DRAWS))
+        self._weights = _bootstrap_weights(len(y_true), draws)
 
-    def figures(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Return each figure about all classes by name, shape (draws,); NaN in samples where it is not defined."""
+    def metrics(self) -> dict[str, Floats]:
+        """Return each metric by name, shape (draws,); NaN in samples where it is not defined."""
         weights, count = self._weights, len(self._y_true)
-        ranking = rank_classes(self._y_true, self._y_prob, weights)
+        ranking = weighted_ranking(self._y_true, self._y_prob, weights)
         hits, actual, _ = self._counts
         with np.errstate(invalid="ignore", divide="ignore"):
             recalls = hits / actual
@@ -70,41 +175,36 @@ class Bootstrap:
             "average_precision": mean_of_known(ranking[:, :, 1]),
         }
 
-    def f1(self) -> npt.NDArray[np.float64]:
+    def f1(self) -> Floats:
         """Return F1 of each class in each sample, shape (draws, num_classes)."""
-        hits, actual, called = self._counts
-        drawn: npt.NDArray[np.float64] = 2 * hits / np.maximum(actual + called, 1)
+        hits, actual, predicted = self._counts
+        drawn: Floats = 2 * hits / np.maximum(actual + predicted, 1)
         return drawn
 
     @cached_property
-    def _counts(self) -> tuple[npt.NDArray[np.float64], ...]:
-        """Right, actual and called pictures of each class in each sample, each of shape (draws, num_classes)."""
+    def _counts(self) -> tuple[Floats, Floats, Floats]:
+        """Hits, true and predicted images of each class, each of shape (draws, num_classes)."""
         unit = np.eye(self._y_prob.shape[1])
         true, predicted = unit[self._y_true], unit[self._y_pred]
         return self._weights @ (true * predicted), self._weights @ true, self._weights @ predicted
 
-    def _calibration_errors(self) -> npt.NDArray[np.float64]:
+    def _calibration_errors(self) -> Floats:
         confidence = self._y_prob.max(axis=1).astype(np.float64)
         right = self._y_pred == self._y_true
         drawn = [np.repeat(np.arange(len(right)), row.astype(np.int64)) for row in self._weights]
         return np.array([calibration_error(confidence[each], right[each]) for each in drawn])
 
 
-_ROUNDING: Final = 1e-12
-Labels = npt.NDArray[np.int64]
-Probabilities = npt.NDArray[np.floating[Any]]
-Floats = npt.NDArray[np.float64]
-
-
 def wilson_interval(hits: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of a share (Wilson 1927): where the true share lies, given a sample.
+    """Return the Wilson score interval of a share (Wilson 1927).
 
-    Unlike the textbook's plus-or-minus it stays within 0 and 1 and holds for small samples and shares near 0 or 1.
+    Unlike the normal approximation it stays within 0 and 1 and holds for small samples and for
+    shares near 0 or 1.
 
     Args:
         hits: From 0 to ``total``.
-        total: Size of the sample; for 0 nothing is known and the interval is (0, 1).
-        confidence: How often such an interval holds, over 0 to below 1.
+        total: Size of the sample; the interval of an empty one is (0, 1).
+        confidence: Coverage of the interval, above 0 and below 1.
 
     Returns:
         Lower and upper end, each 0-1.
@@ -128,69 +228,29 @@ def wilson_interval(hits: int, total: int, confidence: float = 0.95) -> tuple[fl
     centre = share + z * z / (2 * total)
     spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
-    # At the ends one bound is exactly 0 or 1; rounding must not say otherwise.
+    # At the ends one bound is exactly 0 or 1, whatever rounding gives.
     lower = 0.0 if hits == 0 else (centre - spread) / scale
     upper = 1.0 if hits == total else (centre + spread) / scale
     return lower, upper
 
 
-def confusion_matrix(y_true: Labels, y_pred: Labels, num_classes: int) -> npt.NDArray[np.int64]:
-    """Return how often each true class (row) was predicted as each class (column).
-
-    Args:
-        y_true: Shape (n,), labels from 0 to ``num_classes - 1``.
-        y_pred: Likewise.
-        num_classes: At least 1.
-
-    Returns:
-        Shape (num_classes, num_classes), int64, sum n.
-    """
-    pairs = np.asarray(y_true, dtype=np.int64) * num_classes + np.asarray(y_pred, dtype=np.int64)
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64)
-
-
-def precision_recall_f1(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return precision, recall and F1 of each class; 0 where a class was never predicted or never there.
-
-    Args:
-        confusion: From `confusion_matrix`.
-
-    Returns:
-        Shape (num_classes, 3), float64, 0-1.
-    """
-    hits = np.diag(confusion).astype(np.float64)
-    predicted, actual = confusion.sum(axis=0), confusion.sum(axis=1)
-    precision = hits / np.maximum(predicted, 1)
-    recall = hits / np.maximum(actual, 1)
-    f1 = 2 * hits / np.maximum(predicted + actual, 1)
-    return np.stack([precision, recall, f1], axis=1)
-
-
-def top_k_accuracy(y_true: Labels, y_prob: Probabilities, k: int) -> float:
-    """Return the share of pictures whose true class is among the ``k`` most probable; of equal ones the first counts.
-
-    Args:
-        y_true: Shape (n,), labels from 0 to ``num_classes - 1``.
-        y_prob: Shape (n, num_classes).
-        k: At least 1.
-    """
-    return float(in_top_k(y_true, y_prob, k).mean())
+def interval_text(interval: tuple[float, float], form: str) -> str:
+    """Return an interval as text, its ends in a format such as ``".1%"``."""
+    low, high = interval
+    return "no interval" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
 
 
 def in_top_k(y_true: Labels, y_prob: Probabilities, k: int) -> npt.NDArray[np.bool_]:
-    """Return whether each true class is among the ``k`` most probable, shape (n,)."""
-    best = np.argsort(-np.asarray(y_prob), axis=1, kind="stable")[:, :k]  # of equal ones the first, as argmax has it
-    return np.asarray((best == np.asarray(y_true)[:, None]).any(axis=1))
+    """Return whether each true class is among the ``k`` most probable, shape (n,).
 
-
-def balanced_accuracy(confusion: npt.NDArray[np.int64]) -> float:
-    """Return the mean recall of the classes that have pictures: what accuracy would be if all were equally many."""
-    actual = confusion.sum(axis=1)
-    return float((np.diag(confusion)[actual > 0] / actual[actual > 0]).mean())
+    Of equal probabilities the first counts, as for ``argmax``; scikit-learn takes the last.
+    """
+    best = np.argsort(-np.asarray(y_prob), axis=1, kind="stable")[:, :k]
+    return np.asarray((best == y_true[:, None]).any(axis=1))
 
 
 def log_losses(y_true: Labels, y_prob: Probabilities) -> Floats:
-    """Return minus the logarithm of the probability given to each truth, shape (n,); 0 counts as 2.2e-16."""
+    """Return the log loss of each image, shape (n,); a probability of 0 counts as 2.2e-16."""
     smallest = np.finfo(np.float64).eps
     of_truth = np.asarray(y_prob, dtype=np.float64)[np.arange(len(y_true)), y_true]
     losses: Floats = -np.log(np.clip(of_truth, smallest, 1 - smallest))
@@ -212,94 +272,95 @@ def loss_and_accuracy(y_true: Labels, y_prob: Probabilities) -> dict[str, float]
 
 
 def brier_scores(y_true: Labels, y_prob: Probabilities) -> Floats:
-    """Return the squared distance of each row from the truth (Brier 1950), shape (n,), 0-2; of two classes half."""
-    truth = np.eye(y_prob.shape[1])[y_true]
-    scores: Floats = ((np.asarray(y_prob, dtype=np.float64) - truth) ** 2).sum(axis=1)
-    return scores / 2 if y_prob.shape[1] == 2 else scores  # noqa: PLR2004 - as scikit-learn has it
+    """Return the Brier score of each image (1950), shape (n,), 0-2; 0-1 with two classes."""
+    classes = y_prob.shape[1]
+    errors = np.asarray(y_prob, dtype=np.float64) - np.eye(classes)[y_true]
+    scores: Floats = (errors**2).sum(axis=1)
+    return scores / 2 if classes == 2 else scores  # noqa: PLR2004 - as in scikit-learn
 
 
-@dataclass(frozen=True, slots=True)
-class ReliabilityBin:
-    """Pictures of like confidence.
+def reliability(
+    confidence: Floats, right: npt.NDArray[np.bool_], bins: int = 10
+) -> list[ReliabilityBin]:
+    """Return bins of about equally many images, from the least confident to the most.
 
-    Args:
-        confidence: Their mean confidence, 0-1.
-        accuracy: The share of them classified correctly, 0-1.
-        count: How many they are.
-    """
-
-    confidence: float
-    accuracy: float
-    count: int
-
-
-def reliability(confidence: Floats, right: npt.NDArray[np.bool_], bins: int = 10) -> list[ReliabilityBin]:
-    """Return bins of about equally many pictures each, from the least confident to the most.
-
-    Pictures of equal confidence are in one bin, so that the order of the pictures does not matter.
+    Images of equal confidence share a bin, so the order of the images does not matter.
 
     Args:
         confidence: Shape (n,), the probability of the predicted class.
-        right: Shape (n,), whether it was true.
-        bins: How many; fewer if there are fewer pictures, or many of equal confidence.
+        right: Shape (n,), whether the prediction is correct.
+        bins: Number of bins; fewer if there are fewer distinct values.
     """
     order = np.argsort(confidence, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(confidence[order])) + 1, len(order))  # of pictures of equal confidence
-    wanted = np.cumsum([len(part) for part in np.array_split(order, max(1, min(bins, len(order))))])
-    cuts = np.unique(ends[np.searchsorted(ends, wanted)])
-    parts = np.split(order, cuts[:-1])
-    return [ReliabilityBin(float(confidence[p].mean()), float(right[p].mean()), len(p)) for p in parts]
+    ends = np.append(np.flatnonzero(np.diff(confidence[order])) + 1, len(order))
+    parts = np.array_split(order, max(1, min(bins, len(order))))
+    cuts = np.unique(ends[np.searchsorted(ends, np.cumsum([len(part) for part in parts]))])
+    return [
+        ReliabilityBin(float(confidence[part].mean()), float(right[part].mean()), len(part))
+        for part in np.split(order, cuts[:-1])
+    ]
 
 
 def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_], bins: int = 10) -> float:
-    """Return the expected calibration error: how far confidence is from accuracy, averaged over equal-mass bins.
+    """Return the expected calibration error: the mean gap of confidence and accuracy over the bins.
 
-    (Naeini et al. 2015, with bins of about equally many pictures as Nixon et al. 2019 have them.) Few pictures per
-    bin make it larger than 0 even for perfect probabilities.
+    (Naeini et al. 2015, with bins of about equally many images as in Nixon et al. 2019.) Few images
+    per bin make it larger than 0 even for perfect probabilities.
     """
-    found = reliability(confidence, right, bins)
-    return sum(each.count * abs(each.accuracy - each.confidence) for each in found) / len(confidence)
+    parts = reliability(confidence, right, bins)
+    gaps = sum(each.count * abs(each.accuracy - each.confidence) for each in parts)
+    return gaps / len(confidence)
 
 
-def ranking_scores(truth: npt.NDArray[np.bool_], score: Probabilities, weights: Floats | None = None) -> Floats:
-    """Return the area under the ROC curve and the average precision of one class against the rest.
-
-    Args:
-        truth: Shape (n,), whether it is the class.
-        score: Shape (n,), higher for those more likely to be.
-        weights: Shape (draws, n), how often each picture counts; by default once.
+def rank_classes(y_true: Labels, y_prob: Probabilities) -> Floats:
+    """Return ROC-AUC and average precision of each class against the rest.
 
     Returns:
-        Shape (draws, 2), NaN where the class, or the rest, has no picture.
+        Shape (num_classes, 2), NaN where a class is empty, the ROC-AUC also where the rest is.
     """
-    counted = np.ones((1, len(truth))) if weights is None else weights
-    order = np.argsort(-np.asarray(score, dtype=np.float64), kind="stable")
-    ends = np.append(np.diff(score[order]) != 0, True)  # a threshold is not put between equal scores
-    mass = counted[:, order]
-    hits = np.cumsum(mass * truth[order], axis=1)[:, ends]
-    alarms = np.cumsum(mass * ~truth[order], axis=1)[:, ends]
-    steps = np.diff(hits, axis=1, prepend=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recall_steps = steps / hits[:, -1:]
-        area = (recall_steps * (alarms[:, -1:] - alarms + np.diff(alarms, axis=1, prepend=0) / 2)).sum(axis=1)
-        area = area / alarms[:, -1]
-        called = np.maximum(hits + alarms, np.finfo(np.float64).tiny)
-        precision = (recall_steps * (hits / called)).sum(axis=1)
-    return np.stack([area, precision], axis=1)
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    ranking = np.full((y_prob.shape[1], 2), np.nan)
+    for label in np.unique(y_true):
+        truth, score = y_true == label, y_prob[:, label]
+        if not truth.all():
+            ranking[label, 0] = roc_auc_score(truth, score)
+        ranking[label, 1] = average_precision_score(truth, score)
+    return ranking
 
 
-def rank_classes(y_true: Labels, y_prob: Probabilities, weights: Floats | None = None) -> Floats:
-    """Return the `ranking_scores` of every class against the rest.
+def weighted_ranking(y_true: Labels, y_prob: Probabilities, weights: Floats) -> Floats:
+    """Return the `rank_classes` of every row of weights.
 
     Args:
         y_true: Shape (n,), int64.
         y_prob: Shape (n, num_classes).
-        weights: Shape (draws, n), how often each picture counts; by default once.
+        weights: Shape (draws, n), how often each image counts.
 
     Returns:
-        Shape (num_classes, draws, 2), NaN where the class, or the rest, has no picture.
+        Shape (num_classes, draws, 2), NaN as in `rank_classes`.
     """
-    return np.stack([ranking_scores(y_true == k, y_prob[:, k], weights) for k in range(y_prob.shape[1])])
+    classes = range(y_prob.shape[1])
+    return np.stack([_ranking(y_true == label, y_prob[:, label], weights) for label in classes])
+
+
+def _ranking(truth: npt.NDArray[np.bool_], score: Probabilities, weights: Floats) -> Floats:
+    """Return the weighted ROC-AUC and average precision of one class, shape (draws, 2)."""
+    order = np.argsort(-np.asarray(score, dtype=np.float64), kind="stable")
+    ends = np.append(
+        np.diff(score[order]) != 0, True
+    )  # a threshold is not put between equal scores
+    mass = weights[:, order]
+    hits = np.cumsum(mass * truth[order], axis=1)[:, ends]
+    alarms = np.cumsum(mass * ~truth[order], axis=1)[:, ends]
+    steps = np.diff(hits, axis=1, prepend=0)
+    below = alarms[:, -1:] - alarms + np.diff(alarms, axis=1, prepend=0) / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall_steps = steps / hits[:, -1:]
+        area = (recall_steps * below).sum(axis=1) / alarms[:, -1]
+        predicted = np.maximum(hits + alarms, np.finfo(np.float64).tiny)
+        precision = (recall_steps * (hits / predicted)).sum(axis=1)
+    return np.stack([area, precision], axis=1)
 
 
 def mean_of_known(values: Floats) -> Floats:
@@ -310,44 +371,46 @@ def mean_of_known(values: Floats) -> Floats:
     return mean
 
 
-def bootstrap_weights(count: int, draws: int, seed: int = 0) -> Floats:
-    """Return how often each picture is in each bootstrap sample (Efron 1979), shape (draws, count)."""
-    random = np.random.default_rng(seed)
-    return np.stack([np.bincount(random.integers(count, size=count), minlength=count) for _ in range(draws)]).astype(
-        np.float64
-    )
+def _bootstrap_weights(count: int, draws: int) -> Floats:
+    """Return how often each image is in each bootstrap sample, shape (draws, count)."""
+    random = np.random.default_rng(0)
+    rows = [np.bincount(random.integers(count, size=count), minlength=count) for _ in range(draws)]
+    return np.stack(rows).astype(np.float64)
 
 
 def percentile_interval(
     values: Floats, confidence: float = 0.95, *, widest: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[float, float]:
-    """Return what the middle share ``confidence`` of bootstrap values spans.
+    """Return the percentile interval of bootstrap values, such as the middle 95 %.
 
-    Where they do not differ, as when all pictures are right or there is only one, they say nothing about other
-    pictures: then it is ``widest``. (nan, nan) if no value is finite.
+    Where the values do not differ, as when all images are correct or there is only one, they say
+    nothing about other images: then it is ``widest``. (nan, nan) if no value is finite.
     """
     return _unless_empty(*_percentiles(values, confidence), widest)
 
 
-def mirrored_interval(values: Floats, value: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the basic bootstrap interval (Davison & Hinkley 1997) of a figure from 0 to 1.
+def mirrored_interval(
+    values: Floats, value: float, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the basic bootstrap interval (Davison & Hinkley 1997) of a metric from 0 to 1.
 
-    Bootstrap values of a figure that chance makes larger, such as the calibration error, are larger by that once
-    more. Here their percentiles are mirrored at the figure, so that it is taken off. The figure itself is always
-    within.
+    Chance makes some metrics larger, such as the calibration error, and their bootstrap values
+    larger again by as much. Mirroring the percentiles at the metric takes that off. The interval
+    always contains the metric itself.
 
     Args:
         values: Bootstrap values.
-        value: The figure itself, 0-1.
-        confidence: How often such an interval should hold, 0-1.
+        value: The metric itself, 0-1.
+        confidence: Intended coverage of the interval, 0-1.
 
     Returns:
-        Lower and upper end, each 0-1; where nothing is known as `percentile_interval`.
+        Lower and upper end, each 0-1; (0, 1) where the values do not differ.
     """
     low, high = _percentiles(values, confidence)
     if math.isclose(low, high, abs_tol=_ROUNDING):
         return 0.0, 1.0
-    return _unless_empty(min(value, max(0.0, 2 * value - high)), max(value, min(1.0, 2 * value - low)), (0.0, 1.0))
+    mirrored = (min(value, max(0.0, 2 * value - high)), max(value, min(1.0, 2 * value - low)))
+    return _unless_empty(*mirrored, (0.0, 1.0))
 
 
 def _percentiles(values: Floats, confidence: float) -> tuple[float, float]:

@@ -50,7 +50,9 @@ def test_one_class_cannot_be_wrong() -> None:
 
 
 def test_cross_validation_predicts_every_picture_once(coloured: fc.Dataset) -> None:
-    found = cross_validate(coloured, k=3, model="article", image_size=(24, 24), epochs=8, progress=False)
+    found = cross_validate(
+        coloured, k=3, model="article", image_size=(24, 24), epochs=8, progress=False
+    )
     assert sorted(found.evaluation.keys) == sorted(coloured.keys)
     assert [len(fold) for fold in found.folds] == [10, 10, 10] or sum(map(len, found.folds)) == 30
     low, high = found.interval
@@ -83,7 +85,13 @@ def test_folds_that_are_alike_do_not_make_the_interval_narrower_than_their_pictu
 def test_a_stopped_cross_validation_keeps_its_folds_and_goes_on(
     coloured: fc.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings: dict[str, Any] = {"k": 3, "model": "article", "image_size": (24, 24), "epochs": 1, "progress": False}
+    settings: dict[str, Any] = {
+        "k": 3,
+        "model": "article",
+        "image_size": (24, 24),
+        "epochs": 1,
+        "progress": False,
+    }
     whole = cross_validate(coloured, **settings)
     fit, begun = fc.Trainer.fit, list[int]()
 
@@ -103,7 +111,9 @@ def test_a_stopped_cross_validation_keeps_its_folds_and_goes_on(
     assert not continued.interrupted
     assert continued.evaluation.keys == whole.evaluation.keys
     assert np.array_equal(continued.evaluation.y_prob, whole.evaluation.y_prob)
-    assert [issue.sample for issue in continued.label_issues()] == [issue.sample for issue in whole.label_issues()]
+    assert [issue.sample for issue in continued.label_issues()] == [
+        issue.sample for issue in whole.label_issues()
+    ]
     with pytest.raises(fc.TrainingError, match="of other data, settings or seed"):
         cross_validate(coloured, checkpoint_dir=tmp_path, **{**settings, "epochs": 2})
     (tmp_path / "fold-2.npz").write_bytes(b"PK damaged")
@@ -111,7 +121,9 @@ def test_a_stopped_cross_validation_keeps_its_folds_and_goes_on(
         cross_validate(coloured, checkpoint_dir=tmp_path, **settings)
 
 
-def test_stopped_before_the_first_fold_is_an_error(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_before_the_first_fold_is_an_error(
+    coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 

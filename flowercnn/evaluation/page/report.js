@@ -9,8 +9,8 @@ function element(tag, text, className) {
   return made;
 }
 
-function pictureItem(index) {
-  const [key, truth, predicted, confidence] = data.pictures[index];
+function imageItem(index) {
+  const [key, truth, predicted, confidence] = data.images[index];
   const item = element("li");
   const thumbnail = data.thumbnails[index];
   if (thumbnail) {
@@ -31,12 +31,12 @@ function showCell(button) {
   const row = Number(button.dataset.row), column = Number(button.dataset.column);
   document.querySelectorAll(".matrix [aria-pressed=true]").forEach((other) => other.setAttribute("aria-pressed", "false"));
   button.setAttribute("aria-pressed", "true");
-  const found = data.pictures.map((_, index) => index).filter((i) => data.pictures[i][1] === row && data.pictures[i][2] === column);
-  found.sort((a, b) => data.pictures[b][3] - data.pictures[a][3]);
+  const found = data.images.map((_, index) => index).filter((i) => data.images[i][1] === row && data.images[i][2] === column);
+  found.sort((a, b) => data.images[b][3] - data.images[a][3]);
   const panel = document.getElementById("cell");
   const title = row === column ? data.classes[row] + ", recognised" : data.classes[row] + " taken for " + data.classes[column];
   const list = element("ul", undefined, "pictures");
-  list.append(...found.slice(0, 60).map(pictureItem));
+  list.append(...found.slice(0, 60).map(imageItem));
   panel.replaceChildren(element("h3", title + " (" + found.length + ")"), list);
   if (found.length > 60) panel.append(element("p", "and " + (found.length - 60) + " more"));
 }
