@@ -14,7 +14,8 @@ _FINEST: Final = 2.0**-30  # 1 minus a float32 probability from here on is exact
 
 
 def conformal_quantile(scores: npt.NDArray[np.float64], share: float) -> float:
-    """Return the quantile of split conformal prediction (Vovk et al. 2005); infinite if there are too few scores.
+    """Return the quantile of split conformal prediction (Vovk et al. 2005); infinite if there are
+    too few scores.
 
     A new score is at most this large with at least the probability ``share``.
 
@@ -27,10 +28,12 @@ def conformal_quantile(scores: npt.NDArray[np.float64], share: float) -> float:
 
 
 def nonconformity_scores(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Return the nonconformity scores of predictions, sorted: 1 minus the probability of the true class.
+    """Return the nonconformity scores of predictions, sorted: 1 minus the probability of the true
+    class.
 
-    1 minus a score is the probability itself to the last bit, so that rounding moves no image across its threshold.
-    Probabilities below 1e-9 count as 0: a threshold that low lets every class in.
+    1 minus a score is the probability itself to the last bit, so that rounding moves no image
+    across its threshold. Probabilities below 1e-9 count as 0: a threshold that low lets every class
+    in.
 
     Args:
         probabilities: Of the true class of each image, shape (n,).

@@ -34,7 +34,7 @@ def decoded_batches(
     keys: deque[str] = deque()
     failed: list[Exception] = []
 
-    def pictures() -> Iterator[ImageInput]:
+    def readable() -> Iterator[ImageInput]:
         try:
             for key, image in keyed_pictures(images):
                 keys.append(key)
@@ -47,7 +47,7 @@ def decoded_batches(
         keys.extend(images.keys)
         decoded = images.decode_each(preprocessing)
     else:
-        decoded = preprocessing.decode_each(pictures())
+        decoded = preprocessing.decode_each(readable())
     while batch := list(islice(decoded, batch_size)):
         yield [(keys.popleft(), pixels) for pixels in batch]
     if failed:
@@ -57,7 +57,8 @@ def decoded_batches(
 def usable_batches(
     preprocessing: Preprocessing, images: PredictInput, batch_size: int
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield the pixels of images in batches, shape (n, height, width, 3); after the last, refuse all bad images.
+    """Yield the pixels of images in batches, shape (n, height, width, 3); after the last, reject
+    all bad images.
 
     Raises:
         ImageError: If images cannot be used; all are named.
@@ -75,7 +76,8 @@ def usable_batches(
 
 
 def is_batch(images: Any, image_size: tuple[int, int]) -> bool:
-    """Return whether these are images in one array, to be used as they are; others are decoded and resized."""
+    """Return whether these are images in one array, to be used as they are; others are decoded and
+    resized."""
     if not hasattr(images, "__array__") or np.ndim(images) != _BATCH_DIMENSIONS:
         return False
     is_of_size = tuple(np.shape(images)[1:]) == (*image_size, 3)
@@ -93,12 +95,13 @@ def check_pixels(images: Any, image_size: tuple[int, int]) -> npt.NDArray[Any]:
     is_number = np.issubdtype(pixels.dtype, np.floating) or pixels.dtype == np.uint8
     if pixels.shape[1:] != expected or not is_number:
         raise ConfigurationError(
-            f"an array of images must have shape (n, {', '.join(map(str, expected))}), dtype uint8 or float, values "
-            f"0-255. Received: shape {pixels.shape}, dtype {pixels.dtype}. Images of other sizes must be uint8."
+            f"an array of images must have shape (n, {', '.join(map(str, expected))}), dtype "
+            f"uint8 or float, values 0-255. Received: shape {pixels.shape}, dtype {pixels.dtype}. "
+            "Images of other sizes must be uint8."
         )
     if pixels.dtype == np.uint8 or not pixels.size:
         return pixels
-    if not (pixels.min() >= 0 and pixels.max() <= _WHITE):  # so that NaN is refused, too
+    if not (pixels.min() >= 0 and pixels.max() <= _WHITE):  # so that NaN is rejected, too
         raise ConfigurationError(
             "an array of images must have values 0-255; rescaling is part of the network. "
             f"Received: values from {pixels.min():g} to {pixels.max():g}"

@@ -23,18 +23,20 @@ _MANY: Final = 256
 
 
 class Extractor:
-    """Computes feature vectors fast: normalisation folded, compiled, small parts in several threads.
+    """Computes feature vectors fast: normalisation folded, compiled, small parts in several
+    threads.
 
     Args:
         model: A classifier that ends in a dense layer; not changed.
-        pictures: About how many will be asked for. For many it is worth some seconds to prepare for them.
+        images: About how many will be asked for. For many it is worth some seconds to prepare for
+            them.
         output: What is computed, shape (n, size), in place of the input of the last layer.
 
     Raises:
         ConfigurationError: If it ends in another layer.
     """
 
-    def __init__(self, model: Any, *, pictures: int = 0, output: Any = None) -> None:
+    def __init__(self, model: Any, *, images: int = 0, output: Any = None) -> None:
         import tensorflow as tf
 
         keras = import_keras()
@@ -46,34 +48,47 @@ class Extractor:
         self._workers = min(4, cpu_count())
         self.batch = 2 * self._workers * self._at_once  # images to give at once
         # LiteRT is much faster than TensorFlow at depthwise convolutions, and slower at dense ones.
-        worth_it = pictures >= _MANY and any("Depthwise" in type(layer).__name__ for layer in network.layers)
+        worth_it = images >= _MANY and any(
+            "Depthwise" in type(layer).__name__ for layer in network.layers
+        )
         light = light_copy(network) if worth_it else None
         self._light = None if light is None else LiteRTRuntime(light)
         self._compute = tf.function(
-            lambda pixels: network(tf.cast(pixels, tf.float32), training=False), reduce_retracing=True
+            lambda pixels: network(tf.cast(pixels, tf.float32), training=False),
+            reduce_retracing=True,
         )
 
     def __call__(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Return the feature vectors, shape (n, size), of pictures of shape (n, height, width, 3), 0-255."""
+        """Return the feature vectors, shape (n, size), of images of shape (n, height, width, 3),
+        0-255."""
         if self._light is not None:
             return self._light(pixels)
         slices = [pixels[i : i + self._at_once] for i in range(0, len(pixels), self._at_once)]
         parts = ordered_map(
-            lambda part: self._compute(part).numpy(), slices, workers=self._workers, window=2 * self._workers
+            lambda part: self._compute(part).numpy(),
+            slices,
+            workers=self._workers,
+            window=2 * self._workers,
         )
         return np.concatenate([np.empty((0, self.size), np.float32), *parts])
 
     def stream(
-        self, pictures: Iterable[npt.NDArray[np.uint8] | ImageError]
+        self, images: Iterable[npt.NDArray[np.uint8] | ImageError]
     ) -> Iterator[npt.NDArray[np.float32] | ImageError]:
-        """Yield the feature vectors of the views of each picture, shape (views, size), in order and bounded memory.
+        """Yield the feature vectors of the views of each image, shape (views, size), in order and
+        bounded memory.
 
         Args:
-            pictures: Of each its views, shape (views, height, width, 3), 0-255, or an error, which is passed on.
+            images: Of each its views, shape (views, height, width, 3), 0-255, or an error, which
+                is passed on.
         """
-        remaining = iter(pictures)
+        remaining = iter(images)
         while batch := list(islice(remaining, self.batch)):
             usable = [views for views in batch if not isinstance(views, ImageError)]
             rows = iter(self(np.concatenate(usable)) if usable else ())
             for views in batch:
-                yield views if isinstance(views, ImageError) else np.stack(list(islice(rows, len(views))))
+                yield (
+                    views
+                    if isinstance(views, ImageError)
+                    else np.stack(list(islice(rows, len(views))))
+                )

@@ -1,4 +1,5 @@
-"""The network of a classifier: from a Keras model, a model file or an export, for the runtime wanted."""
+"""The network of a classifier: from a Keras model, a model file or an export, for the runtime
+wanted."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from flowercnn.saving import Description, ModelFile, light_copy, read_export, re
 __all__ = ["Network", "RuntimeChoice", "check_feature_maps", "layers_of", "read_predictor"]
 
 RuntimeChoice: TypeAlias = Literal["auto", "keras", "litert", "onnx"]
-"""Runtime: Keras on TensorFlow, LiteRT or ONNX Runtime; ``"auto"`` is LiteRT if possible, otherwise Keras."""
+"""Runtime: Keras on TensorFlow, LiteRT or ONNX Runtime; ``"auto"`` is LiteRT if possible, otherwise
+Keras."""
 
 _FEATURE_MAP_DIMENSIONS: Final = 4  # (n, height, width, channels)
 
@@ -58,7 +60,9 @@ class Network:
         self._lock = threading.RLock()
 
     @classmethod
-    def of_file(cls, file: ModelFile, runtime: RuntimeChoice, layers: tuple[str, ...] = ()) -> Network:
+    def of_file(
+        cls, file: ModelFile, runtime: RuntimeChoice, layers: tuple[str, ...] = ()
+    ) -> Network:
         """Return the network in a model file, checked for the runtime that will compute it.
 
         Raises:
@@ -67,39 +71,55 @@ class Network:
         """
         if runtime == "onnx" or (runtime == "litert" and file.litert is None):
             way_out = (
-                "Export it to .onnx and load that." if runtime == "onnx" else "Save it again with flowercnn[litert]."
+                "Export it to .onnx and load that."
+                if runtime == "onnx"
+                else "Save it again with flowercnn[litert]."
             )
-            raise ModelFileError(f"{file.path}: holds no network for runtime={runtime!r}. {way_out}")
+            raise ModelFileError(
+                f"{file.path}: holds no network for runtime={runtime!r}. {way_out}"
+            )
         is_keras = runtime == "keras" or (runtime == "auto" and not litert_is_installed())
         light = None if is_keras else file.litert_network(features=bool(layers))
         if light is None:
-            # A file that cannot be built is refused now, not at the first image.
+            # A file that cannot be built is rejected now, not at the first image.
             try:
                 return cls(file.keras_model(), layers=layers, wanted=runtime)
             except ConfigurationError as error:
                 raise ModelFileError(f"{file.path}: {error}") from error
         try:
-            return cls(file=file, runtime=LiteRTRuntime(light), light=light, layers=layers, wanted=runtime)
+            return cls(
+                file=file, runtime=LiteRTRuntime(light), light=light, layers=layers, wanted=runtime
+            )
         except (RuntimeError, ValueError) as error:
-            raise ModelFileError(f"{file.path}: the LiteRT network cannot be used: {error}") from error
+            raise ModelFileError(
+                f"{file.path}: the LiteRT network cannot be used: {error}"
+            ) from error
 
     @property
     def model(self) -> Any:
         """The Keras model.
 
         Raises:
-            ModelFileError: If this is an export for another runtime, or the file's weights cannot be used.
+            ModelFileError: If this is an export for another runtime, or the file's weights cannot
+                be used.
         """
         with self._lock:
             if self._model is None:
                 if self._file is None:
-                    raise ModelFileError("An export for LiteRT or ONNX holds no Keras model; load the .keras file.")
+                    raise ModelFileError(
+                        "An export for LiteRT or ONNX holds no Keras model; load the .keras file."
+                    )
                 self._model = self._file.keras_model()
             return self._model
 
     def with_layers(self, layers: tuple[str, ...]) -> Network:
-        """Return the network with other layers whose mean activations are computed; itself if they are the same."""
-        return self if layers == self._layers else Network(self.model, layers=layers, wanted=self._wanted)
+        """Return the network with other layers whose mean activations are computed; itself if they
+        are the same."""
+        return (
+            self
+            if layers == self._layers
+            else Network(self.model, layers=layers, wanted=self._wanted)
+        )
 
     @property
     def light(self) -> bytes | None:
@@ -115,14 +135,19 @@ class Network:
         with self._lock:
             if self._runtime is None:
                 light = None if self._wanted == "keras" else self.light
-                self._runtime = KerasRuntime(self.model, self._layers) if light is None else LiteRTRuntime(light)
+                self._runtime = (
+                    KerasRuntime(self.model, self._layers)
+                    if light is None
+                    else LiteRTRuntime(light)
+                )
             return self._runtime
 
 
 def read_predictor(
     path: Path, runtime: RuntimeChoice, max_pixels: int | None
 ) -> tuple[Description, Calibration | None, Network]:
-    """Return the parts of the predictor in a file; arguments and errors are those of `Predictor.load`."""
+    """Return the parts of the predictor in a file; arguments and errors are those of
+    `Predictor.load`."""
     check_choice("runtime", runtime, get_args(RuntimeChoice))
     if path.suffix.lower() in (".tflite", ".onnx"):
         return _exported(path, runtime, max_pixels)
@@ -145,17 +170,20 @@ def _exported(
     description, computes = read_export(path)
     calibration = _read_calibration(description, path)
     if runtime not in ("auto", computes.name):
-        raise ModelFileError(f"{path}: holds no network for runtime={runtime!r}, only for {computes.name!r}.")
+        raise ModelFileError(
+            f"{path}: holds no network for runtime={runtime!r}, only for {computes.name!r}."
+        )
     return _limited(description, max_pixels), calibration, Network(runtime=computes)
 
 
 def layers_of(calibration: Calibration | None) -> tuple[str, ...]:
-    """Return the layers whose mean activations a calibration needs; none if there is no calibration."""
+    """Return the layers whose mean activations a calibration needs; none if there is no
+    calibration."""
     return () if calibration is None else calibration.layers
 
 
 def check_feature_maps(model: Any, calibration: Calibration | None) -> None:
-    """Refuse a calibration that was fitted to other feature maps than those of a Keras model.
+    """Reject a calibration that was fitted to other feature maps than those of a Keras model.
 
     Raises:
         ConfigurationError: If it was.
@@ -168,13 +196,15 @@ def check_feature_maps(model: Any, calibration: Calibration | None) -> None:
         shape = shapes.get(name, ())
         if len(shape) != _FEATURE_MAP_DIMENSIONS or shape[-1] != gaussian.size:
             raise ConfigurationError(
-                f"The calibration is of another network: it knows {gaussian.size} feature maps of the layer "
-                f"{name!r}. Received: a layer with outputs of shape {shape}"
+                f"The calibration is of another network: it knows {gaussian.size} feature maps of "
+                f"the layer {name!r}. Received: a layer with outputs of shape {shape}"
             )
 
 
-def _check_features(network: Network, calibration: Calibration | None, description: Description) -> None:
-    """Refuse a calibration that was fitted to other features than those of a LiteRT network.
+def _check_features(
+    network: Network, calibration: Calibration | None, description: Description
+) -> None:
+    """Reject a calibration that was fitted to other features than those of a LiteRT network.
 
     Raises:
         ConfigurationError: If it was.

@@ -28,8 +28,9 @@ _ARRAYS: Final = ("mean", "scale", "directions", "variances")
 class LayerGaussian:
     """Gaussian of the square roots of a layer's mean activations for the training images.
 
-    The covariance of the standardised features is kept as its main directions and one variance for all the rest
-    (probabilistic principal component analysis; Tipping & Bishop 1999), which is smaller and more robust.
+    The covariance of the standardised features is kept as its main directions and one variance for
+    all the rest (probabilistic principal component analysis; Tipping & Bishop 1999), which is
+    smaller and more robust.
 
     Args:
         size: The number of the layer's features; of more than 256, a fixed choice is used.
@@ -51,7 +52,8 @@ class LayerGaussian:
         roots = _square_roots(features)
         mean = roots.mean(axis=0)
         spread = roots.std(axis=0)
-        scale = spread + 0.05 * spread.mean() + _SMALLEST  # features that hardly vary must not decide
+        # features that hardly vary must not decide
+        scale = spread + 0.05 * spread.mean() + _SMALLEST
         centred = (roots - mean) / scale
         covariance = centred.T @ centred / len(centred)
         values, vectors = np.linalg.eigh(covariance)
@@ -64,12 +66,16 @@ class LayerGaussian:
         return cls(features.shape[1], *map(_single, (mean, scale, directions, variances)))
 
     def distances(self, features: Floats) -> npt.NDArray[np.float64]:
-        """Return the squared Mahalanobis distance of each row from the mean, per feature; it is 1 on average."""
+        """Return the squared Mahalanobis distance of each row from the mean, per feature; it is 1
+        on average."""
         apart = ((_square_roots(features) - self.mean) / self.scale).astype(np.float64)
-        # Not @: BLAS keeps its threads spinning for 30 ms after each batch, and the network waits for them.
+        # Not @: BLAS keeps its threads spinning for 30 ms after each batch, and the network waits
+        # for them.
         along = np.einsum("ij,jk->ik", apart, self.directions)
         rest = np.maximum((apart**2).sum(axis=1) - (along**2).sum(axis=1), 0)
-        total: npt.NDArray[np.float64] = (along**2 / self.variances[:-1]).sum(axis=1) + rest / self.variances[-1]
+        total: npt.NDArray[np.float64] = (along**2 / self.variances[:-1]).sum(
+            axis=1
+        ) + rest / self.variances[-1]
         return total / len(self.mean)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,7 +89,9 @@ class LayerGaussian:
         Raises:
             ValueError: If it is damaged; also TypeError and KeyError.
         """
-        mean, scale, directions, variances = (_single(unpack_floats(described[name])) for name in _ARRAYS)
+        mean, scale, directions, variances = (
+            _single(unpack_floats(described[name])) for name in _ARRAYS
+        )
         size = described["size"]
         count = len(mean)
         if not isinstance(size, int) or not 1 <= count == len(scale) == min(size, _MOST_FEATURES):
@@ -99,9 +107,10 @@ class LayerGaussian:
 class OutOfDistributionDetector:
     """Out-of-distribution detector: the distance of an image from the training images.
 
-    The score is the geometric mean, over layers at several depths, of the squared Mahalanobis distance from the
-    mean of the training images (as Lee et al. 2018, with one Gaussian for all classes). Images of no known class for
-    which a softmax is confident are far away in one layer or another.
+    The score is the geometric mean, over layers at several depths, of the squared Mahalanobis
+    distance from the mean of the training images (as Lee et al. 2018, with one Gaussian for all
+    classes). Images of no known class for which a softmax is confident are far away in one layer or
+    another.
 
     Args:
         layers: Names of the layers, in the order of the features.
@@ -127,15 +136,19 @@ class OutOfDistributionDetector:
         return replace(unscored, scores=np.sort(unscored.score(val)))
 
     def score(self, features: Floats) -> npt.NDArray[np.float64]:
-        """Return how far from the training images each row of mean activations (n, features) is; 1 is usual."""
+        """Return how far from the training images each row of mean activations (n, features) is; 1
+        is usual."""
         columns = _columns(features, [gaussian.size for gaussian in self.gaussians])
         pairs = zip(self.gaussians, columns, strict=True)
         distances = [gaussian.distances(column) for gaussian, column in pairs]
-        means: npt.NDArray[np.float64] = np.exp(np.log(np.maximum(distances, _SMALLEST)).mean(axis=0))
+        means: npt.NDArray[np.float64] = np.exp(
+            np.log(np.maximum(distances, _SMALLEST)).mean(axis=0)
+        )
         return means
 
     def threshold(self, false_alarms: float) -> float:
-        """Return the score that a share of in-distribution images is expected to exceed; infinite for 0."""
+        """Return the score that a share of in-distribution images is expected to exceed; infinite
+        for 0."""
         return conformal_quantile(self.scores, 1 - false_alarms)
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,10 +172,13 @@ class OutOfDistributionDetector:
 
 
 def _square_roots(features: Floats) -> npt.NDArray[np.float32]:
-    """Return square roots, which shorten the long tails of activations; of many features a fixed choice."""
+    """Return square roots, which shorten the long tails of activations; of many features a fixed
+    choice."""
     chosen = np.asarray(features, dtype=np.float32)
     if chosen.shape[1] > _MOST_FEATURES:
-        chosen = chosen[:, np.linspace(0, chosen.shape[1] - 1, _MOST_FEATURES).round().astype(np.int64)]
+        chosen = chosen[
+            :, np.linspace(0, chosen.shape[1] - 1, _MOST_FEATURES).round().astype(np.int64)
+        ]
     roots: npt.NDArray[np.float32] = np.sign(chosen) * np.sqrt(np.abs(chosen))
     return roots
 
@@ -171,7 +187,8 @@ def _columns(features: Floats, sizes: Sequence[int]) -> list[Floats]:
     """Return the features of each layer."""
     if features.shape[1] != sum(sizes):
         raise ConfigurationError(
-            f"The calibration is of another network: it knows {sum(sizes)} features. Received: {features.shape[1]}"
+            f"The calibration is of another network: it knows {sum(sizes)} features. Received: "
+            f"{features.shape[1]}"
         )
     return np.split(features, np.cumsum(sizes)[:-1], axis=1)
 

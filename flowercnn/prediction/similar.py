@@ -70,19 +70,24 @@ def embed(predictor: Embedder, images: PredictInput) -> npt.NDArray[np.float32]:
 
 
 def find_similar(
-    predictor: Embedder, image: ImageInput, dataset: Dataset | DataSource | str | os.PathLike[str], k: int = 5
+    predictor: Embedder,
+    image: ImageInput,
+    dataset: Dataset | DataSource | str | os.PathLike[str],
+    k: int = 5,
 ) -> list[Similar]:
-    """Nearest neighbours: return the ``k`` images of a data set most similar to an image, most similar first.
+    """Nearest neighbours: return the ``k`` images of a data set most similar to an image, most
+    similar first.
 
     Args:
         predictor: A classifier whose network ends in a dense layer.
         image: The image.
-        dataset: Where to look: a data set, a source, or a path or URI of one. The image itself is found if it is
-            in it.
+        dataset: Where to look: a data set, a source, or a path or URI of one. The image itself is
+            found if it is in it.
         k: How many, at least 1; all if there are fewer.
 
     Raises:
-        ConfigurationError: If ``image`` is not one image, ``k`` is below 1, or ``dataset`` is something else.
+        ConfigurationError: If ``image`` is not one image, ``k`` is below 1, or ``dataset`` is
+            something else.
         ImageError: If images cannot be used.
 
     Example:

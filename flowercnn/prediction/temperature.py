@@ -19,8 +19,9 @@ SMALLEST_PROBABILITY: Final = float(np.finfo(np.float32).tiny)
 def fit_temperature(y_true: npt.NDArray[np.int64], y_prob: npt.NDArray[np.floating[Any]]) -> float:
     """Return the temperature whose probabilities fit best, from 0.05 to 20.
 
-    This is the maximum a posteriori estimate: the least log loss, with a standard normal prior on the logarithm of
-    the temperature. The prior matters where there are few images, such as some that are all predicted correctly.
+    This is the maximum a posteriori estimate: the least log loss, with a standard normal prior on
+    the logarithm of the temperature. The prior matters where there are few images, such as some
+    that are all predicted correctly.
 
     Args:
         y_true: Shape (n,), labels.
@@ -42,7 +43,8 @@ def fit_temperature(y_true: npt.NDArray[np.int64], y_prob: npt.NDArray[np.floati
 
 
 def logits_layer(model: Any) -> str | None:
-    """Return the name of the dense layer that computes the logits of a model's final softmax, or ``None``."""
+    """Return the name of the dense layer that computes the logits of a model's final softmax, or
+    ``None``."""
     layers = import_keras().layers
     last = model.layers[-1]
     if type(last) is layers.Dense and getattr(last.activation, "__name__", "") == "softmax":
@@ -52,14 +54,17 @@ def logits_layer(model: Any) -> str | None:
     )
     if softmax and len(model.layers) > 1:
         before = model.layers[-2]
-        linear = type(before) is layers.Dense and getattr(before.activation, "__name__", "") == "linear"
+        linear = (
+            type(before) is layers.Dense and getattr(before.activation, "__name__", "") == "linear"
+        )
         if linear and last.input is before.output:
             return str(before.name)
     return None
 
 
 def divide_logits(model: Any, layer: str, temperature: float) -> Any:
-    """Return a copy of the model with the logits that a layer computes divided by the temperature."""
+    """Return a copy of the model with the logits that a layer computes divided by the
+    temperature."""
     copy = copy_model(model)
     dense = copy.get_layer(layer)
     dense.set_weights([weights / temperature for weights in dense.get_weights()])

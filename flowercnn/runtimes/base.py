@@ -37,10 +37,12 @@ class Computer(Protocol):
 
 
 class Runtime(Computer, Protocol):
-    """Computes for a `Predictor`, whose out-of-distribution detector needs mean activations, too."""
+    """Computes for a `Predictor`, whose out-of-distribution detector needs mean activations,
+    too."""
 
     def with_features(self, pixels: npt.NDArray[Any]) -> Features:
-        """Return probabilities, and the mean activations of some layers: (n, features), or (n, 0)."""
+        """Return probabilities, and the mean activations of some layers: (n, features), or (n,
+        0)."""
         ...
 
 

@@ -21,7 +21,8 @@ class KerasRuntime:
     """A Keras model, compiled to one TensorFlow function at the first call.
 
     Args:
-        model: A Keras model. Its weights are those of the first call; a large network's are read at every call.
+        model: A Keras model. Its weights are those of the first call; a large network's are read at
+            every call.
         layers: Names of layers whose mean activations are computed, too.
     """
 
@@ -46,7 +47,9 @@ class KerasRuntime:
             if self._function is None and self._model.count_params() > _MOST_CONSTANTS:
                 self._function = variable_function(self._model, layers=self._layers)
             elif self._function is None:
-                self._function = constant_function(self._model, batch=None, dtype="float32", layers=self._layers)
+                self._function = constant_function(
+                    self._model, batch=None, dtype="float32", layers=self._layers
+                )
         with memory_errors("The network"):
             outputs = self._function(tf.constant(pixels, tf.float32))
         if not self._layers:

@@ -19,18 +19,20 @@ class OnnxRuntime:
 
     Args:
         model: The bytes of an ONNX file that is known to be harmless.
-        shape: Of a picture: (height, width, 3).
+        shape: Of an image: (height, width, 3).
         num_classes: How many probabilities it gives.
-        batch: How many pictures at once it computes in bounded memory.
+        batch: How many images at once it computes in bounded memory.
 
     Raises:
         MissingDependencyError: If onnxruntime is not installed.
-        ModelFileError: If the network cannot compute probabilities of a picture of noise.
+        ModelFileError: If the network cannot compute probabilities of an image of noise.
     """
 
     name: RuntimeName = "onnx"
 
-    def __init__(self, model: bytes, shape: tuple[int, ...], num_classes: int, batch: int = LARGEST_BATCH) -> None:
+    def __init__(
+        self, model: bytes, shape: tuple[int, ...], num_classes: int, batch: int = LARGEST_BATCH
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -42,12 +44,18 @@ class OnnxRuntime:
         options.log_severity_level = 4
         # Otherwise bytes within decide, and what was checked as one format is read as another.
         options.add_session_config_entry("session.load_model_format", "ONNX")
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"]
+        )
         self.batch = batch
         noise = np.random.default_rng(0).uniform(0, 255, (1, *shape)).astype(np.float32)
         answer = self(noise)  # a network that cannot run says so now
-        if answer.shape != (1, num_classes) or answer.dtype != np.float32 or not np.isfinite(answer).all():
-            raise ModelFileError("the network gives no probabilities of a picture of noise.")
+        if (
+            answer.shape != (1, num_classes)
+            or answer.dtype != np.float32
+            or not np.isfinite(answer).all()
+        ):
+            raise ModelFileError("the network gives no probabilities of an image of noise.")
 
     def __call__(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return probabilities; see `Runtime`."""
