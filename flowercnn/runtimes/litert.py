@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from flowercnn._utils import cpu_count
 from flowercnn.errors import MissingDependencyError
-from flowercnn.runtimes.base import LARGEST_BATCH, Features, RuntimeName, no_features
+from flowercnn.runtimes.keras import LARGEST_BATCH, Features, RuntimeName, no_features
 
 __all__ = ["LiteRTRuntime", "litert_interpreter", "litert_is_installed"]
 
@@ -22,12 +22,10 @@ _BYTES_OF_BATCH: Final = 128 * 2**20
 
 
 class LiteRTRuntime:
-    """A network in LiteRT: one image by all processors, or several images by one processor
-    each.
+    """LiteRT network: one image on all processors, or several images on one processor each.
 
     Args:
-        flatbuffer: The network, for one image at a time, which has been checked if it is from a
-            file.
+        flatbuffer: The network, for one image at a time; checked, if it is from a file.
 
     Raises:
         MissingDependencyError: If ai-edge-litert is not installed.
@@ -54,9 +52,8 @@ class LiteRTRuntime:
             return self._one(pixels)
         with self._lock:
             if not self._many:
-                self._many = [
-                    _Interpreter(self._flatbuffer, threads=1) for _ in range(self._copies)
-                ]
+                count = range(self._copies)
+                self._many = [_Interpreter(self._flatbuffer, threads=1) for _ in count]
         parts = np.array_split(pixels, min(len(self._many), len(pixels)))
         with ThreadPoolExecutor(len(parts)) as pool:
             rows = pool.map(lambda interpreter, part: interpreter(part), self._many, parts)
@@ -65,12 +62,12 @@ class LiteRTRuntime:
 
 
 class _Interpreter:
-    """A LiteRT interpreter, which one thread at a time may use."""
+    """LiteRT interpreter, used by one thread at a time."""
 
     def __init__(self, flatbuffer: bytes, *, threads: int) -> None:
         self._interpreter = litert_interpreter()(model_content=flatbuffer, num_threads=threads)
         self._interpreter.allocate_tensors()
-        self._interpreter.invoke()  # a network that cannot run says so now
+        self._interpreter.invoke()  # a network that cannot run fails now
         pixels = self._interpreter.get_input_details()[0]
         tensors = self._interpreter.get_tensor_details()
         self._input = pixels["index"]

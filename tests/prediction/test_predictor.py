@@ -319,7 +319,7 @@ def test_top_is_best_first(predictor: fc.Predictor, coloured: fc.Dataset) -> Non
 
 
 def test_reprs_are_one_line(predictor: fc.Predictor) -> None:
-    assert repr(predictor) == "Predictor(3 classes, pictures 32 x 32)"
+    assert repr(predictor) == "Predictor(3 classes, images 32 x 32)"
     assert "error=" in repr(predictor.predict_one(b""))
 
 
