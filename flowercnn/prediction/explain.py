@@ -35,8 +35,7 @@ class Explanation:
     heat: npt.NDArray[np.float32]
 
     def overlay(self, opacity: float = 0.55) -> npt.NDArray[np.uint8]:
-        """Return the image under the heat, shape (height, width, 3), uint8; grey where it is
-        cold.
+        """Return the image under the heat, shape (height, width, 3), uint8; grey where cold.
 
         Args:
             opacity: Of the hottest place, 0-1. Where it is cold the image shows through.
@@ -105,8 +104,7 @@ def grad_cam(
 def occlusion(
     predictor: Predictor, image: PredictInput, class_name: str | None = None
 ) -> Explanation:
-    """Return where covering the image with a grey patch costs a class most probability (Zeiler &
-    Fergus 2014).
+    """Return where a grey patch costs a class most probability (Zeiler & Fergus 2014).
 
     It looks at answers only, so it checks what `grad_cam` reads from gradients. The arguments and
     errors are those of `grad_cam`; any network will do.

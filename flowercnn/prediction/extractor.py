@@ -17,20 +17,18 @@ from flowercnn.saving import light_copy
 
 __all__ = ["Extractor"]
 
-_PIXELS_AT_ONCE: Final = 8 * 256 * 256  # so few that activations stay in the processor's caches
+_PIXELS_AT_ONCE: Final = 8 * 256 * 256  # keeps activations in the processor's caches
 _MOST_AT_ONCE: Final = 64
 _MANY: Final = 256
 
 
 class Extractor:
-    """Computes feature vectors fast: normalisation folded, compiled, small parts in several
-    threads.
+    """Extractor of feature vectors: normalisation folded, compiled, small parts in threads.
 
     Args:
         model: A classifier that ends in a dense layer; not changed.
-        images: About how many will be asked for. For many it is worth some seconds to prepare for
-            them.
-        output: What is computed, shape (n, size), in place of the input of the last layer.
+        images: About how many images there will be. Many are worth some seconds of preparation.
+        output: The tensor to compute, shape (n, size), in place of the input of the last layer.
 
     Raises:
         ConfigurationError: If it ends in another layer.
@@ -48,38 +46,32 @@ class Extractor:
         self._workers = min(4, cpu_count())
         self.batch = 2 * self._workers * self._at_once  # images to give at once
         # LiteRT is much faster than TensorFlow at depthwise convolutions, and slower at dense ones.
-        worth_it = images >= _MANY and any(
-            "Depthwise" in type(layer).__name__ for layer in network.layers
-        )
+        kinds = {type(layer).__name__ for layer in network.layers}
+        worth_it = images >= _MANY and any("Depthwise" in kind for kind in kinds)
         light = light_copy(network) if worth_it else None
         self._light = None if light is None else LiteRTRuntime(light)
-        self._compute = tf.function(
-            lambda pixels: network(tf.cast(pixels, tf.float32), training=False),
-            reduce_retracing=True,
-        )
+
+        def compute(pixels: Any) -> Any:
+            return network(tf.cast(pixels, tf.float32), training=False)
+
+        self._compute = tf.function(compute, reduce_retracing=True)
 
     def __call__(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Return the feature vectors, shape (n, size), of images of shape (n, height, width, 3),
-        0-255."""
+        """Return feature vectors (n, size) of images (n, height, width, 3), 0-255."""
         if self._light is not None:
             return self._light(pixels)
         slices = [pixels[i : i + self._at_once] for i in range(0, len(pixels), self._at_once)]
-        parts = ordered_map(
-            lambda part: self._compute(part).numpy(),
-            slices,
-            workers=self._workers,
-            window=2 * self._workers,
-        )
+        workers, compute = self._workers, lambda part: self._compute(part).numpy()
+        parts = ordered_map(compute, slices, workers=workers, window=2 * workers)
         return np.concatenate([np.empty((0, self.size), np.float32), *parts])
 
     def stream(
         self, images: Iterable[npt.NDArray[np.uint8] | ImageError]
     ) -> Iterator[npt.NDArray[np.float32] | ImageError]:
-        """Yield the feature vectors of the views of each image, shape (views, size), in order and
-        bounded memory.
+        """Yield feature vectors of each image's views, (views, size), in bounded memory.
 
         Args:
-            images: Of each its views, shape (views, height, width, 3), 0-255, or an error, which
+            images: Views of each image, shape (views, height, width, 3), 0-255, or an error, which
                 is passed on.
         """
         remaining = iter(images)
@@ -87,8 +79,7 @@ class Extractor:
             usable = [views for views in batch if not isinstance(views, ImageError)]
             rows = iter(self(np.concatenate(usable)) if usable else ())
             for views in batch:
-                yield (
-                    views
-                    if isinstance(views, ImageError)
-                    else np.stack(list(islice(rows, len(views))))
-                )
+                if isinstance(views, ImageError):
+                    yield views
+                else:
+                    yield np.stack(list(islice(rows, len(views))))

@@ -46,13 +46,11 @@ class Prediction:
         probabilities: npt.NDArray[np.float32],
         reason: str | None = None,
     ) -> Prediction:
-        """Return the prediction that a row of probabilities stands for; without a label if there is
-        a reason."""
+        """Return the prediction of a row of probabilities; without a label if there is a reason."""
         best = int(probabilities.argmax())
         label = class_names[best] if reason is None else None
-        return cls(
-            key, label, float(probabilities[best]), class_names, probabilities, reason=reason
-        )
+        confidence = float(probabilities[best])
+        return cls(key, label, confidence, class_names, probabilities, reason=reason)
 
     @classmethod
     def failed(cls, key: str, class_names: tuple[str, ...], error: str) -> Prediction:
@@ -60,8 +58,7 @@ class Prediction:
         return cls(key, None, 0.0, class_names, None, error)
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """Return the ``k`` most probable classes with their probabilities, best first; none after
-        an error.
+        """Return the ``k`` most probable classes and their probabilities; empty after an error.
 
         Raises:
             ConfigurationError: If ``k`` is not an int of at least 1.
@@ -89,6 +86,5 @@ class Prediction:
             return f"Prediction(key={self.key!r}, error={self.error!r})"
         if self.reason is not None:
             return f"Prediction(key={self.key!r}, label=None, reason={self.reason!r})"
-        return (
-            f"Prediction(key={self.key!r}, label={self.label!r}, confidence={self.confidence:.3f})"
-        )
+        confidence = f"confidence={self.confidence:.3f}"
+        return f"Prediction(key={self.key!r}, label={self.label!r}, {confidence})"

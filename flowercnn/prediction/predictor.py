@@ -57,8 +57,8 @@ class Predictor:
             probabilities.
         class_names: One name per output, in order.
         preprocessing: How images become pixels.
-        calibration: What was fitted on validation images; see `flowercnn.calibrate`. Its
-            temperature must be in the model's weights already.
+        calibration: Calibration, see `flowercnn.calibrate`. Its temperature must be in the model's
+            weights already.
         info: Anything else to keep with the model (JSON values by name): versions, training,
             metrics.
         runtime: ``"keras"``, ``"litert"`` or ``"auto"``.
@@ -80,16 +80,14 @@ class Predictor:
         info: Mapping[str, Any] | None = None,
         runtime: RuntimeChoice = "auto",
     ) -> None:
-        # load() starts faster without
-        from flowercnn.models import check_probabilities, check_shapes
+        from flowercnn.models import check_probabilities, check_shapes  # load() needs neither
 
         check_instance("preprocessing", preprocessing, Preprocessing)
         names = check_class_names(class_names)
         check_printable(names)
         check_shapes(model, "model", preprocessing.image_size, len(names))
-        if all(
-            np.isfinite(weight).all() for weight in model.get_weights()
-        ):  # otherwise it is rejected when it is saved
+        # Weights that are not finite are rejected on saving.
+        if all(np.isfinite(weight).all() for weight in model.get_weights()):
             check_probabilities(model, "model")
         check_choice("runtime", runtime, ("auto", "keras", "litert"))
         if runtime == "litert":
@@ -113,11 +111,11 @@ class Predictor:
         Args:
             path: A ``.keras`` or ``.h5`` file of `save`, or a ``.tflite`` or ``.onnx`` file of
                 `export`.
-            runtime: What computes. ``"litert"`` and ``"onnx"`` do so without importing TensorFlow.
-                ``"auto"`` takes LiteRT if the file carries it and ai-edge-litert is installed, else
-                Keras; and for exports what they are for.
-            max_pixels: Larger images are rejected before they are decoded; by default what the
-                file says, and never more than that.
+            runtime: ``"litert"`` and ``"onnx"`` do not import TensorFlow. ``"auto"`` is
+                LiteRT if the file has it and ai-edge-litert is installed, otherwise Keras; for an
+                export, the runtime of its format.
+            max_pixels: Larger images are rejected before they are decoded; by default, and at
+                most, the limit in the file.
 
         Raises:
             ConfigurationError: If ``runtime`` is something else, or ``max_pixels`` is not a
@@ -147,8 +145,7 @@ class Predictor:
         return self._of(self._description, self._calibration, self._network)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As a model file, because threads and networks of TensorFlow and LiteRT cannot be pickled;
-        # it is checked like any other when it is loaded.
+        # As a model file, because threads and networks cannot be pickled; loading checks it.
         keras = self.runtime == "keras"
         with tempfile.TemporaryDirectory() as folder:
             content = self.save(Path(folder) / "model.keras", light=not keras).read_bytes()
@@ -160,8 +157,7 @@ class Predictor:
 
     @property
     def model(self) -> Any:
-        """The Keras model: (n, height, width, 3) pixels 0-255 in, (n, num_classes) probabilities
-        out.
+        """The Keras model: (n, height, width, 3) pixels 0-255 to (n, num_classes) probabilities.
 
         Raises:
             ModelFileError: If this is an export for another runtime, or the file's weights cannot
@@ -181,41 +177,37 @@ class Predictor:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels that the model sees."""
+        """(height, width) in pixels of the model's input."""
         return self._description.preprocessing.image_size
 
     @property
     def calibration(self) -> Calibration | None:
-        """What was fitted on validation images, or ``None`` for a classifier that was not
-        calibrated."""
+        """The calibration, or ``None`` for a classifier that was not calibrated."""
         return self._calibration
 
     @property
     def info(self) -> dict[str, Any]:
-        """What was kept with the model: versions, training, metrics."""
+        """Values kept with the model: versions, training, metrics."""
         return dict(self._description.info)
 
     @property
     def runtime(self) -> RuntimeName:
-        """What computes: ``"keras"``, ``"litert"`` or ``"onnx"``."""
+        """The runtime: ``"keras"``, ``"litert"`` or ``"onnx"``."""
         return self._network.runtime.name
 
     def with_info(self, **info: Any) -> Predictor:
-        """Return the same classifier with more kept beside it (JSON values)."""
+        """Return the same classifier with more info (JSON values)."""
         described = replace(self._description, info={**self._description.info, **info})
         return self._of(described, self._calibration, self._network)
 
     def with_calibration(self, calibration: Calibration | None) -> Predictor:
-        """Return the same network with another calibration, whose temperature must be in its
-        weights already."""
-        described = replace(
-            self._description, calibration={} if calibration is None else calibration.to_dict()
-        )
+        """Return the classifier with another calibration, already applied to its weights."""
+        kept = {} if calibration is None else calibration.to_dict()
+        described = replace(self._description, calibration=kept)
         return self._of(described, calibration, self._network.with_layers(layers_of(calibration)))
 
     def with_false_alarms(self, share: float) -> Predictor:
-        """Return the same classifier with another share of in-distribution images that may be
-        called unknown.
+        """Return the classifier with another share of in-distribution images called unknown.
 
         Args:
             share: From 0 (no image is unknown) to below 1.
@@ -226,12 +218,11 @@ class Predictor:
         return self.with_calibration(replace(self._calibrated(), false_alarms=share))
 
     def predict_set(self, image: PredictInput, coverage: float = 0.95) -> list[str]:
-        """Return class names, most probable first, among which the truth is with the chance
-        ``coverage``.
+        """Conformal prediction set: class names, most probable first, that hold the true one.
 
-        The promise (split conformal prediction) holds over images like those of validation, not
-        for each image. Few names mean an easy image. The most probable class is always among
-        them.
+        Over images like those of validation, the true class is in the set with at least the
+        probability ``coverage`` (split conformal prediction); this is no promise for a single
+        image. Small sets mean easy images. The most probable class is always in the set.
 
         Args:
             image: One image.
@@ -261,12 +252,11 @@ class Predictor:
         return self._calibration
 
     def predict_one(self, image: PredictInput, *, tta: bool = False) -> Prediction:
-        """Return the prediction for one image; an image that cannot be used is one with
-        ``error`` set.
+        """Return the prediction for one image, with ``error`` set if it cannot be used.
 
         Args:
             image: Anything `Sample.image` takes, an ``http`` or ``https`` URL, or an open file.
-            tta: Whether to average over the image and its mirror image; takes twice the time.
+            tta: Whether to average over the image and its mirror image; it takes twice the time.
 
         Raises:
             ConfigurationError: If ``image`` is not one image.
@@ -280,8 +270,7 @@ class Predictor:
         return self._predictions([(key, pixels)], tta=tta)[0]
 
     def predict(self, images: PredictInput, *, tta: bool = False) -> list[Prediction]:
-        """Return one prediction per image, in order; bad images are records with ``error``,
-        never an abort.
+        """Return one prediction per image, in order; bad images are records with ``error``.
 
         Args:
             images: Anything `predict_one` takes, a `Dataset` or source, a folder or archive (with
@@ -297,12 +286,11 @@ class Predictor:
         return list(self.predict_iter(images, tta=tta))
 
     def predict_iter(self, images: PredictInput, *, tta: bool = False) -> Iterator[Prediction]:
-        """Yield one prediction per image as `predict` does, in bounded memory however many there
-        are.
+        """Yield one prediction per image as `predict` does, in bounded memory.
 
-        Images are decoded ahead in threads and computed in batches. For a camera, where each
-        answer is wanted at once, call `predict_one` per frame. If ``images`` raises an error, the
-        images before it are answered first.
+        Images are decoded ahead in threads and computed in batches. For a camera, which needs each
+        result at once, call `predict_one` per frame. If ``images`` raises an error, the images
+        before it come first.
         """
         for batch in decoded_batches(self.preprocessing, images, self._network.runtime.batch):
             yield from self._predictions(batch, tta=tta)
@@ -312,7 +300,7 @@ class Predictor:
     ) -> npt.NDArray[np.float32]:
         """Class probabilities: one row per image.
 
-        Rows and images correspond, so bad images are an error; `predict` returns a record for each.
+        Rows and images correspond, so bad images are an error; `predict` returns records instead.
 
         Args:
             images: As in `predict`; or images that have the model's size already, as one array of
@@ -357,14 +345,11 @@ class Predictor:
         """
         probabilities = self.predict_proba(images, tta=tta).astype(np.float64)
         logits = np.log(np.maximum(probabilities, SMALLEST_PROBABILITY))
-        centred: npt.NDArray[np.float32] = (logits - logits.mean(axis=1, keepdims=True)).astype(
-            np.float32
-        )
-        return centred
+        centred = logits - logits.mean(axis=1, keepdims=True)
+        return np.asarray(centred, np.float32)
 
     def embed(self, images: PredictInput) -> npt.NDArray[np.float32]:
-        """Return feature vectors, one per image, shape (n, d), float32; see
-        `flowercnn.prediction.embed`."""
+        """Return feature vectors, shape (n, d), float32; see `flowercnn.prediction.embed`."""
         from flowercnn.prediction.similar import embed
 
         return embed(self, images)
@@ -372,15 +357,13 @@ class Predictor:
     def find_similar(
         self, image: ImageInput, dataset: Dataset | DataSource | str | os.PathLike[str], k: int = 5
     ) -> list[Similar]:
-        """Return the ``k`` most similar images of a data set; see
-        `flowercnn.prediction.find_similar`."""
+        """Return the ``k`` most similar images; see `flowercnn.prediction.find_similar`."""
         from flowercnn.prediction.similar import find_similar
 
         return find_similar(self, image, dataset, k)
 
     def save(self, path: str | os.PathLike[str], *, light: bool = True) -> Path:
-        """Write the model with class names, preprocessing and calibration to one file, whole or not
-        at all.
+        """Write the model, class names, preprocessing and calibration to one file, atomically.
 
         Args:
             path: Ends in ``.keras``, or in ``.h5`` for the older format of Keras.
@@ -437,14 +420,8 @@ class Predictor:
         """
         from flowercnn.saving import export
 
-        return export(
-            self._network,
-            self._description,
-            path,
-            format,
-            images=images,
-            min_agreement=min_agreement,
-        )
+        network, described = self._network, self._description
+        return export(network, described, path, format, images=images, min_agreement=min_agreement)
 
     def _pixel_batches(self, images: PredictInput | npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
         """Yield pixels of the model's size in batches."""
@@ -490,8 +467,7 @@ def _average(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDAr
 
 
 def _unpickled(content: bytes, runtime: RuntimeChoice) -> Predictor:
-    """Return the predictor in the bytes of a model file, which is as little trusted as any
-    other."""
+    """Return the predictor in the bytes of a model file, checked like any other."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         path.write_bytes(content)

@@ -75,14 +75,13 @@ def find_similar(
     dataset: Dataset | DataSource | str | os.PathLike[str],
     k: int = 5,
 ) -> list[Similar]:
-    """Nearest neighbours: return the ``k`` images of a data set most similar to an image, most
-    similar first.
+    """Nearest neighbours: return the ``k`` images most similar to an image, best first.
 
     Args:
         predictor: A classifier whose network ends in a dense layer.
         image: The image.
-        dataset: Where to look: a data set, a source, or a path or URI of one. The image itself is
-            found if it is in it.
+        dataset: The images to search: a data set, a source, or a path or URI of one. It may contain
+            the image itself.
         k: How many, at least 1; all if there are fewer.
 
     Raises:
@@ -93,7 +92,8 @@ def find_similar(
     Example:
         >>> from flowercnn import Dataset, ImageFolder
         >>> photos = Dataset.from_source(ImageFolder("photos"))
-        >>> [found.sample.key == photos[0].key for found in find_similar(predictor, photos[0].image, photos, k=1)]
+        >>> nearest = find_similar(predictor, photos[0].image, photos, k=1)
+        >>> [similar.sample.key == photos[0].key for similar in nearest]
         [True]
     """
     k = check_count("k", k)

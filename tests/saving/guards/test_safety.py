@@ -160,7 +160,7 @@ def layer(config: Any, kind: str) -> Any:
             lambda c: layer(c, "ReLU").update(class_name="TextVectorization"),
             "'TextVectorization' is not on the list",
         ),
-        (lambda c: layer(c, "ReLU").update(shared_object_id=2**64 + 1), "a number beyond"),
+        (lambda c: layer(c, "ReLU").update(shared_object_id=2**64 + 1), "a number out of range"),
         (lambda c: layer(c, "ReLU")["config"].update(shared_object_id=-(2**33)), "beyond any size"),
         (
             lambda c: layer(c, "Conv2D")["config"].update(
