@@ -22,7 +22,7 @@ from flowercnn.models.backbone_table import BACKBONES
 from flowercnn.models.backbones import build_backbone
 from flowercnn.models.backend import import_keras
 from flowercnn.models.graph import head_of
-from flowercnn.prediction.extractor import Extractor
+from flowercnn.prediction.similar import Extractor
 
 PICTURES, ROUNDS = 96, 7
 

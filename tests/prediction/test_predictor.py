@@ -106,8 +106,8 @@ def test_a_copied_or_pickled_predictor_answers_the_same(
         Calibration(1.0, applied=True, reason=None, set_scores=np.array([0.5]))
     )
     original = fc.Predictor(
-        predictor.model, predictor.class_names, predictor.preprocessing, calibration=calibrated.calibration,
-        info={"note": "x"}, runtime=runtime,
+        predictor.model, predictor.class_names, predictor.preprocessing,
+        calibration=calibrated.calibration, info={"note": "x"}, runtime=runtime,
     )  # fmt: skip
     again = duplicate(original)
     assert (again.class_names, again.preprocessing) == (

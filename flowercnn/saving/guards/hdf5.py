@@ -61,7 +61,7 @@ def check_structure(content: bytes, name: str) -> None:
         name: For messages.
 
     Raises:
-        ModelFileError: If a part lies outside the file or in two places, or is of a kind Keras does
+        ModelFileError: If a part is outside the file or in two places, or is of a kind Keras does
             not write.
     """
     try:

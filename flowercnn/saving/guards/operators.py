@@ -173,7 +173,7 @@ def _check_shapes(name: str, inputs: Sequence[Tensor], output: Tensor, options: 
 
 
 def _check_slice(name: str, inputs: Sequence[Tensor], output: Tensor, options: Any) -> None:
-    """Reject all but a part in one piece that lies within the data."""
+    """Reject all but a part in one piece within the data."""
     _check(name, not any(getattr(options, field) for field in _UNUSED_MASKS), "masks")
     _check(name, set(inputs[3].integers()) == {1}, "steps")
     sizes = []
