@@ -1,4 +1,4 @@
-"""Calibration: what was fitted on validation images, which the weights have not learned from. NumPy only."""
+"""Calibration, fitted on validation images that were not used for training. NumPy only."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ __all__ = ["Calibration"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Calibration of a classifier: temperature, conformal prediction sets and out-of-distribution detection.
+    """Calibration of a classifier: temperature, conformal sets, out-of-distribution detector.
 
     It is fitted on validation images; see `calibrate`.
 
     Args:
-        temperature: What the logits are divided by (Guo et al. 2017); below 1 if the network was underconfident.
-        applied: Whether the last layer of the model has it built in, so that every prediction and export has it.
-        reason: Why not, and why no image is called unknown, if so.
-        set_scores: Nonconformity scores of the validation images, sorted, float64: 1 minus the probability of the
-            true class of each.
+        temperature: The divisor of the logits (Guo et al. 2017); below 1 if the network was
+            underconfident.
+        applied: Whether the last layer has it built in, and so every prediction and export.
+        reason: Why it does not, or why no image is called unknown; otherwise ``None``.
+        set_scores: Nonconformity scores of the validation images, sorted, float64: 1 minus the
+            probability of the true class of each.
         detector: The out-of-distribution detector, or ``None``.
         false_alarms: The share of in-distribution images that may be called unknown, 0 to below 1.
     """
@@ -59,18 +60,19 @@ class Calibration:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers whose mean activations the detector needs; empty if there is no detector."""
+        """Names of the layers whose mean activations the detector needs; empty without one."""
         return () if self.detector is None else self.detector.layers
 
     def set_threshold(self, coverage: float) -> float:
         """Return the least probability a class in a prediction set has (Sadinle et al. 2019).
 
-        The truth is in such a set with at least the probability ``coverage``, for images of the same kind.
+        The truth is in such a set with at least the probability ``coverage``, for images of the
+        same kind.
         """
         return 1 - conformal_quantile(self.set_scores, coverage)
 
     def unknown(self, features: Floats) -> list[str | None]:
-        """Return for each row of mean activations why its image is unknown, or ``None`` if it is not."""
+        """Return why the image of each row of mean activations is unknown, or ``None``."""
         if self.detector is None:
             return [None] * len(features)
         limit = self.detector.threshold(self.false_alarms)
@@ -93,7 +95,7 @@ class Calibration:
             "reason": self.reason,
             "false_alarms": self.false_alarms,
             "truth_probabilities": pack_floats(of_truth),
-            "set_scores": pack_floats(1 - of_truth.astype(np.float64)),  # what version 0.1.0 reads; rounded
+            "set_scores": pack_floats(1 - of_truth.astype(np.float64)),  # rounded, for 0.1.0
             "familiarity": None if self.detector is None else self.detector.to_dict(),
         }
 
@@ -105,7 +107,10 @@ class Calibration:
             ConfigurationError: If it is damaged.
         """
         try:
-            detector, temperature, reason = (described[name] for name in ("familiarity", "temperature", "reason"))
+            detector, temperature = described["familiarity"], described["temperature"]
+            reason = described["reason"]
+            if detector is not None:
+                detector = OutOfDistributionDetector.from_dict(detector)
             if not _is_positive(temperature):
                 raise ValueError("the temperature must be a number above 0")
             if not (reason is None or isinstance(reason, str)):
@@ -115,11 +120,12 @@ class Calibration:
                 applied=bool(described["applied"]),
                 reason=reason,
                 set_scores=_set_scores_from_dict(described),
-                detector=None if detector is None else OutOfDistributionDetector.from_dict(detector),
+                detector=detector,
                 false_alarms=described["false_alarms"],
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ConfigurationError(f"The calibration kept with the model is damaged ({error}).") from error
+            reason = f"The calibration kept with the model is damaged ({error})."
+            raise ConfigurationError(reason) from error
 
 
 def _set_scores_from_dict(described: Mapping[str, Any]) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Calibrates a classifier on validation images."""
+"""Calibration of a classifier on validation images."""
 
 from __future__ import annotations
 
@@ -35,28 +35,29 @@ def calibrate(
     bad_images: BadImages = "error",
     progress: bool = True,
 ) -> Predictor:
-    """Calibration: return the classifier with calibrated probabilities, prediction sets and unknown images.
+    """Calibration: return the classifier with temperature, prediction sets and unknown images.
 
-    - Temperature scaling: the last layer is divided by the number that makes the probabilities of ``val`` fit best,
-      so that every prediction and export has it. This takes a network that ends in ``Dense`` and softmax and 20
-      images; otherwise `Calibration.reason` says what is missing.
+    - Temperature scaling: the last layer is divided by the number that makes the probabilities of
+      ``val`` fit best, so that every prediction and export has it. This takes a network that ends
+      in ``Dense`` and softmax and 20 images; otherwise `Calibration.reason` says what is missing.
     - Conformal prediction sets: `Predictor.predict_set` returns sets of any coverage.
-    - Out-of-distribution detection: `Predictor.predict` returns ``label=None`` with a ``reason`` for images farther
-      from ``train`` than all but the share ``false_alarms`` of ``val``. With fewer than ``1 / false_alarms - 1``
-      images in ``val`` no image is unknown. This takes a network with feature maps; otherwise `Calibration.reason`
-      says so.
+    - Out-of-distribution detection: `Predictor.predict` returns ``label=None`` with a ``reason``
+      for images farther from ``train`` than all but the share ``false_alarms`` of ``val``. With
+      fewer than ``1 / false_alarms - 1`` images in ``val`` no image is unknown. This takes a
+      network with feature maps; otherwise `Calibration.reason` says so.
 
     Args:
         predictor: A trained classifier; not changed.
         train: What it was trained on: a data set, a source, or a path or URI of one.
         val: Images of the same kind that it has not learned from, likewise.
-        false_alarms: The share of in-distribution images that may be called unknown, from 0 (none) to below 1.
-        bad_images: ``"error"`` or ``"skip"``: what to do about images that cannot be decoded.
+        false_alarms: The share of in-distribution images that may be called unknown, from 0 (none)
+            to below 1.
+        bad_images: ``"error"`` or ``"skip"``, for images that cannot be decoded.
         progress: Whether to show progress bars.
 
     Raises:
-        ConfigurationError: If ``predictor``, ``train`` or ``val`` is something else, a part is empty, or
-            ``false_alarms`` out of range.
+        ConfigurationError: If ``predictor``, ``train`` or ``val`` is something else, a part is
+            empty, or ``false_alarms`` out of range.
         SplitError: If a key is in both ``train`` and ``val``.
         UnknownNameError: If there are images of a class the classifier does not know.
         ImageError: If images cannot be decoded.
@@ -65,9 +66,10 @@ def calibrate(
     check_share("false_alarms", false_alarms)
     train = _nonempty("train", train)
     val = _nonempty("val", val)
-    both = sorted(set(train.keys) & set(val.keys))
-    if both:  # it is more confident on images it has learned from
-        raise SplitError(f"{len(both)} samples are in both train and val: {few(both)}. Make both with Dataset.split.")
+    shared = sorted(set(train.keys) & set(val.keys))
+    if shared:  # it is more confident on images it has learned from
+        both = f"{len(shared)} samples are in both train and val: {few(shared)}"
+        raise SplitError(f"{both}. Make both with Dataset.split.")
     model = predictor.model
     layers = feature_map_layers(model)
     answers = _compute(predictor, val, layers, bad_images=bad_images, progress=progress)
@@ -96,7 +98,7 @@ def calibrate(
 
 
 class _Answers(NamedTuple):
-    """Labels, shape (n,), probabilities, (n, num_classes), and mean activations, (n, features), of a data set."""
+    """Labels (n,), probabilities (n, num_classes), mean activations (n, features)."""
 
     y_true: npt.NDArray[np.int64]
     y_prob: npt.NDArray[np.float32]
@@ -106,26 +108,33 @@ class _Answers(NamedTuple):
 def _nonempty(name: str, part: Dataset | DataSource | str | os.PathLike[str]) -> Dataset:
     dataset = as_dataset(part)
     if not len(dataset):
-        raise ConfigurationError(f"{name} must have images: calibration is fitted on them. Received: none")
+        rule = f"{name} must have images: calibration is fitted on them"
+        raise ConfigurationError(f"{rule}. Received: none")
     return dataset
 
 
 def _compute(
-    predictor: Predictor, dataset: Dataset, layers: tuple[str, ...], *, bad_images: BadImages, progress: bool
+    predictor: Predictor,
+    dataset: Dataset,
+    layers: tuple[str, ...],
+    *,
+    bad_images: BadImages,
+    progress: bool,
 ) -> _Answers:
     loaded = dataset.load(predictor.preprocessing, bad_images=bad_images, progress=progress)
     names = [dataset.samples[index].label or "" for index in loaded.kept]
     labels = LabelEncoder(predictor.class_names).encode(names)
     runtime = KerasRuntime(predictor.model, layers)
     pixels = loaded.pixels
-    starts = range(0, len(pixels), runtime.batch)
-    batches = (pixels.take(range(start, min(start + runtime.batch, len(pixels)))) for start in starts)
+    size = runtime.batch
+    starts = range(0, len(pixels), size)
+    batches = (pixels.take(range(start, min(start + size, len(pixels)))) for start in starts)
     probabilities, features = zip(*map(runtime.with_features, batches), strict=True)
     return _Answers(labels, np.concatenate(probabilities), np.concatenate(features))
 
 
 def _scale(predictor: Predictor, answers: _Answers) -> tuple[Predictor, float, str | None]:
-    """Return the classifier with scaled logits, the temperature, and why they are not scaled, or ``None``."""
+    """Return the classifier with scaled logits, the temperature, and a reason if not scaled."""
     count = len(answers.y_true)
     model = predictor.model
     layer = logits_layer(model)

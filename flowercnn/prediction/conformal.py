@@ -14,9 +14,10 @@ _FINEST: Final = 2.0**-30  # 1 minus a float32 probability from here on is exact
 
 
 def conformal_quantile(scores: npt.NDArray[np.float64], share: float) -> float:
-    """Return the quantile of split conformal prediction (Vovk et al. 2005); infinite if there are too few scores.
+    """Return the quantile of split conformal prediction (Vovk et al. 2005), or infinity.
 
-    A new score is at most this large with at least the probability ``share``.
+    A new score is at most this large with at least the probability ``share``. It is infinite if
+    there are too few scores.
 
     Args:
         scores: Sorted scores of images of the same kind, shape (n,).
@@ -27,10 +28,11 @@ def conformal_quantile(scores: npt.NDArray[np.float64], share: float) -> float:
 
 
 def nonconformity_scores(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Return the nonconformity scores of predictions, sorted: 1 minus the probability of the true class.
+    """Return sorted nonconformity scores: 1 minus the probability of the true class.
 
-    1 minus a score is the probability itself to the last bit, so that rounding moves no image across its threshold.
-    Probabilities below 1e-9 count as 0: a threshold that low lets every class in.
+    1 minus a score is the probability itself to the last bit, so that rounding moves no image
+    across its threshold. Probabilities below 1e-9 count as 0: a threshold that low accepts every
+    class.
 
     Args:
         probabilities: Of the true class of each image, shape (n,).

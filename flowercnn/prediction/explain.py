@@ -1,4 +1,4 @@
-"""Where in a picture a classifier looks: Grad-CAM, and occlusion as a check on it."""
+"""Grad-CAM, and occlusion as a check on it: the parts of an image that a class depends on."""
 
 from __future__ import annotations
 
@@ -22,55 +22,60 @@ _STEPS: Final = 7  # patches that cover a side, with as many half-way between
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
-    """Which parts of a picture speak for a class.
+    """Heat map: the parts of an image that speak for a class.
 
     Args:
         class_name: The class.
-        picture: What the network saw, shape (height, width, 3), uint8.
+        image: The input of the network, shape (height, width, 3), uint8.
         heat: Shape (height, width), float32, 0-1: 1 where most speaks for the class.
     """
 
     class_name: str
-    picture: npt.NDArray[np.uint8]
+    image: npt.NDArray[np.uint8]
     heat: npt.NDArray[np.float32]
 
     def overlay(self, opacity: float = 0.55) -> npt.NDArray[np.uint8]:
-        """Return the picture under the heat, shape (height, width, 3), uint8; grey where it is cold.
+        """Return the image under the heat, shape (height, width, 3), uint8; grey where cold.
 
         Args:
-            opacity: Of the hottest place, 0-1. Where it is cold the picture shows through.
+            opacity: Of the hottest place, 0-1. Where it is cold the image shows through.
         """
         from matplotlib import colormaps
 
         colours = colormaps["viridis"](self.heat)[..., :3] * 255
         share = opacity * self.heat[..., None]
-        grey = np.asarray(Image.fromarray(self.picture).convert("L"), dtype=np.float32)[..., None]
-        ground = grey + (self.picture - grey) * self.heat[..., None]
-        mixed: npt.NDArray[np.uint8] = np.clip(ground * (1 - share) + colours * share, 0, 255).astype(np.uint8)
+        grey = np.asarray(Image.fromarray(self.image).convert("L"), dtype=np.float32)[..., None]
+        ground = grey + (self.image - grey) * self.heat[..., None]
+        mixed: npt.NDArray[np.uint8] = np.clip(
+            ground * (1 - share) + colours * share, 0, 255
+        ).astype(np.uint8)
         return mixed
 
     def figure(self, *, dark: bool = False) -> Any:
-        """Return a ``matplotlib.figure.Figure`` of the picture and the overlay side by side."""
+        """Return a ``matplotlib.figure.Figure`` of the image and the overlay side by side."""
         from flowercnn.evaluation import overlay_figure
 
-        return overlay_figure([self.picture], [self.overlay()], [self.class_name], dark=dark)
+        return overlay_figure([self.image], [self.overlay()], [self.class_name], dark=dark)
 
 
-def grad_cam(predictor: Predictor, image: PredictInput, class_name: str | None = None) -> Explanation:
+def grad_cam(
+    predictor: Predictor, image: PredictInput, class_name: str | None = None
+) -> Explanation:
     """Return where the last feature map speaks for a class (Selvaraju et al. 2017).
 
-    Each channel counts by the mean gradient of the logarithm of the class's probability with respect to it.
+    Each channel counts by the mean gradient of the logarithm of the class's probability with
+    respect to it.
 
     Args:
-        predictor: A classifier with feature maps, as every network for pictures here has. Of a model within the
-            network, only the output counts as one.
-        image: One picture, as `Predictor.predict_one` takes it.
+        predictor: A classifier with feature maps, as every network for images here has. Of a
+            model within the network, only the output counts as one.
+        image: One image, as `Predictor.predict_one` takes it.
         class_name: The class to explain; by default the most probable one.
 
     Raises:
-        ConfigurationError: If the network has no feature maps, or ``image`` is not one picture.
+        ConfigurationError: If the network has no feature maps, or ``image`` is not one image.
         UnknownNameError: If the classifier does not know the class.
-        ImageError: If the picture cannot be used.
+        ImageError: If the image cannot be used.
 
     Example:
         >>> explanation = grad_cam(predictor, picture)
@@ -81,9 +86,8 @@ def grad_cam(predictor: Predictor, image: PredictInput, class_name: str | None =
 
     layer = last_feature_map(predictor.model)
     if layer is None:
-        raise ConfigurationError(
-            f"Grad-CAM needs feature maps: {no_feature_maps(predictor.model)}. occlusion() takes any network."
-        )
+        reason = f"Grad-CAM needs feature maps: {no_feature_maps(predictor.model)}"
+        raise ConfigurationError(f"{reason}. occlusion() takes any network.")
     pixels = predictor.preprocessing.decode(one_picture(image)[1])
     label = _label(predictor, pixels, class_name)
     extended = with_features(predictor.model, (layer,))
@@ -97,11 +101,13 @@ def grad_cam(predictor: Predictor, image: PredictInput, class_name: str | None =
     return Explanation(predictor.class_names[label], pixels, _scaled(heat, predictor.image_size))
 
 
-def occlusion(predictor: Predictor, image: PredictInput, class_name: str | None = None) -> Explanation:
-    """Return where covering the picture with a grey patch costs a class most probability (Zeiler & Fergus 2014).
+def occlusion(
+    predictor: Predictor, image: PredictInput, class_name: str | None = None
+) -> Explanation:
+    """Return where a grey patch costs a class most probability (Zeiler & Fergus 2014).
 
-    It looks at answers only, so it checks what `grad_cam` reads from gradients. The arguments and errors are those of
-    `grad_cam`; any network will do.
+    It looks at answers only, so it checks what `grad_cam` reads from gradients. The arguments and
+    errors are those of `grad_cam`; any network will do.
     """
     pixels = predictor.preprocessing.decode(one_picture(image)[1])
     label = _label(predictor, pixels, class_name)
@@ -111,30 +117,30 @@ def occlusion(predictor: Predictor, image: PredictInput, class_name: str | None 
     lefts = np.linspace(0, width - wide, 2 * _STEPS - 1).round().astype(int)
     places = [(slice(top, top + tall), slice(left, left + wide)) for top in tops for left in lefts]
     covered = np.repeat(pixels[None], len(places), axis=0)
-    for picture, place in zip(covered, places, strict=True):
-        picture[place] = _GREY
+    for pixels_covered, place in zip(covered, places, strict=True):
+        pixels_covered[place] = _GREY
     whole = predictor.predict_proba(pixels[None])[0, label]
     drops = whole - predictor.predict_proba(covered)[:, label]
     heat, times = np.zeros((height, width)), np.zeros((height, width))
     for drop, place in zip(drops, places, strict=True):
         heat[place] += max(float(drop), 0.0)
         times[place] += 1
-    return Explanation(predictor.class_names[label], pixels, _scaled(heat / np.maximum(times, 1), (height, width)))
+    mean = heat / np.maximum(times, 1)
+    return Explanation(predictor.class_names[label], pixels, _scaled(mean, (height, width)))
 
 
 def _label(predictor: Predictor, pixels: npt.NDArray[np.uint8], class_name: str | None) -> int:
     if class_name is None:
         return int(predictor.predict_proba(pixels[None])[0].argmax())
     if class_name not in predictor.class_names:
-        raise UnknownNameError(
-            f"class_name must be one the classifier knows.{closest(class_name, predictor.class_names)} "
-            f"Received: {class_name!r}"
-        )
+        hint = closest(class_name, predictor.class_names)
+        rule = "class_name must be one the classifier knows"
+        raise UnknownNameError(f"{rule}.{hint} Received: {class_name!r}")
     return predictor.class_names.index(class_name)
 
 
 def _scaled(heat: npt.NDArray[Any], image_size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Bring heat to the size of the picture and to 0-1; all zeros stay so."""
+    """Scale heat to 0-1 and resize it to the image; all zeros stay zeros."""
     highest = float(heat.max())
     normed = (heat / highest if highest > 0 else heat).astype(np.float32)
     height, width = image_size

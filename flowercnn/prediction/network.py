@@ -1,4 +1,4 @@
-"""The network of a classifier: from a Keras model, a model file or an export, for the runtime wanted."""
+"""Network of a classifier: a Keras model, model file or export, and its runtime."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from flowercnn.saving import Description, ModelFile, light_copy, read_export, re
 __all__ = ["Network", "RuntimeChoice", "check_feature_maps", "layers_of", "read_predictor"]
 
 RuntimeChoice: TypeAlias = Literal["auto", "keras", "litert", "onnx"]
-"""Runtime: Keras on TensorFlow, LiteRT or ONNX Runtime; ``"auto"`` is LiteRT if possible, otherwise Keras."""
+"""Runtime: Keras, LiteRT or ONNX Runtime; ``"auto"`` is LiteRT if possible, otherwise Keras."""
 
 _FEATURE_MAP_DIMENSIONS: Final = 4  # (n, height, width, channels)
 
 
 class Network:
-    """A network and its runtime. Several threads may use one.
+    """Network and its runtime, for several threads.
 
     Args:
-        model: The Keras model, or ``None`` to build it from ``file`` when it is wanted.
+        model: The Keras model, or ``None`` to build it from ``file`` when needed.
         file: The model file, or ``None``.
-        runtime: What computes; ``None`` to choose when it is wanted.
+        runtime: The runtime, or ``None`` to choose it when needed.
         light: The network as LiteRT flatbuffer, if it was made already.
         layers: Names of layers whose mean activations are computed beside the probabilities.
-        wanted: Which runtime to choose.
+        wanted: The runtime to choose.
     """
 
     def __init__(
@@ -58,7 +58,9 @@ class Network:
         self._lock = threading.RLock()
 
     @classmethod
-    def of_file(cls, file: ModelFile, runtime: RuntimeChoice, layers: tuple[str, ...] = ()) -> Network:
+    def of_file(
+        cls, file: ModelFile, runtime: RuntimeChoice, layers: tuple[str, ...] = ()
+    ) -> Network:
         """Return the network in a model file, checked for the runtime that will compute it.
 
         Raises:
@@ -66,44 +68,51 @@ class Network:
             ModelFileError: If it cannot be used, or is not in the file for that runtime.
         """
         if runtime == "onnx" or (runtime == "litert" and file.litert is None):
-            way_out = (
-                "Export it to .onnx and load that." if runtime == "onnx" else "Save it again with flowercnn[litert]."
-            )
-            raise ModelFileError(f"{file.path}: holds no network for runtime={runtime!r}. {way_out}")
+            way_out = "Save it again with flowercnn[litert]."
+            if runtime == "onnx":
+                way_out = "Export it to .onnx and load that."
+            reason = f"holds no network for runtime={runtime!r}"
+            raise ModelFileError(f"{file.path}: {reason}. {way_out}")
         is_keras = runtime == "keras" or (runtime == "auto" and not litert_is_installed())
         light = None if is_keras else file.litert_network(features=bool(layers))
         if light is None:
-            # A file that cannot be built is refused now, not at the first image.
+            # A file that cannot be built is rejected now, not at the first image.
             try:
                 return cls(file.keras_model(), layers=layers, wanted=runtime)
             except ConfigurationError as error:
                 raise ModelFileError(f"{file.path}: {error}") from error
         try:
-            return cls(file=file, runtime=LiteRTRuntime(light), light=light, layers=layers, wanted=runtime)
+            litert = LiteRTRuntime(light)
         except (RuntimeError, ValueError) as error:
-            raise ModelFileError(f"{file.path}: the LiteRT network cannot be used: {error}") from error
+            reason = f"the LiteRT network cannot be used: {error}"
+            raise ModelFileError(f"{file.path}: {reason}") from error
+        return cls(file=file, runtime=litert, light=light, layers=layers, wanted=runtime)
 
     @property
     def model(self) -> Any:
         """The Keras model.
 
         Raises:
-            ModelFileError: If this is an export for another runtime, or the file's weights cannot be used.
+            ModelFileError: If this is an export for another runtime, or the file's weights cannot
+                be used.
         """
         with self._lock:
             if self._model is None:
                 if self._file is None:
-                    raise ModelFileError("An export for LiteRT or ONNX holds no Keras model; load the .keras file.")
+                    raise ModelFileError(
+                        "An export for LiteRT or ONNX holds no Keras model; load the .keras file."
+                    )
                 self._model = self._file.keras_model()
             return self._model
 
     def with_layers(self, layers: tuple[str, ...]) -> Network:
-        """Return the network with other layers whose mean activations are computed; itself if they are the same."""
-        return self if layers == self._layers else Network(self.model, layers=layers, wanted=self._wanted)
+        """Return the network with these layers' mean activations computed, itself if it is so."""
+        same = layers == self._layers
+        return self if same else Network(self.model, layers=layers, wanted=self._wanted)
 
     @property
     def light(self) -> bytes | None:
-        """The network as LiteRT flatbuffer, or ``None`` where that cannot be had."""
+        """The network as LiteRT flatbuffer, or ``None`` if LiteRT cannot compute it."""
         with self._lock:
             if not self._light_is_known:
                 self._light, self._light_is_known = light_copy(self.model, self._layers), True
@@ -115,14 +124,17 @@ class Network:
         with self._lock:
             if self._runtime is None:
                 light = None if self._wanted == "keras" else self.light
-                self._runtime = KerasRuntime(self.model, self._layers) if light is None else LiteRTRuntime(light)
+                if light is None:
+                    self._runtime = KerasRuntime(self.model, self._layers)
+                else:
+                    self._runtime = LiteRTRuntime(light)
             return self._runtime
 
 
 def read_predictor(
     path: Path, runtime: RuntimeChoice, max_pixels: int | None
 ) -> tuple[Description, Calibration | None, Network]:
-    """Return the parts of the predictor in a file; arguments and errors are those of `Predictor.load`."""
+    """Return the parts of a predictor; arguments and errors are those of `Predictor.load`."""
     check_choice("runtime", runtime, get_args(RuntimeChoice))
     if path.suffix.lower() in (".tflite", ".onnx"):
         return _exported(path, runtime, max_pixels)
@@ -145,17 +157,18 @@ def _exported(
     description, computes = read_export(path)
     calibration = _read_calibration(description, path)
     if runtime not in ("auto", computes.name):
-        raise ModelFileError(f"{path}: holds no network for runtime={runtime!r}, only for {computes.name!r}.")
+        reason = f"holds no network for runtime={runtime!r}, only for {computes.name!r}"
+        raise ModelFileError(f"{path}: {reason}.")
     return _limited(description, max_pixels), calibration, Network(runtime=computes)
 
 
 def layers_of(calibration: Calibration | None) -> tuple[str, ...]:
-    """Return the layers whose mean activations a calibration needs; none if there is no calibration."""
+    """Return the layers whose mean activations a calibration needs; empty without one."""
     return () if calibration is None else calibration.layers
 
 
 def check_feature_maps(model: Any, calibration: Calibration | None) -> None:
-    """Refuse a calibration that was fitted to other feature maps than those of a Keras model.
+    """Reject a calibration that was fitted to other feature maps than those of a Keras model.
 
     Raises:
         ConfigurationError: If it was.
@@ -168,13 +181,15 @@ def check_feature_maps(model: Any, calibration: Calibration | None) -> None:
         shape = shapes.get(name, ())
         if len(shape) != _FEATURE_MAP_DIMENSIONS or shape[-1] != gaussian.size:
             raise ConfigurationError(
-                f"The calibration is of another network: it knows {gaussian.size} feature maps of the layer "
-                f"{name!r}. Received: a layer with outputs of shape {shape}"
+                f"The calibration is of another network: it knows {gaussian.size} feature maps of "
+                f"the layer {name!r}. Received: a layer with outputs of shape {shape}"
             )
 
 
-def _check_features(network: Network, calibration: Calibration | None, description: Description) -> None:
-    """Refuse a calibration that was fitted to other features than those of a LiteRT network.
+def _check_features(
+    network: Network, calibration: Calibration | None, description: Description
+) -> None:
+    """Reject a calibration that was fitted to other features than those of a LiteRT network.
 
     Raises:
         ConfigurationError: If it was.

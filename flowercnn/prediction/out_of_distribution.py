@@ -1,4 +1,4 @@
-"""Out-of-distribution detector: is an image like those of training? NumPy only."""
+"""Out-of-distribution detector: the distance of an image from those of training. NumPy only."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ _ARRAYS: Final = ("mean", "scale", "directions", "variances")
 class LayerGaussian:
     """Gaussian of the square roots of a layer's mean activations for the training images.
 
-    The covariance of the standardised features is kept as its main directions and one variance for all the rest
-    (probabilistic principal component analysis; Tipping & Bishop 1999), which is smaller and more robust.
+    The covariance of the standardised features is kept as its main directions and one variance for
+    all the rest (probabilistic principal component analysis; Tipping & Bishop 1999), which is
+    smaller and more robust.
 
     Args:
         size: The number of the layer's features; of more than 256, a fixed choice is used.
@@ -51,7 +52,8 @@ class LayerGaussian:
         roots = _square_roots(features)
         mean = roots.mean(axis=0)
         spread = roots.std(axis=0)
-        scale = spread + 0.05 * spread.mean() + _SMALLEST  # features that hardly vary must not decide
+        # The second term: features that hardly vary must not decide.
+        scale = spread + 0.05 * spread.mean() + _SMALLEST
         centred = (roots - mean) / scale
         covariance = centred.T @ centred / len(centred)
         values, vectors = np.linalg.eigh(covariance)
@@ -64,12 +66,13 @@ class LayerGaussian:
         return cls(features.shape[1], *map(_single, (mean, scale, directions, variances)))
 
     def distances(self, features: Floats) -> npt.NDArray[np.float64]:
-        """Return the squared Mahalanobis distance of each row from the mean, per feature; it is 1 on average."""
+        """Return each row's squared Mahalanobis distance per feature, which is 1 on average."""
         apart = ((_square_roots(features) - self.mean) / self.scale).astype(np.float64)
-        # Not @: BLAS keeps its threads spinning for 30 ms after each batch, and the network waits for them.
+        # Not @: BLAS threads spin for 30 ms after a batch, and the network waits for them.
         along = np.einsum("ij,jk->ik", apart, self.directions)
         rest = np.maximum((apart**2).sum(axis=1) - (along**2).sum(axis=1), 0)
-        total: npt.NDArray[np.float64] = (along**2 / self.variances[:-1]).sum(axis=1) + rest / self.variances[-1]
+        inside = (along**2 / self.variances[:-1]).sum(axis=1)
+        total: npt.NDArray[np.float64] = inside + rest / self.variances[-1]
         return total / len(self.mean)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,7 +86,8 @@ class LayerGaussian:
         Raises:
             ValueError: If it is damaged; also TypeError and KeyError.
         """
-        mean, scale, directions, variances = (_single(unpack_floats(described[name])) for name in _ARRAYS)
+        arrays = [_single(unpack_floats(described[name])) for name in _ARRAYS]
+        mean, scale, directions, variances = arrays
         size = described["size"]
         count = len(mean)
         if not isinstance(size, int) or not 1 <= count == len(scale) == min(size, _MOST_FEATURES):
@@ -99,9 +103,9 @@ class LayerGaussian:
 class OutOfDistributionDetector:
     """Out-of-distribution detector: the distance of an image from the training images.
 
-    The score is the geometric mean, over layers at several depths, of the squared Mahalanobis distance from the
-    mean of the training images (as Lee et al. 2018, with one Gaussian for all classes). Images of no known class for
-    which a softmax is confident are far away in one layer or another.
+    The score is the geometric mean, over layers at several depths, of the squared Mahalanobis
+    distance from the mean of the training images (as Lee et al. 2018, with one Gaussian for all
+    classes). Images of unknown classes that a softmax is sure about are far away in some layer.
 
     Args:
         layers: Names of the layers, in the order of the features.
@@ -127,15 +131,16 @@ class OutOfDistributionDetector:
         return replace(unscored, scores=np.sort(unscored.score(val)))
 
     def score(self, features: Floats) -> npt.NDArray[np.float64]:
-        """Return how far from the training images each row of mean activations (n, features) is; 1 is usual."""
+        """Return the score of each row of mean activations (n, features); 1 is usual."""
         columns = _columns(features, [gaussian.size for gaussian in self.gaussians])
         pairs = zip(self.gaussians, columns, strict=True)
         distances = [gaussian.distances(column) for gaussian, column in pairs]
-        means: npt.NDArray[np.float64] = np.exp(np.log(np.maximum(distances, _SMALLEST)).mean(axis=0))
+        logarithms = np.log(np.maximum(distances, _SMALLEST))
+        means: npt.NDArray[np.float64] = np.exp(logarithms.mean(axis=0))
         return means
 
     def threshold(self, false_alarms: float) -> float:
-        """Return the score that a share of in-distribution images is expected to exceed; infinite for 0."""
+        """Return the score that this share of in-distribution images exceeds; infinite for 0."""
         return conformal_quantile(self.scores, 1 - false_alarms)
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,10 +164,11 @@ class OutOfDistributionDetector:
 
 
 def _square_roots(features: Floats) -> npt.NDArray[np.float32]:
-    """Return square roots, which shorten the long tails of activations; of many features a fixed choice."""
+    """Return square roots, which shorten long tails; of many features a fixed choice."""
     chosen = np.asarray(features, dtype=np.float32)
     if chosen.shape[1] > _MOST_FEATURES:
-        chosen = chosen[:, np.linspace(0, chosen.shape[1] - 1, _MOST_FEATURES).round().astype(np.int64)]
+        places = np.linspace(0, chosen.shape[1] - 1, _MOST_FEATURES).round().astype(np.int64)
+        chosen = chosen[:, places]
     roots: npt.NDArray[np.float32] = np.sign(chosen) * np.sqrt(np.abs(chosen))
     return roots
 
@@ -170,9 +176,8 @@ def _square_roots(features: Floats) -> npt.NDArray[np.float32]:
 def _columns(features: Floats, sizes: Sequence[int]) -> list[Floats]:
     """Return the features of each layer."""
     if features.shape[1] != sum(sizes):
-        raise ConfigurationError(
-            f"The calibration is of another network: it knows {sum(sizes)} features. Received: {features.shape[1]}"
-        )
+        rule = f"The calibration is of another network: it knows {sum(sizes)} features"
+        raise ConfigurationError(f"{rule}. Received: {features.shape[1]}")
     return np.split(features, np.cumsum(sizes)[:-1], axis=1)
 
 

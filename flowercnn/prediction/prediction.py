@@ -19,13 +19,15 @@ class Prediction:
 
     Args:
         key: The image: its path, its sample's key, or its number among those given.
-        label: The most probable class name; ``None`` if the picture could not be used, or is unknown.
+        label: The most probable class name; ``None`` if the image could not be used, or is
+            unknown.
         confidence: The highest probability, 0-1; 0 after an error.
         class_names: All classes, in the order of ``probabilities``.
-        probabilities: Shape (num_classes,), float32, sum 1; ``None`` if the picture could not be used.
-        error: Why the picture could not be used, or ``None``.
-        reason: Why the image is unknown (out of distribution), or ``None``; `top` still gives the most probable
-            classes.
+        probabilities: Shape (num_classes,), float32, sum 1; ``None`` if the image could not be
+            used.
+        error: Why the image could not be used, or ``None``.
+        reason: Why the image is unknown (out of distribution), or ``None``; `top` still gives the
+            most probable classes.
     """
 
     key: str
@@ -44,10 +46,11 @@ class Prediction:
         probabilities: npt.NDArray[np.float32],
         reason: str | None = None,
     ) -> Prediction:
-        """Return the prediction that a row of probabilities stands for; without a label if there is a reason."""
+        """Return the prediction of a row of probabilities; without a label if there is a reason."""
         best = int(probabilities.argmax())
         label = class_names[best] if reason is None else None
-        return cls(key, label, float(probabilities[best]), class_names, probabilities, reason=reason)
+        confidence = float(probabilities[best])
+        return cls(key, label, confidence, class_names, probabilities, reason=reason)
 
     @classmethod
     def failed(cls, key: str, class_names: tuple[str, ...], error: str) -> Prediction:
@@ -55,7 +58,7 @@ class Prediction:
         return cls(key, None, 0.0, class_names, None, error)
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """Return the ``k`` most probable classes with their probabilities, best first; none after an error.
+        """Return the ``k`` most probable classes and their probabilities; empty after an error.
 
         Raises:
             ConfigurationError: If ``k`` is not an int of at least 1.
@@ -83,4 +86,5 @@ class Prediction:
             return f"Prediction(key={self.key!r}, error={self.error!r})"
         if self.reason is not None:
             return f"Prediction(key={self.key!r}, label=None, reason={self.reason!r})"
-        return f"Prediction(key={self.key!r}, label={self.label!r}, confidence={self.confidence:.3f})"
+        confidence = f"confidence={self.confidence:.3f}"
+        return f"Prediction(key={self.key!r}, label={self.label!r}, {confidence})"

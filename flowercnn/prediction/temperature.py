@@ -13,14 +13,15 @@ from flowercnn.models import copy_model, import_keras
 __all__ = ["SMALLEST_PROBABILITY", "divide_logits", "fit_temperature", "logits_layer"]
 
 SMALLEST_PROBABILITY: Final = float(np.finfo(np.float32).tiny)
-"""Smaller ones are taken for this, so that their logarithm is finite."""
+"""Smaller probabilities count as this one, so that their logarithm is finite."""
 
 
 def fit_temperature(y_true: npt.NDArray[np.int64], y_prob: npt.NDArray[np.floating[Any]]) -> float:
     """Return the temperature whose probabilities fit best, from 0.05 to 20.
 
-    This is the maximum a posteriori estimate: the least log loss, with a standard normal prior on the logarithm of
-    the temperature. The prior matters where there are few images, such as some that are all predicted correctly.
+    This is the maximum a posteriori estimate: the least log loss, with a standard normal prior on
+    the logarithm of the temperature. The prior matters where there are few images, such as some
+    that are all predicted correctly.
 
     Args:
         y_true: Shape (n,), labels.
@@ -42,24 +43,27 @@ def fit_temperature(y_true: npt.NDArray[np.int64], y_prob: npt.NDArray[np.floati
 
 
 def logits_layer(model: Any) -> str | None:
-    """Return the name of the dense layer that computes the logits of a model's final softmax, or ``None``."""
+    """Return the name of the dense layer of the final softmax's logits, or ``None``."""
     layers = import_keras().layers
     last = model.layers[-1]
-    if type(last) is layers.Dense and getattr(last.activation, "__name__", "") == "softmax":
+    if type(last) is layers.Dense and _activation(last) == "softmax":
         return str(last.name)
-    softmax = type(last) is layers.Softmax or (
-        type(last) is layers.Activation and getattr(last.activation, "__name__", "") == "softmax"
-    )
-    if softmax and len(model.layers) > 1:
+    is_softmax = type(last) is layers.Softmax
+    is_softmax = is_softmax or (type(last) is layers.Activation and _activation(last) == "softmax")
+    if is_softmax and len(model.layers) > 1:
         before = model.layers[-2]
-        linear = type(before) is layers.Dense and getattr(before.activation, "__name__", "") == "linear"
-        if linear and last.input is before.output:
+        is_linear = type(before) is layers.Dense and _activation(before) == "linear"
+        if is_linear and last.input is before.output:
             return str(before.name)
     return None
 
 
+def _activation(layer: Any) -> str:
+    return getattr(layer.activation, "__name__", "")
+
+
 def divide_logits(model: Any, layer: str, temperature: float) -> Any:
-    """Return a copy of the model with the logits that a layer computes divided by the temperature."""
+    """Return a copy of the model with a layer's logits divided by the temperature."""
     copy = copy_model(model)
     dense = copy.get_layer(layer)
     dense.set_weights([weights / temperature for weights in dense.get_weights()])

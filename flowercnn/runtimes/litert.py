@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from flowercnn._utils import cpu_count
 from flowercnn.errors import MissingDependencyError
-from flowercnn.runtimes.base import LARGEST_BATCH, Features, RuntimeName, no_features
+from flowercnn.runtimes.keras import LARGEST_BATCH, Features, RuntimeName, no_features
 
 __all__ = ["LiteRTRuntime", "litert_interpreter", "litert_is_installed"]
 
@@ -22,10 +22,10 @@ _BYTES_OF_BATCH: Final = 128 * 2**20
 
 
 class LiteRTRuntime:
-    """A network in LiteRT: one picture by all processors, or several pictures by one processor each.
+    """LiteRT network: one image on all processors, or several images on one processor each.
 
     Args:
-        flatbuffer: The network, for one image at a time, which has been checked if it is from a file.
+        flatbuffer: The network, for one image at a time; checked, if it is from a file.
 
     Raises:
         MissingDependencyError: If ai-edge-litert is not installed.
@@ -38,7 +38,7 @@ class LiteRTRuntime:
         self._one = _Interpreter(flatbuffer, threads=cpu_count())
         # Each interpreter has weights and activations of its own.
         self._copies = max(1, min(cpu_count(), _BYTES_OF_COPIES // self._one.bytes))
-        self.batch = max(1, min(LARGEST_BATCH, _BYTES_OF_BATCH // self._one.bytes_of_picture))
+        self.batch = max(1, min(LARGEST_BATCH, _BYTES_OF_BATCH // self._one.bytes_of_image))
         self._many: list[_Interpreter] = []
         self._lock = threading.Lock()
 
@@ -52,7 +52,8 @@ class LiteRTRuntime:
             return self._one(pixels)
         with self._lock:
             if not self._many:
-                self._many = [_Interpreter(self._flatbuffer, threads=1) for _ in range(self._copies)]
+                count = range(self._copies)
+                self._many = [_Interpreter(self._flatbuffer, threads=1) for _ in count]
         parts = np.array_split(pixels, min(len(self._many), len(pixels)))
         with ThreadPoolExecutor(len(parts)) as pool:
             rows = pool.map(lambda interpreter, part: interpreter(part), self._many, parts)
@@ -61,28 +62,28 @@ class LiteRTRuntime:
 
 
 class _Interpreter:
-    """A LiteRT interpreter, which one thread at a time may use."""
+    """LiteRT interpreter, used by one thread at a time."""
 
     def __init__(self, flatbuffer: bytes, *, threads: int) -> None:
         self._interpreter = litert_interpreter()(model_content=flatbuffer, num_threads=threads)
         self._interpreter.allocate_tensors()
-        self._interpreter.invoke()  # a network that cannot run says so now
+        self._interpreter.invoke()  # a network that cannot run fails now
         pixels = self._interpreter.get_input_details()[0]
         tensors = self._interpreter.get_tensor_details()
         self._input = pixels["index"]
-        self.bytes_of_picture = _bytes_of(pixels)
+        self.bytes_of_image = _bytes_of(pixels)
         self.bytes = sum(map(_bytes_of, tensors))
         self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
         self._lock = threading.Lock()
 
     def __call__(self, pixels: npt.NDArray[Any]) -> Features:
         with self._lock:
-            rows = [self._rows(picture[None]) for picture in pixels]
+            rows = [self._rows(image[None]) for image in pixels]
         probabilities, *features = (np.concatenate(each) for each in zip(*rows, strict=True))
         return probabilities, features[0] if features else no_features(len(pixels))
 
-    def _rows(self, picture: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
-        self._interpreter.set_tensor(self._input, picture.astype(np.float32))
+    def _rows(self, image: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
+        self._interpreter.set_tensor(self._input, image.astype(np.float32))
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(output) for output in self._outputs]
 

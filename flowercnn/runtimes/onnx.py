@@ -9,28 +9,30 @@ import numpy.typing as npt
 
 from flowercnn._utils import cpu_count
 from flowercnn.errors import MissingDependencyError, ModelFileError
-from flowercnn.runtimes.base import LARGEST_BATCH, Features, RuntimeName, no_features
+from flowercnn.runtimes.keras import LARGEST_BATCH, Features, RuntimeName, no_features
 
 __all__ = ["OnnxRuntime"]
 
 
 class OnnxRuntime:
-    """A network in ONNX Runtime.
+    """ONNX Runtime network.
 
     Args:
-        model: The bytes of an ONNX file that is known to be harmless.
-        shape: Of a picture: (height, width, 3).
-        num_classes: How many probabilities it gives.
-        batch: How many pictures at once it computes in bounded memory.
+        model: The bytes of a checked ONNX file.
+        shape: Of an image: (height, width, 3).
+        num_classes: The number of its probabilities.
+        batch: The number of images it computes at once in bounded memory.
 
     Raises:
         MissingDependencyError: If onnxruntime is not installed.
-        ModelFileError: If the network cannot compute probabilities of a picture of noise.
+        ModelFileError: If the network cannot compute probabilities of an image of noise.
     """
 
     name: RuntimeName = "onnx"
 
-    def __init__(self, model: bytes, shape: tuple[int, ...], num_classes: int, batch: int = LARGEST_BATCH) -> None:
+    def __init__(
+        self, model: bytes, shape: tuple[int, ...], num_classes: int, batch: int = LARGEST_BATCH
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -40,14 +42,16 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = cpu_count()
         options.log_severity_level = 4
-        # Otherwise bytes within decide, and what was checked as one format is read as another.
+        # Otherwise the bytes decide, and a file checked as one format is read as another.
         options.add_session_config_entry("session.load_model_format", "ONNX")
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session, providers = onnxruntime.InferenceSession, ["CPUExecutionProvider"]
+        self._session = session(model, options, providers=providers)
         self.batch = batch
         noise = np.random.default_rng(0).uniform(0, 255, (1, *shape)).astype(np.float32)
-        answer = self(noise)  # a network that cannot run says so now
-        if answer.shape != (1, num_classes) or answer.dtype != np.float32 or not np.isfinite(answer).all():
-            raise ModelFileError("the network gives no probabilities of a picture of noise.")
+        output = self(noise)  # a network that cannot run fails now
+        fits = output.shape == (1, num_classes) and output.dtype == np.float32
+        if not fits or not np.isfinite(output).all():
+            raise ModelFileError("the network gives no probabilities of an image of noise.")
 
     def __call__(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return probabilities; see `Runtime`."""

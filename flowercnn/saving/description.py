@@ -23,7 +23,7 @@ _MINOR: Final = 0
 _PARTS: Final = frozenset({"class_names", "preprocessing", "calibration", "info"})
 _MOST_BYTES: Final = 4 * 2**20
 _MOST_CLASSES: Final = 100_000
-_MOST_PIXELS: Final = 2**28  # of a picture; a file may not switch off the limit on what is decoded
+_MOST_PIXELS: Final = 2**28  # of an image; no file may switch off the limit of decoding
 _DEEPEST: Final = 32
 _LARGEST_INT: Final = 2**64
 
@@ -34,9 +34,9 @@ class Description:
 
     Args:
         class_names: One per output, in order.
-        preprocessing: How pictures become pixels.
-        calibration: What evaluation has found out about the probabilities, as JSON values by name: a temperature
-            (already in the weights), quantiles of conformal prediction, the threshold of unknown pictures.
+        preprocessing: How images become pixels.
+        calibration: Calibration as JSON values by name: the temperature (already in the weights),
+            quantiles of conformal prediction, the threshold of unknown images.
         info: Anything else, as JSON values by name: versions, training, metrics.
     """
 
@@ -63,7 +63,8 @@ class Description:
         try:
             text = json.dumps(document, ensure_ascii=True, allow_nan=False, indent=1)
         except (TypeError, ValueError, RecursionError) as error:
-            raise ModelFileError(f"calibration and info must hold JSON values only: {error}.") from error
+            reason = f"calibration and info must hold JSON values only: {error}."
+            raise ModelFileError(reason) from error
         self.from_json(text, "this classifier")  # nothing is written that could not be read
         return text
 
@@ -71,29 +72,33 @@ class Description:
     def from_json(cls, text: str | bytes, name: str) -> Description:
         """Return the description in ``text``.
 
-        A newer minor version may have parts this one does not know. They are passed over, unless the file lists them
-        in ``requires``: then its answers would be wrong without them.
+        Unknown parts of a newer minor version are ignored, unless the file lists them in
+        ``requires``: then its results would be wrong without them.
 
         Args:
             text: JSON.
             name: Of the file, for messages.
 
         Raises:
-            ModelFileError: If it is not a description, is of a newer version, or has invalid values.
+            ModelFileError: If it is not a description, is of a newer version, or has invalid
+                values.
         """
-        if len(text) > _MOST_BYTES:
-            raise ModelFileError(f"{name}: refused: the description has {len(text):,} bytes, over {_MOST_BYTES:,}.")
+        size = len(text)
+        if size > _MOST_BYTES:
+            reason = f"the description has {size:,} bytes, over {_MOST_BYTES:,}"
+            raise ModelFileError(f"{name}: rejected: {reason}.")
         document = parse_json(text, name)
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
             raise ModelFileError(f"{name}: its description is not one of flowercnn.")
         _check_version(document, name)
-        class_names = _check_class_names(document.get("class_names"), name)
+        class_names = _read_class_names(document.get("class_names"), name)
         try:
             preprocessing = Preprocessing.from_dict(document["preprocessing"])
         except (FlowerCNNError, KeyError, TypeError, AttributeError) as error:
             raise ModelFileError(f"{name}: its preprocessing cannot be used: {error}") from error
         if preprocessing.max_pixels > _MOST_PIXELS:
-            raise ModelFileError(f"{name}: refused: max_pixels={preprocessing.max_pixels} is over {_MOST_PIXELS:,}.")
+            reason = f"max_pixels={preprocessing.max_pixels} is over {_MOST_PIXELS:,}"
+            raise ModelFileError(f"{name}: rejected: {reason}.")
         calibration, info = document.get("calibration", {}), document.get("info", {})
         if not isinstance(calibration, dict) or not isinstance(info, dict):
             raise ModelFileError(f"{name}: its calibration and info must be JSON objects.")
@@ -101,22 +106,21 @@ class Description:
 
 
 def parse_json(text: str | bytes, name: str) -> Any:
-    """Return what a JSON text holds: finite numbers, each key once, not nested deeper than any description is.
+    """Return the value of a JSON text: finite numbers, distinct keys, bounded depth.
 
     Raises:
         ModelFileError: If it is anything else.
     """
     try:
-        document = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+        document = json.loads(text, object_pairs_hook=_distinct, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{name}: damaged: not readable JSON ({error}).") from error
     for depth, value in _walk(document):
         if depth > _DEEPEST:
-            raise ModelFileError(f"{name}: refused: JSON nested deeper than {_DEEPEST} levels.")
-        if (isinstance(value, float) and not math.isfinite(value)) or (
-            isinstance(value, int) and abs(value) > _LARGEST_INT
-        ):
-            raise ModelFileError(f"{name}: refused: a number beyond all ranges.")
+            raise ModelFileError(f"{name}: rejected: JSON nested deeper than {_DEEPEST} levels.")
+        is_infinite = isinstance(value, float) and not math.isfinite(value)
+        if is_infinite or (isinstance(value, int) and abs(value) > _LARGEST_INT):
+            raise ModelFileError(f"{name}: rejected: a number out of range.")
     return document
 
 
@@ -125,8 +129,9 @@ def _walk(document: Any) -> Iterator[tuple[int, Any]]:
     while waiting:
         depth, value = waiting.pop()
         yield depth, value
-        children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        waiting.extend((depth + 1, child) for child in children)
+        if isinstance(value, (dict, list)):
+            children = value.values() if isinstance(value, dict) else value
+            waiting.extend((depth + 1, child) for child in children)
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -136,39 +141,46 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _refuse_constant(name: str) -> None:
+def _reject_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")
 
 
 def _check_version(document: dict[str, Any], name: str) -> None:
     text = document.get("version")
+    shown = str(text)[:100]
     major = str(text).partition(".")[0]
+    reason = ""
     if isinstance(text, bool) or not isinstance(text, (str, int)) or not major.isdecimal():
-        raise ModelFileError(f"{name}: its format version must be like '1.0'. Received: {str(text)[:100]!r}")
-    if major != str(_MAJOR):
-        raise ModelFileError(
-            f"{name}: the file has format version {str(text)[:100]}, this flowercnn reads {_MAJOR}.x. "
-            "Install the flowercnn that wrote it, or a newer one."
+        reason = f"its format version must be like '1.0'. Received: {shown!r}"
+    elif major != str(_MAJOR):
+        reason = (
+            f"the file has format version {shown}, this flowercnn reads {_MAJOR}.x. Install the "
+            "flowercnn that wrote it, or a newer one."
         )
+    if reason:
+        raise ModelFileError(f"{name}: {reason}")
     required = document.get("requires", [])
     if not isinstance(required, list) or not all(isinstance(part, str) for part in required):
         raise ModelFileError(f"{name}: its list of required parts must be a list of names.")
     missing = [part for part in required if part not in _PARTS]
     if missing:
         raise ModelFileError(
-            f"{name}: the file has format version {text} and cannot be used without {few(missing)}, which this "
-            f"flowercnn ({_MAJOR}.{_MINOR}) does not know. Install a newer flowercnn."
+            f"{name}: the file has format version {text} and cannot be used without "
+            f"{few(missing)}, which this flowercnn ({_MAJOR}.{_MINOR}) does not know. Install a "
+            "newer flowercnn."
         )
 
 
-def _check_class_names(names: Any, where: str) -> tuple[str, ...]:
+def _read_class_names(names: Any, where: str) -> tuple[str, ...]:
     if not isinstance(names, list) or not 2 <= len(names) <= _MOST_CLASSES:  # noqa: PLR2004 - one leaves no choice
-        raise ModelFileError(f"{where}: its class names must be a list of 2 to {_MOST_CLASSES:,} names.")
+        rule = f"a list of 2 to {_MOST_CLASSES:,} names"
+        raise ModelFileError(f"{where}: its class names must be {rule}.")
     try:
         class_names = LabelEncoder(tuple(names)).class_names
         check_printable(class_names)
     except (ConfigurationError, TypeError) as error:
-        raise ModelFileError(f"{where}: refused: its class names cannot be used: {str(error)[:500]}") from error
+        reason = f"its class names cannot be used: {str(error)[:500]}"
+        raise ModelFileError(f"{where}: rejected: {reason}") from error
     return class_names
 
 

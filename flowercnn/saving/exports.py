@@ -1,4 +1,4 @@
-"""Networks for other programs: written beside the target, proved on pictures, then moved into place."""
+"""Exports for other programs: written beside the target, proved on images, moved into place."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from flowercnn._utils import as_path, check_number, replace_file, replace_folder
-from flowercnn.errors import ConfigurationError, ImageError, ModelFileError, closest
+from flowercnn.errors import ConfigurationError, ImageError, ModelFileError, closest, counted
 from flowercnn.preprocessing import Preprocessing, read_content
-from flowercnn.runtimes import Computer, KerasRuntime, Runtime, litert_interpreter, to_litert, to_onnx
+from flowercnn.runtimes import (
+    Computer,
+    KerasRuntime,
+    Runtime,
+    litert_interpreter,
+    to_litert,
+    to_onnx,
+)
 from flowercnn.saving.description import Description
 from flowercnn.saving.light import read_export, write_litert, write_onnx
 from flowercnn.saving.modelfile import read_model, write_model
@@ -33,16 +40,17 @@ __all__ = ["ExportFormat", "ExportReport", "export"]
 ExportFormat: TypeAlias = Literal["keras", "h5", "saved_model", "litert", "litert-int8", "onnx"]
 """For other programs: Keras, Keras 2, TensorFlow and TF Serving, LiteRT (TensorFlow Lite), ONNX."""
 
-_SUFFIXES: Final[dict[str, str]] = {
-    "keras": ".keras",
-    "h5": ".h5",
-    "saved_model": "",
-    "litert": ".tflite",
-    "litert-int8": ".tflite",
-    "onnx": ".onnx",
+_BY_SUFFIX: Final[dict[str, ExportFormat]] = {
+    ".keras": "keras",
+    ".h5": "h5",
+    ".tflite": "litert",
+    ".onnx": "onnx",
 }
-_BY_SUFFIX: Final[dict[str, ExportFormat]] = {".keras": "keras", ".h5": "h5", ".tflite": "litert", ".onnx": "onnx"}
-_MOST_PICTURES: Final = 400
+_SUFFIXES: Final = {chosen: suffix for suffix, chosen in _BY_SUFFIX.items()} | {
+    "saved_model": "",
+    "litert-int8": ".tflite",
+}
+_MOST_IMAGES: Final = 400
 _FEWEST_FOR_INT8: Final = 16
 _LARGEST_DIFFERENCE: Final = 1e-4
 _AGREEMENT_OF_INT8: Final = 0.97
@@ -51,20 +59,20 @@ _TIMED_CALLS: Final = 15
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """Export report: what was written, and how it compares with its classifier on the same images.
+    """Export report: the file written, and how it compares with its classifier on the same images.
 
-    It can be given where a path is wanted.
+    It can be used as a path.
 
     Args:
         path: The file or folder.
         format: The format of the export.
-        samples: How many pictures both have classified.
-        agreement: Share of them that got the same label, 0-1.
+        samples: Number of images that both have classified.
+        agreement: Share of them with the same label, 0-1.
         max_difference: The largest difference of a probability, 0-1.
         size: Bytes of the file, or of all files of the folder.
-        seconds: For one picture, without decoding: the median of some calls.
-        bytes_agreement: Of a SavedModel, the agreement if it decodes the pictures itself. TensorFlow decodes and
-            resizes a little differently.
+        seconds: For one image, without decoding: the median of some calls.
+        bytes_agreement: Of a SavedModel, the agreement if it decodes the images itself. TensorFlow
+            decodes and resizes slightly differently.
     """
 
     path: Path
@@ -80,23 +88,19 @@ class ExportReport:
         return str(self.path)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what was measured, as JSON can hold it."""
-        figures: dict[str, Any] = {
-            "format": self.format,
-            "samples": self.samples,
-            "agreement": self.agreement,
-            "max_difference": self.max_difference,
-            "size": self.size,
-            "seconds": self.seconds,
-        }
-        return figures if self.bytes_agreement is None else {**figures, "bytes_agreement": self.bytes_agreement}
+        """Return the measurements, as JSON can hold them."""
+        names = ("format", "samples", "agreement", "max_difference", "size", "seconds")
+        results = {name: getattr(self, name) for name in names}
+        if self.bytes_agreement is not None:
+            results["bytes_agreement"] = self.bytes_agreement
+        return results
 
     def summary(self) -> str:
         """Return the report in one line."""
         return (
-            f"{self.path}: {self.format}, {self.size / 1e6:.2f} MB, {self.seconds * 1e3:.1f} ms per picture; on "
-            f"{self.samples} pictures the same label for {self.agreement:.1%}, probabilities within "
-            f"{self.max_difference:.1g}"
+            f"{self.path}: {self.format}, {self.size / 1e6:.2f} MB, {self.seconds * 1e3:.1f} ms "
+            f"per image; on {self.samples} images the same label for {self.agreement:.1%}, "
+            f"probabilities within {self.max_difference:.1g}"
         )
 
 
@@ -110,7 +114,7 @@ class ExportableNetwork(Protocol):
 
     @property
     def light(self) -> bytes | None:
-        """The LiteRT copy, or ``None`` where there is none."""
+        """The network as LiteRT flatbuffer, or ``None`` where LiteRT cannot compute it."""
         ...
 
     @property
@@ -128,16 +132,7 @@ def export(
     images: PredictInput | None,
     min_agreement: float | None,
 ) -> ExportReport:
-    """Write an export and prove it; see `Predictor.export`.
-
-    Args:
-        network: The network.
-        description: Its class names, preprocessing and calibration.
-        path: As there.
-        format: As there.
-        images: As there.
-        min_agreement: As there.
-    """
+    """Write an export and prove it; arguments and errors are those of `Predictor.export`."""
     chosen = _choose_format(path, format)
     if chosen not in ("keras", "h5"):
         description = _without_detector(description)
@@ -156,25 +151,24 @@ def export(
         try:
             runtime = read(temporary)
         except ModelFileError as error:
-            reason = str(error).removeprefix(f"{temporary}: ")
-            raise ModelFileError(f"{target}: not written, as it could not be loaded again: {reason}") from error
+            reason = f"it could not be loaded again: {str(error).removeprefix(f'{temporary}: ')}"
+            raise ModelFileError(f"{target}: not written, as {reason}") from error
         measured = _measure(network.runtime, runtime, pixels, contents)
         report = ExportReport(target, chosen, len(pixels), size=_size(temporary), **measured)
-        _check(report, least)
+        _check_report(report, least)
         reports.append(report)
         # Before the export itself is moved into place: if this fails, nothing has changed yet.
         _write_json(beside, report, description)
 
+    move = replace_folder if chosen == "saved_model" else replace_file
     try:
-        with _put_back_on_failure(beside):
-            (replace_folder if chosen == "saved_model" else replace_file)(target, write_and_prove)
+        with _restored_on_failure(beside):
+            move(target, write_and_prove)
+    except ModelFileError:
+        raise
     except OSError as error:
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(
-            f"{error.filename2 or target}: cannot be written ({error.strerror or error}). Choose another path, or "
-            "make room there."
-        ) from error
+        reason = f"{error.filename2 or target}: cannot be written ({error.strerror or error})"
+        raise ModelFileError(f"{reason}. Choose another path, or make room there.") from error
     return reports[0]
 
 
@@ -187,15 +181,14 @@ def _without_detector(description: Description) -> Description:
 
 def _choose_format(path: str | os.PathLike[str], wanted: str | None) -> ExportFormat:
     known: tuple[ExportFormat, ...] = get_args(ExportFormat)
-    asked_for = _BY_SUFFIX.get(as_path(path).suffix) if wanted is None else wanted
+    name = _BY_SUFFIX.get(as_path(path).suffix) if wanted is None else wanted
     for chosen in known:
-        if chosen == asked_for:
+        if chosen == name:
             return chosen
     hint = "" if wanted is None else closest(wanted, known)
-    raise ConfigurationError(
-        f"format must be one of {', '.join(known)}, or a path must end in {', '.join(_BY_SUFFIX)}.{hint} "
-        f"Received: format={wanted!r}, path={os.fspath(path)!r}"
-    )
+    rule = f"one of {', '.join(known)}, or a path must end in {', '.join(_BY_SUFFIX)}"
+    received = f"format={wanted!r}, path={os.fspath(path)!r}"
+    raise ConfigurationError(f"format must be {rule}.{hint} Received: {received}")
 
 
 def _target(path: Path, chosen: ExportFormat) -> Path:
@@ -203,7 +196,8 @@ def _target(path: Path, chosen: ExportFormat) -> Path:
     if path.suffix == suffix or not suffix:
         return path
     if path.suffix in _BY_SUFFIX:
-        raise ConfigurationError(f"path must end in {suffix} for format={chosen!r}. Received: path={str(path)!r}")
+        rule = f"{suffix} for format={chosen!r}"
+        raise ConfigurationError(f"path must end in {rule}. Received: path={str(path)!r}")
     return path.with_name(path.name + suffix)
 
 
@@ -216,28 +210,25 @@ def _least_agreement(chosen: ExportFormat, wanted: float | None) -> float:
 def _decoded(
     images: PredictInput | None, preprocessing: Preprocessing, chosen: ExportFormat
 ) -> tuple[list[bytes], npt.NDArray[np.uint8]]:
-    """Return the bytes and the pixels, shape (n, height, width, 3), of images to prove an export on."""
+    """Return bytes and pixels, shape (n, height, width, 3), of the images for the proof."""
     if images is None:
         if chosen == "litert-int8":
             raise ConfigurationError(
-                "format='litert-int8' needs images=: some dozens of training pictures, to see in what range the "
-                "network's numbers are."
+                "format='litert-int8' needs images=: some dozens of training images, to measure "
+                "the ranges of the network's numbers."
             )
         images = SyntheticFlowers(per_class=1)
-    given = [picture for _, picture in keyed_pictures(images)]
-    places = np.linspace(0, len(given) - 1, min(len(given), _MOST_PICTURES)).round().astype(int)
+    inputs = [image for _, image in keyed_pictures(images)]
+    places = np.linspace(0, len(inputs) - 1, min(len(inputs), _MOST_IMAGES)).round().astype(int)
     usable: list[tuple[bytes, npt.NDArray[np.uint8]]] = []
     for place in places:
-        try:
-            content = read_content(given[place])
+        with contextlib.suppress(ImageError):
+            content = read_content(inputs[place])
             usable.append((_encoded(content), preprocessing.decode(content)))
-        except ImageError:
-            continue
     fewest = _FEWEST_FOR_INT8 if chosen == "litert-int8" else 1
     if len(usable) < fewest:
-        raise ConfigurationError(
-            f"images must hold at least {fewest} pictures that can be decoded. Received: {len(usable)}"
-        )
+        rule = f"at least {counted(fewest, 'image')} that can be decoded"
+        raise ConfigurationError(f"images must hold {rule}. Received: {len(usable)}")
     return [content for content, _ in usable], np.stack([pixels for _, pixels in usable])
 
 
@@ -255,7 +246,7 @@ def _format(
     description: Description,
     ranges: npt.NDArray[np.uint8] | None,
 ) -> tuple[Callable[[Path], object], Callable[[Path], Computer]]:
-    """Return the functions that write a format and that read it again."""
+    """Return the functions that write a format and read it again."""
     model = network.model
     if chosen in ("keras", "h5"):
         light = network.light if chosen == "keras" else None
@@ -263,12 +254,13 @@ def _format(
         return write, lambda path: KerasRuntime(read_model(path).keras_model())
     if chosen == "saved_model":
         return partial(write_saved_model, model=model, description=description), SavedModelRuntime
+    read = lambda path: read_export(path)[1]  # noqa: E731 - both formats are read with it
     if chosen == "onnx":
         proto = to_onnx(model)
-        return lambda path: write_onnx(path, proto, description), lambda path: read_export(path)[1]
+        return lambda path: write_onnx(path, proto, description), read
     litert_interpreter()  # before the work: without it nothing can be proved
     flatbuffer = to_litert(model, ranges)
-    return lambda path: write_litert(path, flatbuffer, description), lambda path: read_export(path)[1]
+    return lambda path: write_litert(path, flatbuffer, description), read
 
 
 def _measure(
@@ -293,36 +285,37 @@ def _probabilities(computer: Computer, pixels: npt.NDArray[np.uint8]) -> npt.NDA
     return np.concatenate([computer(pixels[start : start + computer.batch]) for start in starts])
 
 
-def _seconds(runtime: Computer, picture: npt.NDArray[np.uint8]) -> float:
+def _seconds(runtime: Computer, image: npt.NDArray[np.uint8]) -> float:
     times = []
     for _ in range(_TIMED_CALLS):
         started = time.perf_counter()
-        runtime(picture)
+        runtime(image)
         times.append(time.perf_counter() - started)
     return float(np.median(times))
 
 
-def _check(report: ExportReport, least: float) -> None:
+def _check_report(report: ExportReport, least: float) -> None:
     most = 1.0 if report.format == "litert-int8" else _LARGEST_DIFFERENCE
-    if not (report.agreement >= least and report.max_difference <= most) or math.isnan(report.max_difference):
-        raise ModelFileError(
-            f"{report.path}: not written: on {report.samples} images the copy gives the same label for "
-            f"{report.agreement:.1%} (at least {least:.1%} wanted) and probabilities that differ by up to "
-            f"{report.max_difference:.2g} (at most {most:g} wanted). {_way_out(report, most)}"
-        )
+    if report.agreement >= least and report.max_difference <= most:  # never of NaN
+        return
+    raise ModelFileError(
+        f"{report.path}: not written: on {report.samples} images the copy gives the same label for "
+        f"{report.agreement:.1%} (at least {least:.1%} wanted) and probabilities that differ by up "
+        f"to {report.max_difference:.2g} (at most {most:g} wanted). {_way_out(report, most)}"
+    )
 
 
 def _way_out(report: ExportReport, most: float) -> str:
     if math.isnan(report.max_difference):
         return (
-            "It returns NaN for some picture, or the network itself does. Look at its answers, predict_proba(), for "
-            "these pictures; if they are numbers, export to another format."
+            "It returns NaN for some image, or the network itself does. Check predict_proba() for "
+            "these images; if it returns numbers, export to another format."
         )
     if report.max_difference > most:
         return (
-            f"A layer computes otherwise in this format ({report.format}), or in float16 or bfloat16. Build the "
-            "network in float32, replace the layer, or export to another format: 'keras' and 'saved_model' compute "
-            "as TensorFlow does."
+            f"A layer computes differently in this format ({report.format}), or in float16 or "
+            "bfloat16. Build the network in float32, replace the layer, or export to another "
+            "format: 'keras' and 'saved_model' compute as TensorFlow does."
         )
     return "Give more representative images=, or lower min_agreement if you can live with it."
 
@@ -335,14 +328,14 @@ def _size(path: Path) -> int:
 
 def _write_json(path: Path, report: ExportReport, description: Description) -> None:
     document = {**json.loads(description.to_json()), "export": report.to_dict()}
-    document["preprocessing"]["filter"] = "hamming"  # for readers who resize pictures themselves
+    document["preprocessing"]["filter"] = "hamming"  # for those who resize images themselves
     text = json.dumps(document, indent=1)
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 @contextlib.contextmanager
-def _put_back_on_failure(path: Path) -> Iterator[None]:
-    """Make a small file what it was before, or remove it if it was not there, if what is done meanwhile fails."""
+def _restored_on_failure(path: Path) -> Iterator[None]:
+    """Restore a small file, or its absence, if the block fails."""
     before = path.read_bytes() if path.is_file() else None
     try:
         yield

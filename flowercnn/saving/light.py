@@ -1,4 +1,4 @@
-"""Networks without TensorFlow: the LiteRT copy of a model file, and LiteRT and ONNX exports."""
+"""Networks that need no TensorFlow: LiteRT inside a model file, and LiteRT and ONNX exports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flowercnn.runtimes import (
     to_litert,
 )
 from flowercnn.saving.description import Description
-from flowercnn.saving.guards.checksum import append_checksum, check_checksum
+from flowercnn.saving.guards.archive import append_checksum, check_checksum
 from flowercnn.saving.guards.flatbuffer import metadata_of, rebuild_flatbuffer, with_metadata
 from flowercnn.saving.guards.onnxgraph import check_parts, rebuild_onnx
 from flowercnn.saving.modelfile import read_file
@@ -33,18 +33,18 @@ _MOST_IN_LIGHT_COPY: Final = 32 * 10**6  # weights
 _TOLERANCE: Final = 1e-4
 _FEATURE_TOLERANCE: Final = 1e-3
 _NO_LIGHT_COPY: Final = (
-    "This network has no copy for LiteRT, neither here nor in its model file: %s. Predictions need TensorFlow, which "
-    "starts slower; docs/how-to/predict.md lists the layers."
+    "This network has no copy for LiteRT, neither here nor in its model file: %s. Predictions "
+    "need TensorFlow, which starts slower; docs/how-to/predict.md lists the layers."
 )
 _KEY: Final = "flowercnn.json"
 _DIGEST_KEY: Final = "flowercnn.sha256"
 
 
 def light_copy(model: Any, layers: tuple[str, ...] = ()) -> bytes | None:
-    """Return a Keras model as LiteRT flatbuffer, proved on noise, or ``None`` where there is none.
+    """Return a Keras model as LiteRT flatbuffer, proved on noise, or ``None``.
 
-    There is none without the interpreter, for a network so large that the conversion takes gigabytes, or with layers
-    or numbers that LiteRT computes otherwise.
+    It is ``None`` without the interpreter, for a network so large that the conversion takes
+    gigabytes, and with layers or numbers that LiteRT computes differently.
 
     Args:
         model: A Keras model.
@@ -56,13 +56,13 @@ def light_copy(model: Any, layers: tuple[str, ...] = ()) -> bytes | None:
     try:
         litert_interpreter()
         flatbuffer = to_litert(model, layers=layers)
-        # What would be refused when it is loaded is not kept.
+        # A network that would be rejected on loading is not kept.
         shape = (1, *model.input_shape[1:])
         rebuild_flatbuffer(flatbuffer, "", shape, model.output_shape[-1], features=bool(layers))
-        pixels = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), dtype=np.uint8)
+        pixels = np.random.default_rng(0).integers(0, 256, (2, *shape[1:]), dtype=np.uint8)
         light, features = LiteRTRuntime(flatbuffer).with_features(pixels)
-        expected, expected_features = KerasRuntime(model, layers).with_features(pixels)
-        same = np.allclose(features, expected_features, rtol=_FEATURE_TOLERANCE, atol=_FEATURE_TOLERANCE)
+        expected, wanted = KerasRuntime(model, layers).with_features(pixels)
+        same = np.allclose(features, wanted, rtol=_FEATURE_TOLERANCE, atol=_FEATURE_TOLERANCE)
         difference = np.abs(light - expected).max() if same else math.inf
     except MissingDependencyError as error:
         _log.info("No LiteRT copy of the network: %s", error)
@@ -94,12 +94,14 @@ def read_export(path: Path) -> tuple[Description, Runtime]:
 
     Raises:
         MissingDependencyError: If the runtime it is for is not installed.
-        ModelFileError: If it cannot be read, is not an export of this library, or is not safe to load.
+        ModelFileError: If it cannot be read, is not an export of this library, or is not safe to
+            load.
     """
     content = read_file(path)
+    read = _read_onnx if path.suffix.lower() == ".onnx" else _read_litert
     try:
-        return _read_onnx(path, content) if path.suffix.lower() == ".onnx" else _read_litert(path, content)
-    except UnicodeDecodeError as error:  # a text in the metadata of an ONNX file, wherever it is looked at
+        return read(path, content)
+    except UnicodeDecodeError as error:  # of a text in ONNX metadata, at any access
         raise ModelFileError(f"{path}: the file is damaged ({error}).") from error
 
 
@@ -130,30 +132,32 @@ def _read_onnx(path: Path, content: bytes) -> tuple[Description, Runtime]:
         check_parts(content)
         model = onnx.load_model_from_string(content)
     except ModelFileError as error:
-        raise ModelFileError(f"{path}: refused: {error}") from error
+        raise ModelFileError(f"{path}: rejected: {error}") from error
     except Exception as error:
-        raise ModelFileError(f"{path}: not an ONNX model, or damaged ({type(error).__name__}).") from error
+        reason = f"not an ONNX model, or damaged ({type(error).__name__})"
+        raise ModelFileError(f"{path}: {reason}.") from error
     properties = {item.key: item.value for item in model.metadata_props}
     if _KEY not in properties or len(properties) != len(model.metadata_props):
         raise ModelFileError(_unknown(path))
     description = Description.from_json(properties[_KEY], name)
     if properties.get(_DIGEST_KEY) != _digest(model):
-        raise ModelFileError(f"{path}: refused: the file is damaged or was changed after it was written.")
+        reason = "the file is damaged or was changed after it was written"
+        raise ModelFileError(f"{path}: rejected: {reason}.")
     try:
         shape = (*description.preprocessing.image_size, 3)
-        num_classes = len(description.class_names)
-        rebuilt, batch = rebuild_onnx(onnx, model, shape, num_classes)
-        return description, OnnxRuntime(rebuilt.SerializeToString(), shape, num_classes, batch)
+        classes = len(description.class_names)
+        rebuilt, batch = rebuild_onnx(onnx, model, shape, classes)
+        return description, OnnxRuntime(rebuilt.SerializeToString(), shape, classes, batch)
     except MissingDependencyError:
         raise
     except ModelFileError as error:
-        raise ModelFileError(f"{path}: refused: {error}") from error
+        raise ModelFileError(f"{path}: rejected: {error}") from error
     except Exception as error:  # ONNX and ONNX Runtime have a class of errors per cause
         raise ModelFileError(f"{path}: the ONNX network cannot be used: {error}") from error
 
 
 def _digest(model: Any) -> str:
-    """The SHA-256 of a model without the digest itself."""
+    """Return the SHA-256 of a model without the digest itself."""
     bare = type(model)()
     bare.CopyFrom(model)
     del bare.metadata_props[:]
@@ -164,4 +168,5 @@ def _digest(model: Any) -> str:
 
 
 def _unknown(path: Path) -> str:
-    return f"{path}: not exported by flowercnn: it has no class names. Give a file that Predictor.export has written."
+    way_out = "Give a file that Predictor.export has written."
+    return f"{path}: not exported by flowercnn: it has no class names. {way_out}"

@@ -1,11 +1,12 @@
-"""The model file: one archive that stock Keras opens, with what flowercnn needs beside the network.
+"""Model file: one archive that stock Keras opens, with what flowercnn needs beside the network.
 
-A ``.keras`` file is a zip of ``config.json``, ``metadata.json`` and ``model.weights.h5``; flowercnn adds
-``flowercnn.json`` (see `Description`) and ``model.tflite`` (the same network for LiteRT, to predict without
-TensorFlow), which Keras passes over. In an ``.h5`` file the same text is an attribute. Both end in a checksum.
+A ``.keras`` file is a zip of ``config.json``, ``metadata.json`` and ``model.weights.h5``; flowercnn
+adds ``flowercnn.json`` (see `Description`) and ``model.tflite`` (the same network for LiteRT, to
+predict without TensorFlow), which Keras ignores. In an ``.h5`` file the description is an
+attribute. Both end in a checksum.
 
-A file is read once, into memory. Its members, its description, its network and its weights are checked before
-anything else sees them: only Keras's own layers, no code, no reference to another file.
+A file is read once, into memory. Its members, description, network and weights are checked before
+they are used: only Keras's own layers, no code, no reference to another file.
 """
 
 from __future__ import annotations
@@ -26,14 +27,19 @@ from flowercnn.errors import ConfigurationError, FlowerCNNError, ModelFileError
 from flowercnn.preprocessing import Preprocessing
 from flowercnn.runtimes import quiet
 from flowercnn.saving.description import Description, parse_json
-from flowercnn.saving.guards.archive import check_directory, check_members
-from flowercnn.saving.guards.checksum import PLACEHOLDER, append_checksum, check_checksum, fill_checksum
+from flowercnn.saving.guards.archive import (
+    PLACEHOLDER,
+    append_checksum,
+    check_checksum,
+    check_directory,
+    check_members,
+    fill_checksum,
+)
 from flowercnn.saving.guards.flatbuffer import rebuild_flatbuffer
 from flowercnn.saving.guards.hdf5 import check_arrays, check_structure
-from flowercnn.saving.guards.keras_config import check_network
-from flowercnn.saving.guards.memory import check_memory
+from flowercnn.saving.guards.keras_config import check_memory, check_network
 
-__all__ = ["ModelFile", "read_file", "read_model", "write_model"]
+__all__ = ["ModelFile", "check_can_be_saved", "read_file", "read_model", "write_model"]
 
 _CONFIG: Final = "config.json"
 _METADATA: Final = "metadata.json"
@@ -51,7 +57,7 @@ _HDF5_START: Final = b"\x89HDF\r\n\x1a\n"
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A model file whose members, description and network have been checked; nothing of it is built yet.
+    """A model file with checked members, description and network; nothing of it is built yet.
 
     Args:
         path: Where it was read.
@@ -68,31 +74,29 @@ class ModelFile:
     litert: bytes | None = None
 
     def keras_model(self) -> Any:
-        """Build the Keras model, after its weights have been checked, and return it.
+        """Return the Keras model, built after its weights have been checked.
 
         Raises:
-            ModelFileError: If the weights are not those of the network, or not safe to load, or the network cannot
-                compute a picture.
+            ModelFileError: If the weights are not those of the network, or not safe to load, or the
+                network cannot compute an image.
         """
         try:
             return self._keras_model()
         except ModelFileError:
             raise
         except ImportError as error:
-            raise ModelFileError(
-                f"{self.path}: the Keras installed here cannot load model files from memory ({error}). Install the "
-                "version this flowercnn was tested with."
-            ) from error
+            reason = f"the Keras installed here cannot load model files from memory ({error})"
+            way_out = "Install the version this flowercnn was tested with."
+            raise ModelFileError(f"{self.path}: {reason}. {way_out}") from error
         except FlowerCNNError as error:
-            raise ModelFileError(f"{self.path}: not a model this library has saved: {error}") from error
+            reason = f"not a model this library has saved: {error}"
+            raise ModelFileError(f"{self.path}: {reason}") from error
         except Exception as error:
             # Networks that make no sense fail in Keras and HDF5 in too many ways to list.
-            raise ModelFileError(
-                f"{self.path}: the model file is damaged ({type(error).__name__}: {str(error)[:300]})."
-            ) from error
+            raise _damaged(self.path, error) from error
 
     def litert_network(self, *, features: bool) -> bytes | None:
-        """Return the network as LiteRT flatbuffer, checked and rebuilt, or ``None`` if the file has none.
+        """Return the network as LiteRT flatbuffer, checked and rebuilt, or ``None`` without one.
 
         Args:
             features: Whether it must compute mean activations beside the probabilities.
@@ -104,65 +108,87 @@ class ModelFile:
         if self.litert is None:
             return None
         shape = (1, *self.description.preprocessing.image_size, 3)
-        num_classes = len(self.description.class_names)
-        return rebuild_flatbuffer(self.litert, str(self.path), shape, num_classes, features=features)
+        classes = len(self.description.class_names)
+        return rebuild_flatbuffer(self.litert, str(self.path), shape, classes, features=features)
 
     def check_weights(self) -> None:
-        """Refuse weights that are not those of the network, or not safe to load; nothing is built.
+        """Reject weights that are not those of the network, or not safe to load.
 
         Raises:
-            ModelFileError: If they are refused.
+            ModelFileError: If they are rejected.
         """
-        is_archive = self.content.startswith(b"PK")
-        weights = _member(self.content, _WEIGHTS) if is_archive else self.content
+        weights = self._member(_WEIGHTS) if self._is_archive else self.content
         stored = check_arrays(weights, str(self.path))
-        check_memory(self.config, stored, str(self.path), exact=is_archive)
+        check_memory(self.config, stored, str(self.path), exact=self._is_archive)
+
+    @property
+    def _is_archive(self) -> bool:
+        return self.content.startswith(b"PK")
 
     def _keras_model(self) -> Any:
-        from flowercnn.models import check_shapes, memory_errors  # light runtimes start without them
+        from flowercnn.models import check_shapes, memory_errors  # LiteRT starts without them
 
         self.check_weights()
-        is_archive = self.content.startswith(b"PK")
-        load = _load_archive if is_archive else _load_h5
-        model = load(self._archive_of_keras() if is_archive else io.BytesIO(self.content))
-        check_shapes(model, "the model", self.description.preprocessing.image_size, len(self.description.class_names))
+        model = self._load_archive() if self._is_archive else self._load_h5()
+        classes = len(self.description.class_names)
+        check_shapes(model, "the model", self.description.preprocessing.image_size, classes)
         with memory_errors(f"{self.path}: the network", ModelFileError):
-            _compute_noise(model)
+            model(_noise(model, 1), training=False)  # settings that make no sense may fail only now
         return model
 
-    def _archive_of_keras(self) -> io.BytesIO:
+    # From memory, so that what is loaded is what was checked, whatever happens to the file
+    # meanwhile. Keras's public function takes paths only, and unpacks archives with more members
+    # than its own three to a temporary folder.
+
+    def _load_archive(self) -> Any:
+        from keras.src.saving import saving_lib
+
         stripped = io.BytesIO()
         with zipfile.ZipFile(stripped, "w") as archive:
             for name in (_CONFIG, _METADATA, _WEIGHTS):
-                archive.writestr(name, _member(self.content, name))
+                archive.writestr(name, self._member(name))
         stripped.seek(0)
-        return stripped
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Skipping")  # layers without stored weights
+            return saving_lib.load_model(stripped, compile=False, safe_mode=True)
+
+    def _load_h5(self) -> Any:
+        import h5py
+        from keras.src.legacy.saving import legacy_h5_format
+
+        with h5py.File(io.BytesIO(self.content), "r") as file:
+            return legacy_h5_format.load_model_from_hdf5(file, compile=False, safe_mode=True)
+
+    def _member(self, name: str) -> bytes:
+        with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
+            return archive.read(name)
 
 
-def _compute_noise(model: Any) -> None:
-    """Compute one picture: settings that make no sense may build, and fail only then."""
+def _noise(model: Any, count: int) -> Any:
+    """Return images of noise for a Keras model."""
     import numpy as np
 
-    noise = np.random.default_rng(0).uniform(0, 255, (1, *model.input_shape[1:])).astype(np.float32)
-    model(noise, training=False)
+    shape = (count, *model.input_shape[1:])
+    return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
 
 
 def check_can_be_saved(model: Any, class_names: Sequence[str] | None = None) -> None:
-    """Refuse a Keras model, and class names, that this library would refuse to load.
+    """Reject a Keras model, and class names, that this library would reject to load.
 
     Args:
         model: A Keras model.
         class_names: One per output, if they are known.
 
     Raises:
-        ModelFileError: If it has layers that model files may not hold, or the class names are too many or too long.
+        ModelFileError: If it has layers that model files may not hold, or the class names are too
+            many or too long.
     """
     try:
         config = json.loads(model.to_json())
-    except (NotImplementedError, TypeError, ValueError) as error:  # of layers that cannot describe themselves
-        raise ModelFileError(
-            f"this model has layers that Keras cannot save; use Keras's own, or do not ask for a file. {error}"
-        ) from error
+    except (NotImplementedError, TypeError, ValueError) as error:  # of layers without get_config
+        way_out = "use Keras's own, or do not ask for a file"
+        reason = f"this model has layers that Keras cannot save; {way_out}. {error}"
+        raise ModelFileError(reason) from error
     check_network(config, "this model")
     if class_names is not None:
         _check_length(class_names, model)
@@ -172,26 +198,31 @@ def _check_length(class_names: Sequence[str], model: Any) -> None:
     try:
         Description(tuple(class_names), Preprocessing(image_size=model.input_shape[1:3])).to_json()
     except ModelFileError as error:
+        names = f"{len(class_names):,} names, {sum(map(len, class_names)):,} characters"
         raise ModelFileError(
-            f"class_names: {len(class_names):,} names, {sum(map(len, class_names)):,} characters, cannot be saved "
-            f"with the model: {error} Shorten the names, or train without a file (out=None)."
+            f"class_names: {names}, cannot be saved with the model: {error} Shorten the names, or "
+            "train without a file (out=None)."
         ) from error
 
 
 def write_model(
-    path: str | os.PathLike[str], model: Any, description: Description, *, litert: bytes | None = None
+    path: str | os.PathLike[str],
+    model: Any,
+    description: Description,
+    *,
+    litert: bytes | None = None,
 ) -> Path:
     """Write a model file, whole or not at all, and return its path.
 
     Args:
         path: Ends in ``.keras`` or ``.h5``.
         model: A Keras model.
-        description: What is kept beside it.
+        description: Class names, preprocessing and calibration.
         litert: The same network for LiteRT, to be kept in a ``.keras`` file.
 
     Raises:
-        ModelFileError: If the suffix is another, the network has layers this library would refuse to load or weights
-            that are not finite, or the file cannot be written.
+        ModelFileError: If the suffix is another, the network has layers this library would reject
+            to load or weights that are not finite, or the file cannot be written.
     """
     import numpy as np
 
@@ -206,11 +237,12 @@ def write_model(
     except ConfigurationError as error:
         raise ModelFileError(f"{target}: not written: {error}") from error
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
-        raise ModelFileError(f"{target}: the network has weights that are NaN or infinite; it is not saved.")
+        reason = "the network has weights that are NaN or infinite"
+        raise ModelFileError(f"{target}: {reason}; it is not saved.")
     text = description.to_json()
 
     def write(temporary: Path) -> None:
-        with quiet():  # Keras calls .h5 a thing of the past, which the user has chosen
+        with quiet():  # Keras warns of .h5, which the user has chosen
             model.save(temporary)
         if target.suffix == ".h5":
             _describe_h5(temporary, text)
@@ -223,38 +255,38 @@ def write_model(
     except OSError as error:
         if isinstance(error, ModelFileError):
             raise
-        raise ModelFileError(f"{target}: the model cannot be written ({error.strerror or error}).") from error
+        why = error.strerror or error
+        raise ModelFileError(f"{target}: the model cannot be written ({why}).") from error
 
 
 def _check_written(temporary: Path, target: Path, model: Any) -> None:
-    """Refuse a file that could not be loaded: what Keras writes is not quite what it says of a model before."""
+    """Reject a file that cannot be loaded: Keras may write other than a model's configuration."""
     try:
         file = read_model(temporary)
         if target.suffix == ".keras":
             file.check_weights()
             return
     except ModelFileError as error:
-        reason = str(error).removeprefix(f"{temporary}: ")
-        raise ModelFileError(f"{target}: not written, as it could not be loaded again: {reason}") from error
-    # The older format forgets some settings of layers, such as several axes; nothing in the file tells that.
+        reason = f"it could not be loaded again: {str(error).removeprefix(f'{temporary}: ')}"
+        raise ModelFileError(f"{target}: not written, as {reason}") from error
+    # The older format loses some settings of layers, such as several axes, without a trace.
     try:
-        same = _answer_alike(file.keras_model(), model)
+        same = _outputs_match(file.keras_model(), model)
         reason = "" if same else "it would give other answers than the network"
     except ModelFileError as error:
-        same, reason = False, str(error).removeprefix(f"{temporary}: ")
-    if not same:
-        raise ModelFileError(
-            f"{target}: not written: the older format .h5 cannot hold this network: {reason}. Save it as .keras."
-        )
+        reason = str(error).removeprefix(f"{temporary}: ")
+    if reason:
+        reason = f"the older format .h5 cannot hold this network: {reason}"
+        raise ModelFileError(f"{target}: not written: {reason}. Save it as .keras.")
 
 
-def _answer_alike(one: Any, other: Any) -> bool:
-    """Return whether two Keras models give the same probabilities for two pictures of noise."""
+def _outputs_match(first: Any, second: Any) -> bool:
+    """Return whether two Keras models give the same probabilities for two images of noise."""
     import numpy as np
 
-    noise = np.random.default_rng(0).uniform(0, 255, (2, *other.input_shape[1:])).astype(np.float32)
-    first, second = (np.asarray(model(noise, training=False), dtype=np.float64) for model in (one, other))
-    return np.allclose(first, second, rtol=_RELATIVE_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
+    noise = _noise(second, 2)
+    one, two = (np.asarray(model(noise, training=False), float) for model in (first, second))
+    return np.allclose(one, two, rtol=_RELATIVE_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
 
 
 def _describe_h5(path: Path, text: str) -> None:
@@ -267,7 +299,8 @@ def _describe_h5(path: Path, text: str) -> None:
 
 def _describe_archive(path: Path, text: str, litert: bytes | None) -> None:
     with zipfile.ZipFile(path) as archive:
-        members: dict[str, str | bytes] = {name: archive.read(name) for name in (_CONFIG, _METADATA, _WEIGHTS)}
+        names = (_CONFIG, _METADATA, _WEIGHTS)
+        members: dict[str, str | bytes] = {name: archive.read(name) for name in names}
     members[_DESCRIPTION] = text
     if litert is not None:
         members[_LITERT] = litert
@@ -284,26 +317,27 @@ def read_file(path: Path) -> bytes:
     Raises:
         ModelFileError: If it cannot be read, is no regular file, or is too large to be one.
     """
+    reason = ""
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ModelFileError(f"{path}: it is a folder or a device, not a model file. {_WAY_OUT}")
-            if status.st_size > _MOST_BYTES:
-                raise ModelFileError(f"{path}: refused: larger than a model can be ({status.st_size:,} bytes).")
-            return file.read()
-    except FileNotFoundError as error:
-        raise ModelFileError(f"{path}: there is no such file. {_WAY_OUT}") from error
-    except IsADirectoryError as error:  # a SavedModel, too, which is for TensorFlow Serving
-        raise ModelFileError(f"{path}: it is a folder, not a model file. {_WAY_OUT}") from error
+                reason = f"it is a folder or a device, not a model file. {_WAY_OUT}"
+            elif status.st_size > _MOST_BYTES:
+                reason = f"rejected: larger than a model can be ({status.st_size:,} bytes)."
+            else:
+                return file.read()
+    except FileNotFoundError:
+        reason = f"there is no such file. {_WAY_OUT}"
+    except IsADirectoryError:  # a SavedModel, too, which is for TensorFlow Serving
+        reason = f"it is a folder, not a model file. {_WAY_OUT}"
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+        reason = f"cannot be read ({getattr(error, 'strerror', None) or error})."
+    raise ModelFileError(f"{path}: {reason}")
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file; a named pipe called model.keras must not hold everything up."""
+    """Open a file; do not wait for a named pipe called model.keras."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -323,8 +357,14 @@ def read_model(path: Path) -> ModelFile:
         raise
     except Exception as error:
         # Damaged archives fail in zipfile and HDF5 in too many ways to list.
-        raise ModelFileError(f"{path}: the model file is damaged ({type(error).__name__}: {error}).") from error
-    raise ModelFileError(f"{path}: not a model file; it is neither a .keras archive nor HDF5. {_WAY_OUT}")
+        raise _damaged(path, error) from error
+    reason = "it is neither a .keras archive nor HDF5"
+    raise ModelFileError(f"{path}: not a model file; {reason}. {_WAY_OUT}")
+
+
+def _damaged(path: Path, error: Exception) -> ModelFileError:
+    reason = f"{type(error).__name__}: {str(error)[:300]}"
+    return ModelFileError(f"{path}: the model file is damaged ({reason}).")
 
 
 def _read_archive(path: Path, content: bytes) -> ModelFile:
@@ -337,9 +377,8 @@ def _read_archive(path: Path, content: bytes) -> ModelFile:
         check_network(parse_json(config, name), name)
         parse_json(archive.read(_METADATA), name)
         description = Description.from_json(archive.read(_DESCRIPTION), name)
-        check_structure(archive.read(_WEIGHTS), name)  # even if LiteRT computes and nobody reads them today
-        # Only now: before, there may be a better reason to refuse it.
-        check_checksum(content, name)
+        check_structure(archive.read(_WEIGHTS), name)  # even if only LiteRT is used
+        check_checksum(content, name)  # last: there may be a better reason to reject the file
         litert = archive.read(_LITERT) if _LITERT in archive.namelist() else None
         return ModelFile(path, description, content, config, litert)
 
@@ -349,7 +388,8 @@ def _check_names(archive: zipfile.ZipFile, path: Path) -> None:
     names = set(members)
     known = {*_KERAS_MEMBERS, _DESCRIPTION, _LITERT}
     if len(names) != len(members) or not _KERAS_MEMBERS <= names <= known:
-        raise ModelFileError(f"{path}: not a model file; the archive has other members than one of Keras. {_WAY_OUT}")
+        reason = "the archive has other members than one of Keras"
+        raise ModelFileError(f"{path}: not a model file; {reason}. {_WAY_OUT}")
     if _DESCRIPTION not in names:
         raise ModelFileError(_unknown_classes(path))
 
@@ -364,7 +404,8 @@ def _read_h5(path: Path, content: bytes) -> ModelFile:
     check_structure(content, name)  # before it is read in C
     with h5py.File(io.BytesIO(content), "r") as file:
         if "model_config" not in file.attrs:
-            raise ModelFileError(f"{path}: not a model file; the HDF5 file holds no network. {_WAY_OUT}")
+            reason = "the HDF5 file holds no network"
+            raise ModelFileError(f"{path}: not a model file; {reason}. {_WAY_OUT}")
         if _ATTRIBUTE not in file.attrs:
             raise ModelFileError(_unknown_classes(path))
         config = str(file.attrs["model_config"]).encode()
@@ -375,46 +416,18 @@ def _read_h5(path: Path, content: bytes) -> ModelFile:
 
 
 def _is_of_plain_keras(content: bytes) -> bool:
-    """Tell an ``.h5`` file that was never ours from one of ours that was cut off, without opening it."""
+    """Return whether an ``.h5`` file is of Keras alone, not one of ours that was cut off."""
     has_checksum = content[-len(PLACEHOLDER) :].startswith(PLACEHOLDER.rstrip(b"0"))
-    if has_checksum or _is_cut_off(content):  # what says whose it is may be what is missing
+    # A file of the first version of HDF5, which Keras writes, says how long it is.
+    is_first_version = content[8:9] == b"\0"
+    is_cut_off = is_first_version and len(content) < int.from_bytes(content[40:48], "little")
+    if has_checksum or is_cut_off:  # the part that names flowercnn may be missing
         return False
     return b"model_config" in content and b"flowercnn-model" not in content
 
 
-def _is_cut_off(content: bytes) -> bool:
-    """Return whether an HDF5 file of the first version, which Keras writes, is shorter than its start says."""
-    is_first_version = content[8:9] == b"\0"
-    return is_first_version and len(content) < int.from_bytes(content[40:48], "little")
-
-
-# From memory, so that what is loaded is what was checked, whatever happens to the file meanwhile. The public function
-# takes paths only, and unpacks archives with more members than its own three to a temporary folder.
-
-
-def _load_archive(archive: io.BytesIO) -> Any:
-    from keras.src.saving import saving_lib
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Skipping")  # layers without weights in the file
-        return saving_lib.load_model(archive, compile=False, safe_mode=True)
-
-
-def _load_h5(content: io.BytesIO) -> Any:
-    import h5py
-    from keras.src.legacy.saving import legacy_h5_format
-
-    with h5py.File(content, "r") as file:
-        return legacy_h5_format.load_model_from_hdf5(file, compile=False, safe_mode=True)
-
-
-def _member(content: bytes, name: str) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return archive.read(name)
-
-
 def _unknown_classes(path: Path) -> str:
     return (
-        f"{path}: a Keras model, but not saved by flowercnn: it has no class names. Load it with keras and make "
-        "flowercnn.Predictor(model, class_names, preprocessing) of it."
+        f"{path}: a Keras model, but not saved by flowercnn: it has no class names. Load it with "
+        "keras and make flowercnn.Predictor(model, class_names, preprocessing) of it."
     )

@@ -22,7 +22,7 @@ from flowercnn.models.backbone_table import BACKBONES
 from flowercnn.models.backbones import build_backbone
 from flowercnn.models.backend import import_keras
 from flowercnn.models.graph import head_of
-from flowercnn.prediction.extractor import Extractor
+from flowercnn.prediction.similar import Extractor
 
 PICTURES, ROUNDS = 96, 7
 
@@ -32,7 +32,7 @@ def main(name: str = "mobilenet", weights: str | None = None) -> None:
     side = BACKBONES[name].side
     model = build_backbone(name, (side, side), 17, weights=None if weights is None else Path(weights))
     stock = keras.Model(model.inputs[0], head_of(model).input)
-    extractor = Extractor(model, pictures=1000)
+    extractor = Extractor(model, images=1000)
     pixels = np.random.default_rng(0).integers(0, 256, (PICTURES, side, side, 3), dtype=np.uint8)
     runs: dict[str, Callable[[], Any]] = {
         "stock predict": lambda: stock.predict(pixels, verbose=0),

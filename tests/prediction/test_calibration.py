@@ -21,27 +21,38 @@ from flowercnn.prediction.calibrator import calibrate
 from flowercnn.prediction.conformal import nonconformity_scores
 from flowercnn.prediction.explain import grad_cam, occlusion
 from flowercnn.prediction.out_of_distribution import OutOfDistributionDetector
-from flowercnn.saving.guards.checksum import PLACEHOLDER, fill_checksum
+from flowercnn.saving.guards.archive import PLACEHOLDER, fill_checksum
 from flowercnn.sources import filter  # noqa: A004 - as users write it
 
 
 def test_a_calibration_comes_back_from_its_description() -> None:
     random = np.random.default_rng(0)
-    detector = OutOfDistributionDetector.fit({"a": 2, "b": 3}, random.random((30, 5)), random.random((25, 5)))
-    calibration = Calibration(0.8, applied=True, reason=None, set_scores=np.linspace(0, 1, 9), detector=detector)
+    detector = OutOfDistributionDetector.fit(
+        {"a": 2, "b": 3}, random.random((30, 5)), random.random((25, 5))
+    )
+    calibration = Calibration(
+        0.8, applied=True, reason=None, set_scores=np.linspace(0, 1, 9), detector=detector
+    )
     again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
     features = random.random((40, 5)) * 3
     assert again.unknown(features) == calibration.unknown(features)
     assert again.set_threshold(0.8) == pytest.approx(calibration.set_threshold(0.8))
     with pytest.raises(fc.ConfigurationError, match="5 features. Received: 4"):
         again.unknown(features[:, :4])
-    wrong: dict[str, Any] = {"familiarity": {}, "truth_probabilities": "?", "false_alarms": 2, "temperature": None}
+    wrong: dict[str, Any] = {
+        "familiarity": {},
+        "truth_probabilities": "?",
+        "false_alarms": 2,
+        "temperature": None,
+    }
     for name, value in wrong.items():
         with pytest.raises(fc.ConfigurationError):
             Calibration.from_dict({**calibration.to_dict(), name: value})
 
 
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60), st.floats(0, 1, exclude_max=True))
+@given(
+    st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60), st.floats(0, 1, exclude_max=True)
+)
 def test_a_threshold_is_the_probability_of_a_picture_and_stays_so_when_it_is_saved(
     probabilities: list[float], coverage: float
 ) -> None:
@@ -52,15 +63,20 @@ def test_a_threshold_is_the_probability_of_a_picture_and_stays_so_when_it_is_sav
     assert again.to_dict() == calibration.to_dict()
     assert again.set_threshold(coverage) in {*probabilities, 0, -math.inf}
     assert (
-        sum(each >= again.set_threshold(coverage) for each in probabilities) >= coverage * len(probabilities) - 1e-6
+        sum(each >= again.set_threshold(coverage) for each in probabilities)
+        >= coverage * len(probabilities) - 1e-6
     )
 
 
 def test_scores_of_version_0_1_0_mean_what_they_meant() -> None:
-    calibration = fc.Predictor.load(Path(__file__).parents[1] / "saving" / "files" / "0.1.0.keras").calibration
+    calibration = fc.Predictor.load(
+        Path(__file__).parents[1] / "saving" / "files" / "0.1.0.keras"
+    ).calibration
     assert calibration is not None
     rounded = np.frombuffer(base64.b64decode("KsPVPoBSHD/2CmY/"), "<f4").astype(np.float64)
-    assert [calibration.set_threshold(share) for share in (0.25, 0.5, 0.75)] == (1 - rounded).tolist()
+    assert [calibration.set_threshold(share) for share in (0.25, 0.5, 0.75)] == (
+        1 - rounded
+    ).tolist()
     written = calibration.to_dict()
     assert Calibration.from_dict(written).set_threshold(0.5) == 1 - rounded[1]
     assert written["set_scores"] == "KsPVPoBSHD/2CmY/"
@@ -77,11 +93,15 @@ def packed(*values: float) -> str:
 def described(**changes: Any) -> dict[str, Any]:
     """The description of a calibration that knows one layer ``"maps"`` of two feature maps."""
     detector = OutOfDistributionDetector.fit({"maps": 2}, np.eye(2), np.eye(2))
-    calibration = Calibration(1.0, applied=True, reason=None, set_scores=np.empty(0), detector=detector)
+    calibration = Calibration(
+        1.0, applied=True, reason=None, set_scores=np.empty(0), detector=detector
+    )
     document = calibration.to_dict()
     layer = document["familiarity"]["layers"][0]
     for name, value in changes.items():
-        (layer if name in layer else document["familiarity"] if name == "layers" else document)[name] = value
+        (layer if name in layer else document["familiarity"] if name == "layers" else document)[
+            name
+        ] = value
     return document
 
 
@@ -112,13 +132,24 @@ def two_maps(calibration: Calibration | None = None) -> fc.Predictor:
     import keras
 
     layers = keras.layers
-    stack = [keras.Input((16, 16, 3)), layers.Conv2D(2, 3, name="maps"), layers.GlobalAveragePooling2D()]
+    stack = [
+        keras.Input((16, 16, 3)),
+        layers.Conv2D(2, 3, name="maps"),
+        layers.GlobalAveragePooling2D(),
+    ]
     model = keras.Sequential([*stack, layers.Dense(2, activation="softmax", name="answer")])
-    return fc.Predictor(model, ["a", "b"], fc.Preprocessing(image_size=(16, 16)), calibration=calibration)
+    return fc.Predictor(
+        model, ["a", "b"], fc.Preprocessing(image_size=(16, 16)), calibration=calibration
+    )
 
 
 def test_a_calibration_of_layers_without_such_feature_maps_is_refused() -> None:
-    assert two_maps(Calibration.from_dict(described())).predict_one(np.zeros((9, 9, 3), np.uint8)).error is None
+    assert (
+        two_maps(Calibration.from_dict(described()))
+        .predict_one(np.zeros((9, 9, 3), np.uint8))
+        .error
+        is None
+    )
     for changes in ({"name": "answer"}, {"mean": packed(1), "scale": packed(1), "directions": "",
                                          "variances": packed(1), "size": 1}):  # fmt: skip
         with pytest.raises(fc.ConfigurationError, match="of another network"):
@@ -137,7 +168,13 @@ def test_a_calibration_of_layers_without_such_feature_maps_is_refused() -> None:
             "variances": packed(1),
             "size": 1,
         },
-        {"mean": packed(1), "scale": packed(1), "directions": "", "variances": packed(1), "size": 1},
+        {
+            "mean": packed(1),
+            "scale": packed(1),
+            "directions": "",
+            "variances": packed(1),
+            "size": 1,
+        },
         {"variances": "", "directions": ""},
     ],
 )
@@ -149,7 +186,9 @@ def test_a_file_whose_calibration_is_of_another_network_is_refused_when_it_is_lo
         for name in old.namelist():
             content = old.read(name)
             if name == "flowercnn.json":
-                content = json.dumps({**json.loads(content), "calibration": described(**changes)}).encode()
+                content = json.dumps(
+                    {**json.loads(content), "calibration": described(**changes)}
+                ).encode()
             new.writestr(name, content)
         new.comment = PLACEHOLDER
     fill_checksum(tmp_path / "evil.keras")
@@ -159,17 +198,25 @@ def test_a_file_whose_calibration_is_of_another_network_is_refused_when_it_is_lo
 
 @pytest.fixture(scope="module")
 def flowers() -> fc.Dataset:
-    return fc.Dataset.from_source(fc.SyntheticFlowers(per_class=60, num_classes=4, image_size=(64, 64)))
+    return fc.Dataset.from_source(
+        fc.SyntheticFlowers(per_class=60, num_classes=4, image_size=(64, 64))
+    )
 
 
 @pytest.fixture(scope="module")
-def trained(flowers: fc.Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[fc.TrainingRun, Path]:
+def trained(
+    flowers: fc.Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[fc.TrainingRun, Path]:
     out = tmp_path_factory.mktemp("calibrated") / "model.keras"
-    run = fc.train(flowers, val=0.3, test=0.3, image_size=(64, 64), epochs=8, seed=1, out=out, progress=False)
+    run = fc.train(
+        flowers, val=0.3, test=0.3, image_size=(64, 64), epochs=8, seed=1, out=out, progress=False
+    )
     return run, out
 
 
-def test_training_calibrates_on_val_and_the_file_keeps_it(trained: tuple[fc.TrainingRun, Path]) -> None:
+def test_training_calibrates_on_val_and_the_file_keeps_it(
+    trained: tuple[fc.TrainingRun, Path],
+) -> None:
     run, out = trained
     assert run.evaluation is not None
     assert run.splits is not None
@@ -183,23 +230,34 @@ def test_training_calibrates_on_val_and_the_file_keeps_it(trained: tuple[fc.Trai
     assert all((a.label, a.reason) == (b.label, b.reason) for a, b in pairs)
 
 
-def test_the_temperature_is_in_the_weights_that_every_export_has(trained: tuple[fc.TrainingRun, Path]) -> None:
+def test_the_temperature_is_in_the_weights_that_every_export_has(
+    trained: tuple[fc.TrainingRun, Path],
+) -> None:
     import keras
 
     run, out = trained
     assert run.evaluation is not None
     assert run.splits is not None
-    pixels = np.stack([run.predictor.preprocessing.decode(sample.image) for sample in run.splits.test])
-    stock = keras.saving.load_model(out, compile=False).predict(pixels.astype(np.float32), verbose=0)
+    pixels = np.stack(
+        [run.predictor.preprocessing.decode(sample.image) for sample in run.splits.test]
+    )
+    stock = keras.saving.load_model(out, compile=False).predict(
+        pixels.astype(np.float32), verbose=0
+    )
     assert np.abs(stock - run.evaluation.y_prob).max() < 1e-4
     again = calibrate(run.predictor, run.splits.train, run.splits.val, progress=False).calibration
     assert again is not None
     assert run.predictor.calibration is not None
-    # Little is left to mend; what is, is owed to the prior, which began at the network's own temperature.
-    assert abs(math.log(again.temperature)) < 0.3 * abs(math.log(run.predictor.calibration.temperature))
+    # Little is left to mend; what is, is owed to the prior, which began at the network's own
+    # temperature.
+    assert abs(math.log(again.temperature)) < 0.3 * abs(
+        math.log(run.predictor.calibration.temperature)
+    )
 
 
-def test_prediction_sets_hold_the_truth_as_often_as_promised(trained: tuple[fc.TrainingRun, Path]) -> None:
+def test_prediction_sets_hold_the_truth_as_often_as_promised(
+    trained: tuple[fc.TrainingRun, Path],
+) -> None:
     run, _ = trained
     assert run.splits is not None
     for coverage in (0.6, 0.9, 0.95):
@@ -214,7 +272,9 @@ def test_prediction_sets_hold_the_truth_as_often_as_promised(trained: tuple[fc.T
     ]
 
 
-def test_pictures_of_nothing_known_are_unknown_with_a_reason(trained: tuple[fc.TrainingRun, Path]) -> None:
+def test_pictures_of_nothing_known_are_unknown_with_a_reason(
+    trained: tuple[fc.TrainingRun, Path],
+) -> None:
     run, _ = trained
     assert run.splits is not None
     assert run.evaluation is not None
@@ -232,8 +292,12 @@ def test_pictures_of_nothing_known_are_unknown_with_a_reason(trained: tuple[fc.T
     assert all(prediction.label is not None for prediction in trusting.predict(list(noise)))
 
 
-def test_few_validation_pictures_change_nothing_and_it_is_said(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
-    calibrated = calibrate(predictor, coloured.subset(range(9, 30)), coloured.subset(range(9)), progress=False)
+def test_few_validation_pictures_change_nothing_and_it_is_said(
+    predictor: fc.Predictor, coloured: fc.Dataset
+) -> None:
+    calibrated = calibrate(
+        predictor, coloured.subset(range(9, 30)), coloured.subset(range(9)), progress=False
+    )
     assert calibrated.calibration is not None
     assert calibrated.calibration.reason == "there are 9 validation images, fewer than 20."
     pixels = np.zeros((1, *predictor.image_size, 3), np.uint8)
@@ -241,7 +305,9 @@ def test_few_validation_pictures_change_nothing_and_it_is_said(predictor: fc.Pre
     assert calibrated.predict_one(np.zeros((9, 9, 3), np.uint8)).label is not None
 
 
-def test_folders_and_sources_are_taken_where_data_sets_are(predictor: fc.Predictor, photo_folder: Path) -> None:
+def test_folders_and_sources_are_taken_where_data_sets_are(
+    predictor: fc.Predictor, photo_folder: Path
+) -> None:
     train = filter(fc.ImageFolder(photo_folder), lambda sample: sample.key[-5] <= "2")
     with pytest.raises(fc.SplitError, match="9 samples are in both train and val"):
         calibrate(predictor, train, str(photo_folder), progress=False)
@@ -262,12 +328,16 @@ def test_heads_without_dense_and_softmax_keep_their_probabilities(coloured: fc.D
         layers.GlobalAveragePooling2D(),
     ]
     preprocessing = fc.Preprocessing(image_size=(16, 16))
-    bare = fc.Predictor(keras.Sequential([*stack, layers.Softmax()]), coloured.class_names, preprocessing)
+    bare = fc.Predictor(
+        keras.Sequential([*stack, layers.Softmax()]), coloured.class_names, preprocessing
+    )
     with pytest.raises(fc.ConfigurationError, match="train must have images"):
         calibrate(bare, coloured.subset([]), coloured)
     with pytest.raises(fc.ConfigurationError, match=r"Sample.*list"):
         calibrate(bare, coloured, [1])  # type: ignore[list-item]  # that is the point
-    with pytest.raises(fc.ConfigurationError, match=r"predictor must be a flowercnn\.Predictor.*int"):
+    with pytest.raises(
+        fc.ConfigurationError, match=r"predictor must be a flowercnn\.Predictor.*int"
+    ):
         calibrate(3, coloured, coloured)  # type: ignore[arg-type]  # that is the point
     train, val = coloured.subset(range(0, 30, 4)), coloured.subset([i for i in range(30) if i % 4])
     calibration = calibrate(bare, train, val, progress=False).calibration
@@ -287,7 +357,11 @@ def with_inner_model(kind: str, pooling: str | None = None) -> Any:
     pixels = keras.Input((16, 16, 3))
     inner_input = keras.Input((16, 16, 3))
     maps = layers.BatchNormalization()(layers.Conv2D(4, 3, strides=2)(inner_input))
-    inner = keras.Model(inner_input, maps if pooling is None else layers.GlobalAveragePooling2D()(maps), name="inner")
+    inner = keras.Model(
+        inner_input,
+        maps if pooling is None else layers.GlobalAveragePooling2D()(maps),
+        name="inner",
+    )
     if kind == "sequential":
         inner = keras.Sequential([layers.Conv2D(4, 3, strides=2), layers.ReLU()], name="inner")
     found = inner(layers.Rescaling(1 / 255)(pixels), training=False)
@@ -301,7 +375,9 @@ def with_inner_model(kind: str, pooling: str | None = None) -> Any:
 def test_the_output_of_a_model_within_the_network_is_a_feature_map(
     coloured: fc.Dataset, tmp_path: Path, kind: str
 ) -> None:
-    bare = fc.Predictor(with_inner_model(kind), coloured.class_names, fc.Preprocessing(image_size=(16, 16)))
+    bare = fc.Predictor(
+        with_inner_model(kind), coloured.class_names, fc.Preprocessing(image_size=(16, 16))
+    )
     train, val = coloured.subset(range(0, 30, 4)), coloured.subset([i for i in range(30) if i % 4])
     calibrated = calibrate(bare, train, val, false_alarms=0.1, progress=False)
     calibration = calibrated.calibration
@@ -326,19 +402,33 @@ def test_a_layer_taken_from_another_model_counts_where_this_one_calls_it() -> No
     layers = keras.layers
     maps = layers.Conv2D(2, 3, name="maps")
     keras.Sequential([keras.Input((8, 8, 3)), maps])
-    stack = [keras.Input((16, 16, 3)), maps, layers.GlobalAveragePooling2D(), layers.Dense(2, activation="softmax")]
-    predictor = fc.Predictor(keras.Sequential(stack), ["a", "b"], fc.Preprocessing(image_size=(16, 16)))
+    stack = [
+        keras.Input((16, 16, 3)),
+        maps,
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(2, activation="softmax"),
+    ]
+    predictor = fc.Predictor(
+        keras.Sequential(stack), ["a", "b"], fc.Preprocessing(image_size=(16, 16))
+    )
     assert grad_cam(predictor, np.zeros((9, 9, 3), np.uint8)).heat.shape == (16, 16)
 
 
 def test_a_network_whose_feature_maps_are_out_of_reach_says_so(coloured: fc.Dataset) -> None:
     model = with_inner_model("functional", pooling="avg")
     bare = fc.Predictor(model, coloured.class_names, fc.Preprocessing(image_size=(16, 16)))
-    calibrated = calibrate(bare, coloured.subset(range(9, 30)), coloured.subset(range(9)), progress=False)
+    calibrated = calibrate(
+        bare, coloured.subset(range(9, 30)), coloured.subset(range(9)), progress=False
+    )
     assert calibrated.calibration is not None
-    reason = r"no feature maps outside the models within it \(inner\); build those with pooling=None"
+    reason = (
+        r"no feature maps outside the models within it \(inner\); build those with pooling=None"
+    )
     assert calibrated.calibration.reason is not None
-    assert re.search(f"fewer than 20. Also, no image is called unknown: .* {reason}", calibrated.calibration.reason)
+    assert re.search(
+        f"fewer than 20. Also, no image is called unknown: .* {reason}",
+        calibrated.calibration.reason,
+    )
     with pytest.raises(fc.ConfigurationError, match=f"{reason}.*occlusion"):
         grad_cam(bare, coloured[0])
 
@@ -350,7 +440,8 @@ def test_wrong_uses_are_told(predictor: fc.Predictor, coloured: fc.Dataset) -> N
     with pytest.raises(fc.ConfigurationError, match="val must have images"):
         calibrate(bare, coloured, coloured.subset([]))
     with pytest.raises(
-        fc.SplitError, match="3 samples are in both train and val: blue/0.png, blue/1.png, blue/2.png"
+        fc.SplitError,
+        match="3 samples are in both train and val: blue/0.png, blue/1.png, blue/2.png",
     ):
         calibrate(bare, coloured, coloured.subset(range(3)))
     train, val = coloured.subset(range(0, 30, 4)), coloured.subset([i for i in range(30) if i % 4])
@@ -373,10 +464,15 @@ def test_wrong_uses_are_told(predictor: fc.Predictor, coloured: fc.Dataset) -> N
 
 
 @pytest.mark.parametrize("explain", [grad_cam, occlusion])
-def test_explanations_look_where_the_flower_is(trained: tuple[fc.TrainingRun, Path], explain: Any) -> None:
+def test_explanations_look_where_the_flower_is(
+    trained: tuple[fc.TrainingRun, Path], explain: Any
+) -> None:
     run, _ = trained
     assert run.splits is not None
-    explanations = [explain(run.predictor, sample.image, sample.label) for sample in run.splits.test.samples[::8]]
+    explanations = [
+        explain(run.predictor, sample.image, sample.label)
+        for sample in run.splits.test.samples[::8]
+    ]
     for each in explanations:
         assert each.heat.shape == (64, 64)
         assert each.heat.min() >= 0
@@ -406,7 +502,9 @@ def test_explanations_take_one_picture_as_predict_one_does(
     with (tmp_path / "picture.png").open("rb") as file:
         assert np.array_equal(explain(predictor, file).heat, expected)
     assert np.array_equal(explain(predictor, sample).heat, explain(predictor, sample.image).heat)
-    with pytest.raises(fc.ConfigurationError, match=r"image must be one picture\. Received: several"):
+    with pytest.raises(
+        fc.ConfigurationError, match=r"image must be one picture\. Received: several"
+    ):
         explain(predictor, coloured)
     with pytest.raises(fc.ConfigurationError, match=r"image must be one picture\. Received: none"):
         explain(predictor, [])

@@ -21,17 +21,29 @@ def rows(predictions: list[fc.Prediction]) -> Any:
     return np.stack([p.probabilities for p in predictions if p.probabilities is not None])
 
 
-def test_one_picture_in_every_form_gives_the_same_answer(predictor: fc.Predictor, photo_folder: Path) -> None:
+def test_one_picture_in_every_form_gives_the_same_answer(
+    predictor: fc.Predictor, photo_folder: Path
+) -> None:
     path = photo_folder / "red" / "0.png"
     content = path.read_bytes()
     image = Image.open(io.BytesIO(content))
-    forms = [path, str(path), content, image, np.asarray(image), lambda: content, bytearray(content)]
+    forms = [
+        path,
+        str(path),
+        content,
+        image,
+        np.asarray(image),
+        lambda: content,
+        bytearray(content),
+    ]
     answers = [predictor.predict_one(form) for form in forms]  # type: ignore[arg-type]  # bytearray is extra
     assert (rows(answers) == rows(answers)[:1]).all()
     assert answers[0].key == str(path)
 
 
-def test_folders_iterables_and_data_sets_keep_their_order(predictor: fc.Predictor, photo_folder: Path) -> None:
+def test_folders_iterables_and_data_sets_keep_their_order(
+    predictor: fc.Predictor, photo_folder: Path
+) -> None:
     dataset = fc.Dataset.from_source(fc.ImageFolder(photo_folder))
     whole, folder = predictor.predict(dataset), predictor.predict(photo_folder)
     assert [p.key for p in whole] == list(dataset.keys)
@@ -46,21 +58,27 @@ def test_a_batch_of_arrays_is_an_iterable_of_pictures(predictor: fc.Predictor) -
     assert [p.key for p in predictor.predict(batch)] == ["0", "1", "2", "3", "4"]
 
 
-def test_training_evaluation_and_prediction_see_the_same_pixels(run: fc.TrainingRun, coloured: fc.Dataset) -> None:
+def test_training_evaluation_and_prediction_see_the_same_pixels(
+    run: fc.TrainingRun, coloured: fc.Dataset
+) -> None:
     pixels, _ = run.predictor.preprocessing.load(coloured.samples, progress=False)
     direct = run.predictor.predict_proba(pixels.take(range(30)))
     assert np.array_equal(direct, rows(run.predictor.predict(coloured)))
     assert np.array_equal(direct, fc.evaluate(run.predictor, coloured, progress=False).y_prob)
 
 
-def test_bad_pictures_are_records_in_their_places(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
+def test_bad_pictures_are_records_in_their_places(
+    predictor: fc.Predictor, coloured: fc.Dataset
+) -> None:
     def fails() -> bytes:
         raise RuntimeError("camera is off")
 
     predictions = predictor.predict([b"", coloured[0].image, "gone.jpg", np.zeros((3, 3)), fails])
     assert [p.label is None for p in predictions] == [True, False, True, True, True]
     reasons = [p.error or "" for p in predictions]
-    for reason, word in zip(reasons, ["empty", "", "No such file", "uint8", "camera is off"], strict=True):
+    for reason, word in zip(
+        reasons, ["empty", "", "No such file", "uint8", "camera is off"], strict=True
+    ):
         assert word in reason
     bad = predictions[0]
     assert (bad.confidence, bad.probabilities, bad.top(3)) == (0, None, [])
@@ -84,20 +102,27 @@ def pickled_and_back(each: Any) -> Any:
 def test_a_copied_or_pickled_predictor_answers_the_same(
     predictor: fc.Predictor, duplicate: Any, runtime: Any
 ) -> None:
-    calibrated = predictor.with_calibration(Calibration(1.0, applied=True, reason=None, set_scores=np.array([0.5])))
+    calibrated = predictor.with_calibration(
+        Calibration(1.0, applied=True, reason=None, set_scores=np.array([0.5]))
+    )
     original = fc.Predictor(
-        predictor.model, predictor.class_names, predictor.preprocessing, calibration=calibrated.calibration,
-        info={"note": "x"}, runtime=runtime,
+        predictor.model, predictor.class_names, predictor.preprocessing,
+        calibration=calibrated.calibration, info={"note": "x"}, runtime=runtime,
     )  # fmt: skip
     again = duplicate(original)
-    assert (again.class_names, again.preprocessing) == (original.class_names, original.preprocessing)
+    assert (again.class_names, again.preprocessing) == (
+        original.class_names,
+        original.preprocessing,
+    )
     assert (again.runtime, again.info["note"]) == (original.runtime, "x")
     assert again.calibration.to_dict() == original.calibration.to_dict()  # type: ignore[union-attr]  # it has one
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     assert np.allclose(again.predict_proba(pixels), original.predict_proba(pixels), atol=1e-6)
 
 
-def test_an_export_that_is_pickled_is_refused_with_the_reason(predictor: fc.Predictor, tmp_path: Path) -> None:
+def test_an_export_that_is_pickled_is_refused_with_the_reason(
+    predictor: fc.Predictor, tmp_path: Path
+) -> None:
     loaded = fc.Predictor.load(predictor.export(tmp_path / "model.tflite"))
     assert copy.copy(loaded).class_names == predictor.class_names
     with pytest.raises(fc.ModelFileError, match="load the .keras file"):
@@ -111,8 +136,12 @@ def test_what_is_unpickled_is_checked_like_any_model_file() -> None:
 
 @pytest.mark.parametrize("suffix", [".KERAS", ".H5", ".TFLITE", ".ONNX"])
 @pytest.mark.filterwarnings("ignore:.*HDF5 file.*")
-def test_files_load_by_their_suffix_in_any_case(predictor: fc.Predictor, tmp_path: Path, suffix: str) -> None:
-    path = predictor.export(tmp_path / f"model{suffix.lower()}").path.rename(tmp_path / f"MODEL{suffix}")
+def test_files_load_by_their_suffix_in_any_case(
+    predictor: fc.Predictor, tmp_path: Path, suffix: str
+) -> None:
+    path = predictor.export(tmp_path / f"model{suffix.lower()}").path.rename(
+        tmp_path / f"MODEL{suffix}"
+    )
     assert fc.Predictor.load(path).class_names == predictor.class_names
 
 
@@ -143,7 +172,9 @@ def test_a_stream_is_predicted_as_it_comes(predictor: fc.Predictor, coloured: fc
     stream.close()  # type: ignore[attr-defined]  # it is a generator
 
 
-def test_pictures_before_an_error_of_their_source_are_answered(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
+def test_pictures_before_an_error_of_their_source_are_answered(
+    predictor: fc.Predictor, coloured: fc.Dataset
+) -> None:
     def breaking() -> Any:
         yield coloured[0].image
         yield coloured[1].image
@@ -176,7 +207,15 @@ def test_probabilities_of_everything_that_predict_takes(
     one = photo_folder / "red" / "0.png"
     contents = [path.read_bytes() for path in sorted(photo_folder.rglob("*.png"))]
     larger = np.zeros((2, 50, 40, 3), np.uint8)
-    forms: list[Any] = [one, str(photo_folder), contents, coloured, fc.ImageFolder(photo_folder), larger, larger[0]]
+    forms: list[Any] = [
+        one,
+        str(photo_folder),
+        contents,
+        coloured,
+        fc.ImageFolder(photo_folder),
+        larger,
+        larger[0],
+    ]
     for images in (*forms, Image.open(one), iter(contents)):
         proba = predictor.predict_proba(contents if images is forms[2] else images)
         if not hasattr(images, "__next__"):
@@ -197,11 +236,15 @@ def test_bad_images_have_no_probabilities_and_are_all_named(
     bad.write_bytes(b"none")
     many = [coloured[0].image] * 40  # more than a batch
     for method in (predictor.predict_proba, predictor.predict_logits):
-        with pytest.raises(fc.ImageError, match=r"3 of 83 images.*bad\.png: .*41: .*82: .*predict\(\)"):
+        with pytest.raises(
+            fc.ImageError, match=r"3 of 83 images.*bad\.png: .*41: .*82: .*predict\(\)"
+        ):
             method([bad, *many, b"", *many, b"x"])
 
 
-def test_logits_are_the_scores_before_the_softmax(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
+def test_logits_are_the_scores_before_the_softmax(
+    predictor: fc.Predictor, coloured: fc.Dataset
+) -> None:
     keras = import_keras()
     head = predictor.model.layers[-1]
     scores = keras.Model(predictor.model.inputs[0], head.input)
@@ -216,14 +259,18 @@ def test_logits_are_the_scores_before_the_softmax(predictor: fc.Predictor, colou
         assert logits.dtype == np.float32
         assert np.allclose(logits, expected, atol=1e-4)
         assert np.allclose(softmax(logits), predictor.predict_proba(pixels), atol=1e-5)
-    assert np.allclose(softmax(predictor.predict_logits(coloured)), predictor.predict_proba(coloured), atol=1e-5)
+    assert np.allclose(
+        softmax(predictor.predict_logits(coloured)), predictor.predict_proba(coloured), atol=1e-5
+    )
     assert np.isfinite(predictor.predict_logits(np.zeros((1, 32, 32, 3), np.uint8), tta=True)).all()
 
 
 def test_logits_are_finite_where_probabilities_are_zero() -> None:
     keras = import_keras()
     layers = keras.layers
-    certain = layers.Dense(3, activation="softmax", bias_initializer=keras.initializers.Constant(0.0))
+    certain = layers.Dense(
+        3, activation="softmax", bias_initializer=keras.initializers.Constant(0.0)
+    )
     model = keras.Sequential([keras.Input((8, 8, 3)), layers.GlobalAveragePooling2D(), certain])
     certain.set_weights([np.zeros((3, 3), np.float32), np.array([500, 0, -500], np.float32)])
     predictor = fc.Predictor(model, ["a", "b", "c"], fc.Preprocessing(image_size=(8, 8)))
@@ -251,7 +298,9 @@ def test_pixels_of_another_shape_or_kind_are_refused(predictor: fc.Predictor, ar
         predictor.predict_proba(array)
 
 
-def test_several_threads_get_the_right_answers(predictor: fc.Predictor, coloured: fc.Dataset) -> None:
+def test_several_threads_get_the_right_answers(
+    predictor: fc.Predictor, coloured: fc.Dataset
+) -> None:
     expected = rows(predictor.predict(coloured))
     fresh = fc.Predictor(predictor.model, predictor.class_names, predictor.preprocessing)
     with ThreadPoolExecutor(8) as pool:
@@ -270,7 +319,7 @@ def test_top_is_best_first(predictor: fc.Predictor, coloured: fc.Dataset) -> Non
 
 
 def test_reprs_are_one_line(predictor: fc.Predictor) -> None:
-    assert repr(predictor) == "Predictor(3 classes, pictures 32 x 32)"
+    assert repr(predictor) == "Predictor(3 classes, images 32 x 32)"
     assert "error=" in repr(predictor.predict_one(b""))
 
 
@@ -278,16 +327,23 @@ def test_a_model_that_does_not_fit_is_refused(predictor: fc.Predictor) -> None:
     with pytest.raises(fc.ConfigurationError, match=r"to \(None, 2\)"):
         fc.Predictor(predictor.model, ("a", "b"), predictor.preprocessing)
     with pytest.raises(
-        fc.ConfigurationError, match="class_names must be a list or tuple of names. Received: .*'abc'"
+        fc.ConfigurationError,
+        match="class_names must be a list or tuple of names. Received: .*'abc'",
     ):
         fc.Predictor(predictor.model, "abc", predictor.preprocessing)
     with pytest.raises(fc.ConfigurationError, match="preprocessing must be"):
         fc.Predictor(predictor.model, predictor.class_names, (32, 32))  # type: ignore[arg-type]  # that is the point
 
 
-def test_a_model_that_ends_in_something_else_than_probabilities_is_refused(predictor: fc.Predictor) -> None:
+def test_a_model_that_ends_in_something_else_than_probabilities_is_refused(
+    predictor: fc.Predictor,
+) -> None:
     keras = import_keras()
-    layers = [keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    layers = [
+        keras.layers.Conv2D(4, 3),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3),
+    ]
     logits = keras.Sequential([keras.Input((32, 32, 3)), *layers])
     with pytest.raises(fc.ConfigurationError, match="must return probabilities"):
         fc.Predictor(logits, predictor.class_names, predictor.preprocessing)

@@ -21,7 +21,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "serve.md"
 @pytest.fixture(scope="module")
 def service() -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": "service"}
-    for example in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+    for example in re.findall(
+        r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    ):
         exec(compile(example, PAGE.name, "exec"), names)  # noqa: S102 - our own documentation
     return names
 
@@ -35,7 +37,9 @@ def test_the_service_says_that_it_is_well(client: Any) -> None:
     assert client.get("/health").json() == {"status": "ok", "classes": 3, "runtime": "litert"}
 
 
-def test_the_service_answers_as_the_predictor(client: Any, predictor: fc.Predictor, photo_folder: Path) -> None:
+def test_the_service_answers_as_the_predictor(
+    client: Any, predictor: fc.Predictor, photo_folder: Path
+) -> None:
     path = photo_folder / "red" / "3.png"
     answer = client.post("/predict", content=path.read_bytes())
     assert answer.status_code == 200
@@ -45,7 +49,9 @@ def test_the_service_answers_as_the_predictor(client: Any, predictor: fc.Predict
     assert len(answer.json()["top"]) == 3
 
 
-@pytest.mark.parametrize(("body", "status"), [(b"", 422), (b"/etc/passwd", 422), (b"http://127.0.0.1/x", 422)])
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"", 422), (b"/etc/passwd", 422), (b"http://127.0.0.1/x", 422)]
+)
 def test_the_service_refuses_what_is_no_picture(client: Any, body: bytes, status: int) -> None:
     assert client.post("/predict", content=body).status_code == status
 
@@ -60,8 +66,20 @@ def test_an_upload_that_is_broken_off_is_no_error_of_the_service(client: Any) ->
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/predict", "raw_path": b"/predict"}
-    scope |= {"query_string": b"", "headers": [], "scheme": "http", "server": ("x", 80), "client": ("y", 1)}
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/predict",
+        "raw_path": b"/predict",
+    }
+    scope |= {
+        "query_string": b"",
+        "headers": [],
+        "scheme": "http",
+        "server": ("x", 80),
+        "client": ("y", 1),
+    }
     asyncio.run(client.app(scope, receive, send))
     assert sent[0]["status"] == 400
 
@@ -69,7 +87,9 @@ def test_an_upload_that_is_broken_off_is_no_error_of_the_service(client: Any) ->
 def test_the_service_says_why_a_picture_has_no_label(
     client: Any, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unknown = fc.Prediction.of("x", ("a", "b"), np.array([0.5, 0.5], np.float32), "it shows nothing known")
+    unknown = fc.Prediction.of(
+        "x", ("a", "b"), np.array([0.5, 0.5], np.float32), "it shows nothing known"
+    )
     monkeypatch.setattr(fc.Predictor, "predict_one", lambda *_: unknown)
     answer = client.post("/predict", content=b"a picture")
     assert (answer.status_code, answer.json()["detail"]) == (422, "it shows nothing known")

@@ -21,14 +21,18 @@ def test_the_temperature_of_distorted_probabilities_is_found(distortion: float) 
     random = np.random.default_rng(0)
     logits = random.normal(0, 2, size=(4000, 5))
     y_true = np.array([random.choice(5, p=row) for row in softmax(logits)])
-    assert fit_temperature(y_true, softmax(logits * distortion)) == pytest.approx(distortion, rel=0.1)
+    assert fit_temperature(y_true, softmax(logits * distortion)) == pytest.approx(
+        distortion, rel=0.1
+    )
 
 
 def test_the_temperature_of_a_network_that_is_far_too_sure_is_found() -> None:
     random = np.random.default_rng(0)
     logits = random.normal(0, 1.5, size=(4000, 5))
     y_true = np.array([random.choice(5, p=row) for row in softmax(logits)])
-    assert fit_temperature(y_true, softmax(logits * 10).astype(np.float32)) == pytest.approx(10, rel=0.1)
+    assert fit_temperature(y_true, softmax(logits * 10).astype(np.float32)) == pytest.approx(
+        10, rel=0.1
+    )
 
 
 def test_few_pictures_that_are_all_right_do_not_make_it_sure_of_everything() -> None:

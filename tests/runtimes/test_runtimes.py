@@ -47,7 +47,9 @@ def test_every_runtime_gives_the_answers_of_keras(
 
 
 @pytest.mark.parametrize("runtime", ["keras", "litert", "onnx"])
-def test_eight_threads_get_the_right_answers(forms: dict[str, Path], coloured: fc.Dataset, runtime: Any) -> None:
+def test_eight_threads_get_the_right_answers(
+    forms: dict[str, Path], coloured: fc.Dataset, runtime: Any
+) -> None:
     loaded = fc.Predictor.load(forms[runtime], runtime=runtime)
     pictures = [sample.image for sample in coloured]
     expected = rows(loaded.predict(pictures))
@@ -60,23 +62,40 @@ def test_eight_threads_get_the_right_answers(forms: dict[str, Path], coloured: f
 
 
 @pytest.mark.parametrize("runtime", ["litert", "onnx"])
-def test_light_runtimes_import_no_tensorflow(forms: dict[str, Path], photo_folder: Path, runtime: str) -> None:
+def test_light_runtimes_import_no_tensorflow(
+    forms: dict[str, Path], photo_folder: Path, runtime: str
+) -> None:
     code = (
-        "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
-        "import flowercnn as fc\n"
-        "p = fc.Predictor.load(sys.argv[1], runtime=sys.argv[2])\n"
-        "print(*(prediction.label for prediction in p.predict(sys.argv[3])))"
+        "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\nimport flowercnn "
+        "as fc\np = fc.Predictor.load(sys.argv[1], "
+        "runtime=sys.argv[2])\nprint(*(prediction.label for prediction in "
+        "p.predict(sys.argv[3])))"
     )
-    arguments = [sys.executable, "-c", code, str(forms[runtime]), runtime, str(photo_folder / "red")]
+    arguments = [
+        sys.executable,
+        "-c",
+        code,
+        str(forms[runtime]),
+        runtime,
+        str(photo_folder / "red"),
+    ]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["red"] * 10
 
 
 def test_the_command_uses_the_light_copy(forms: dict[str, Path], photo_folder: Path) -> None:
     code = (
-        "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\nfrom flowercnn.cli import main; main()"
+        "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\nfrom flowercnn.cli "
+        "import main; main()"
     )
-    arguments = [sys.executable, "-c", code, "predict", str(forms["keras"]), str(photo_folder / "red" / "0.png")]
+    arguments = [
+        sys.executable,
+        "-c",
+        code,
+        "predict",
+        str(forms["keras"]),
+        str(photo_folder / "red" / "0.png"),
+    ]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert "\tred " in done.stdout
 
@@ -92,7 +111,9 @@ def test_without_litert_keras_computes(
     with pytest.raises(fc.MissingDependencyError, match=r"flowercnn\[litert\]"):
         fc.Predictor.load(forms["keras"], runtime="litert")
     with pytest.raises(fc.MissingDependencyError, match=r"flowercnn\[litert\]"):
-        fc.Predictor(predictor.model, predictor.class_names, predictor.preprocessing, runtime="litert")
+        fc.Predictor(
+            predictor.model, predictor.class_names, predictor.preprocessing, runtime="litert"
+        )
 
 
 def test_keras_computes_where_a_finder_refuses_litert(
@@ -138,7 +159,9 @@ def test_a_network_is_converted_once(
     assert len(calls) == 1
 
 
-def test_large_networks_get_fewer_interpreters(predictor: fc.Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_networks_get_fewer_interpreters(
+    predictor: fc.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     light = predictor._network.light
     assert light is not None
     monkeypatch.setattr(litert, "_BYTES_OF_COPIES", len(light))
@@ -161,11 +184,17 @@ def test_memory_stays_flat_over_a_long_stream(predictor: fc.Predictor) -> None:
 
 
 @pytest.mark.parametrize("runtime", ["keras", "litert"])
-def test_tta_is_the_mean_of_the_picture_and_its_mirror(predictor: fc.Predictor, runtime: Any) -> None:
-    chosen = fc.Predictor(predictor.model, predictor.class_names, predictor.preprocessing, runtime=runtime)
+def test_tta_is_the_mean_of_the_picture_and_its_mirror(
+    predictor: fc.Predictor, runtime: Any
+) -> None:
+    chosen = fc.Predictor(
+        predictor.model, predictor.class_names, predictor.preprocessing, runtime=runtime
+    )
     mean = (chosen.predict_proba(PIXELS) + chosen.predict_proba(PIXELS[:, :, ::-1])) / 2
     assert np.allclose(chosen.predict_proba(PIXELS, tta=True), mean, atol=1e-6)
-    mirrored = rows([chosen.predict_one(picture, tta=True) for picture in (PIXELS[0], PIXELS[0][:, ::-1])])
+    mirrored = rows(
+        [chosen.predict_one(picture, tta=True) for picture in (PIXELS[0], PIXELS[0][:, ::-1])]
+    )
     assert np.allclose(mirrored[0], mirrored[1], atol=1e-6)
     streamed = rows(chosen.predict(PIXELS, tta=True))
     assert np.allclose(streamed, mean, atol=1e-6)
@@ -182,7 +211,11 @@ def test_a_network_whose_light_copy_would_be_refused_is_saved_without_one(
     saved = fc.Predictor(model, ["a", "b", "c"], fc.Preprocessing((16, 16)))
     path = saved.save(tmp_path / "model.keras")
     (record,) = caplog.records
-    assert (record.levelname, "TransposeConv" in record.message, "TensorFlow" in record.message) == (
+    assert (
+        record.levelname,
+        "TransposeConv" in record.message,
+        "TensorFlow" in record.message,
+    ) == (
         "WARNING",
         True,
         True,
@@ -194,11 +227,15 @@ def test_a_network_whose_light_copy_would_be_refused_is_saved_without_one(
 def test_a_large_network_is_computed_from_its_variables_to_the_same_answers(
     predictor: fc.Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layers = tuple(layer.name for layer in predictor.model.layers if len(layer.output.shape) == 4)[1:3]
+    layers = tuple(layer.name for layer in predictor.model.layers if len(layer.output.shape) == 4)[
+        1:3
+    ]
     expected = KerasRuntime(predictor.model, layers).with_features(PIXELS)
     monkeypatch.setattr(keras_runtime, "_MOST_CONSTANTS", 0)
     monkeypatch.setattr("flowercnn.runtimes.keras.constant_function", None)
-    for answer, other in zip(KerasRuntime(predictor.model, layers).with_features(PIXELS), expected, strict=True):
+    for answer, other in zip(
+        KerasRuntime(predictor.model, layers).with_features(PIXELS), expected, strict=True
+    ):
         assert np.allclose(answer, other, atol=1e-5)
     assert KerasRuntime(predictor.model).with_features(PIXELS[:3])[1].shape == (3, 0)
 

@@ -16,7 +16,7 @@ import flowercnn as fc
 from flowercnn.models.backend import import_keras
 from flowercnn.models.copies import make_training_copy
 from flowercnn.prediction.calibration import Calibration
-from flowercnn.saving.guards.checksum import PLACEHOLDER, fill_checksum
+from flowercnn.saving.guards.archive import PLACEHOLDER, fill_checksum
 from flowercnn.saving.modelfile import check_can_be_saved
 
 FILES = Path(__file__).parent / "files"
@@ -47,12 +47,23 @@ def test_a_network_with_random_layers_comes_back(tmp_path: Path, suffix: str) ->
     layers = keras.layers
     x = pixels = keras.Input((32, 32, 3))
     for layer in (
-        *(layers.Rescaling(1 / 255), layers.GaussianNoise(0.1), layers.Conv2D(8, 3), layers.SpatialDropout2D(0.2)),
-        *(layers.GroupNormalization(4), layers.GaussianDropout(0.2), layers.GlobalAveragePooling2D()),
+        *(
+            layers.Rescaling(1 / 255),
+            layers.GaussianNoise(0.1),
+            layers.Conv2D(8, 3),
+            layers.SpatialDropout2D(0.2),
+        ),
+        *(
+            layers.GroupNormalization(4),
+            layers.GaussianDropout(0.2),
+            layers.GlobalAveragePooling2D(),
+        ),
         *(layers.Dropout(0.3), layers.Dense(3, activation="softmax")),
     ):
         x = layer(x)
-    random = fc.Predictor(keras.Model(pixels, x), ["a", "b", "c"], fc.Preprocessing(image_size=(32, 32)))
+    random = fc.Predictor(
+        keras.Model(pixels, x), ["a", "b", "c"], fc.Preprocessing(image_size=(32, 32))
+    )
     path = random.save(tmp_path / f"model{suffix}")
     for runtime in ("auto", "keras"):
         loaded = fc.Predictor.load(path, runtime=runtime)
@@ -66,7 +77,9 @@ def head(classes: int = 3) -> list[Any]:
 
 def classifier(*layers: Any) -> fc.Predictor:
     keras = import_keras()
-    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255), *layers, *head()])
+    model = keras.Sequential(
+        [keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255), *layers, *head()]
+    )
     return fc.Predictor(model, ["a", "b", "c"], fc.Preprocessing(image_size=(32, 32)))
 
 
@@ -87,7 +100,8 @@ def test_a_file_that_could_not_be_loaded_is_not_written(tmp_path: Path) -> None:
     adapted.enable_lora(2)
     path = tmp_path / "model.keras"
     with pytest.raises(
-        fc.ModelFileError, match=rf"^{path}: not written.*loaded again: refused: the weights in the file"
+        fc.ModelFileError,
+        match=rf"^{path}: not written.*loaded again: rejected: the weights in the file",
     ):
         changed.save(path, light=False)
     assert not list(tmp_path.iterdir())
@@ -101,10 +115,14 @@ def test_what_the_older_format_forgets_is_not_written_in_it(tmp_path: Path) -> N
         (layers.LayerNormalization(axis=[1, 2, 3]), "damaged"),
     ):
         forgotten = classifier(layers.Conv2D(4, 3), layer)
-        with pytest.raises(fc.ModelFileError, match=rf"model\.h5: not written.*{reason}.*Save it as \.keras"):
+        with pytest.raises(
+            fc.ModelFileError, match=rf"model\.h5: not written.*{reason}.*Save it as \.keras"
+        ):
             forgotten.save(tmp_path / "model.h5")
         assert not list(tmp_path.iterdir())
-        loaded = fc.Predictor.load(forgotten.save(tmp_path / "model.keras", light=False), runtime="keras")
+        loaded = fc.Predictor.load(
+            forgotten.save(tmp_path / "model.keras", light=False), runtime="keras"
+        )
         assert np.allclose(loaded.predict_proba(PIXELS), forgotten.predict_proba(PIXELS), atol=1e-5)
         (tmp_path / "model.keras").unlink()
 
@@ -118,8 +136,12 @@ def test_a_layer_shared_by_two_models_is_said_to_be_the_reason(tmp_path: Path) -
     x = keras.layers.Add()([inner(pixels), shared(pixels)])
     for layer in head():
         x = layer(x)
-    predictor = fc.Predictor(keras.Model(pixels, x), ["a", "b", "c"], fc.Preprocessing(image_size=(32, 32)))
-    with pytest.raises(fc.ModelFileError, match=r"model\.keras: not written.*'twice' is shared between two models"):
+    predictor = fc.Predictor(
+        keras.Model(pixels, x), ["a", "b", "c"], fc.Preprocessing(image_size=(32, 32))
+    )
+    with pytest.raises(
+        fc.ModelFileError, match=r"model\.keras: not written.*'twice' is shared between two models"
+    ):
         predictor.save(tmp_path / "model.keras", light=False)
     with pytest.raises(fc.ConfigurationError, match="'twice' is shared"):
         make_training_copy(predictor.model, precision="float32", any_size=True)
@@ -132,11 +154,17 @@ def test_layers_that_are_no_danger_come_back(tmp_path: Path) -> None:
         4, kernel_regularizer=keras.regularizers.OrthogonalRegularizer(), activation="hard_tanh"
     )
     harmless = classifier(
-        *(layers.Conv2DTranspose(4, 3, strides=2, output_padding=1), layers.Identity(), layers.RMSNormalization()),
+        *(
+            layers.Conv2DTranspose(4, 3, strides=2, output_padding=1),
+            layers.Identity(),
+            layers.RMSNormalization(),
+        ),
         *(layers.ActivityRegularization(l2=0.1), layers.AlphaDropout(0.1), layers.Reshape((-1, 4))),
         *(layers.GlobalAveragePooling1D(), orthogonal, layers.Reshape((2, 2, 1))),
     )
-    loaded = fc.Predictor.load(harmless.save(tmp_path / "model.keras", light=False), runtime="keras")
+    loaded = fc.Predictor.load(
+        harmless.save(tmp_path / "model.keras", light=False), runtime="keras"
+    )
     assert np.allclose(loaded.predict_proba(PIXELS), harmless.predict_proba(PIXELS), atol=1e-5)
 
 
@@ -150,31 +178,40 @@ def test_an_initialiser_with_an_array_is_said_to_be_one() -> None:
 def test_class_names_too_long_for_a_file_are_found_before_training(predictor: fc.Predictor) -> None:
     check_can_be_saved(predictor.model, predictor.class_names)
     with pytest.raises(fc.ModelFileError, match="class_names: 30,000 names.*Shorten the names"):
-        check_can_be_saved(predictor.model, [f"{number:150}".replace(" ", "x") for number in range(30_000)])
+        check_can_be_saved(
+            predictor.model, [f"{number:150}".replace(" ", "x") for number in range(30_000)]
+        )
 
 
-def test_a_new_process_predicts_the_same(saved: Path, predictor: fc.Predictor, tmp_path: Path) -> None:
+def test_a_new_process_predicts_the_same(
+    saved: Path, predictor: fc.Predictor, tmp_path: Path
+) -> None:
     np.save(tmp_path / "pixels.npy", PIXELS)
     code = (
-        "import sys, numpy as np, flowercnn as fc\n"
-        "p = fc.Predictor.load(sys.argv[1])\n"
-        "np.save(sys.argv[3], p.predict_proba(np.load(sys.argv[2])))"
+        "import sys, numpy as np, flowercnn as fc\np = "
+        "fc.Predictor.load(sys.argv[1])\nnp.save(sys.argv[3], "
+        "p.predict_proba(np.load(sys.argv[2])))"
     )
     arguments = [saved, tmp_path / "pixels.npy", tmp_path / "out.npy"]
-    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], check=True, capture_output=True
+    )
     assert np.array_equal(np.load(tmp_path / "out.npy"), predictor.predict_proba(PIXELS))
 
 
-def test_stock_keras_opens_the_file_without_flowercnn(saved: Path, predictor: fc.Predictor, tmp_path: Path) -> None:
+def test_stock_keras_opens_the_file_without_flowercnn(
+    saved: Path, predictor: fc.Predictor, tmp_path: Path
+) -> None:
     np.save(tmp_path / "pixels.npy", PIXELS)
     code = (
-        "import sys; sys.modules['flowercnn'] = None\n"
-        "import keras, numpy as np\n"
-        "model = keras.saving.load_model(sys.argv[1])\n"
-        "np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))"
+        "import sys; sys.modules['flowercnn'] = None\nimport keras, numpy as np\nmodel = "
+        "keras.saving.load_model(sys.argv[1])\nnp.save(sys.argv[3], "
+        "model.predict(np.load(sys.argv[2]), verbose=0))"
     )
     arguments = [saved, tmp_path / "pixels.npy", tmp_path / "out.npy"]
-    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], check=True, capture_output=True
+    )
     assert np.allclose(np.load(tmp_path / "out.npy"), predictor.predict_proba(PIXELS), atol=1e-6)
 
 
@@ -210,7 +247,9 @@ def test_other_suffixes_are_refused(predictor: fc.Predictor, tmp_path: Path, nam
 
 @pytest.mark.filterwarnings("ignore:.*HDF5 file.*")
 def test_export_goes_by_suffix_or_format(predictor: fc.Predictor, tmp_path: Path) -> None:
-    assert fc.Predictor.load(predictor.export(tmp_path / "a.h5")).class_names == predictor.class_names
+    assert (
+        fc.Predictor.load(predictor.export(tmp_path / "a.h5")).class_names == predictor.class_names
+    )
     assert predictor.export(tmp_path / "b", format="keras").path.name == "b.keras"
     with pytest.raises(fc.ConfigurationError, match="format must be"):
         predictor.export(tmp_path / "c.pt")
@@ -233,12 +272,19 @@ def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes, reason: str
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for path, reason in ((tmp_path / "gone.keras", "there is no such file"), (tmp_path, "it is a folder")):
-        with pytest.raises(fc.ModelFileError, match=rf"{reason}.* Give a file that Predictor\.save"):
+    for path, reason in (
+        (tmp_path / "gone.keras", "there is no such file"),
+        (tmp_path, "it is a folder"),
+    ):
+        with pytest.raises(
+            fc.ModelFileError, match=rf"{reason}.* Give a file that Predictor\.save"
+        ):
             fc.Predictor.load(path)
 
 
-def test_a_keras_model_of_others_is_refused_with_the_way_out(predictor: fc.Predictor, tmp_path: Path) -> None:
+def test_a_keras_model_of_others_is_refused_with_the_way_out(
+    predictor: fc.Predictor, tmp_path: Path
+) -> None:
     predictor.model.save(tmp_path / "plain.keras")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -251,14 +297,21 @@ def test_a_keras_model_of_others_is_refused_with_the_way_out(predictor: fc.Predi
 def test_an_h5_file_that_was_cut_off_is_damaged(predictor: fc.Predictor, tmp_path: Path) -> None:
     path = predictor.save(tmp_path / "model.h5")
     content = path.read_bytes()
-    for length in (len(content) - 10, len(content) - 100, len(content) * 9 // 10, len(content) // 2, 100):
+    for length in (
+        len(content) - 10,
+        len(content) - 100,
+        len(content) * 9 // 10,
+        len(content) // 2,
+        100,
+    ):
         path.write_bytes(content[:length])
         with pytest.raises(fc.ModelFileError, match="damaged"):
             fc.Predictor.load(path)
 
 
 def altered(saved: Path, target: Path, **changes: Any) -> Path:
-    """A copy of a model file, with a fitting checksum, some members changed by functions, removed or added."""
+    """A copy of a model file, with a fitting checksum, some members changed by functions, removed
+    or added."""
     with zipfile.ZipFile(saved) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
             change = changes.pop(name.replace(".", "_"), lambda content: content)
@@ -304,7 +357,7 @@ def test_a_hostile_network_is_refused_before_keras_sees_it(
         raise AssertionError("Keras was asked to load it")
 
     monkeypatch.setattr(import_keras().saving, "load_model", reached)
-    with pytest.raises(fc.ModelFileError, match=f"refused.*{reason}"):
+    with pytest.raises(fc.ModelFileError, match=f"rejected.*{reason}"):
         fc.Predictor.load(altered(saved, tmp_path / "evil.keras", config_json=_edit(change)))
 
 
@@ -315,7 +368,10 @@ def test_members_that_do_not_belong_are_refused(saved: Path, tmp_path: Path, mem
 
 
 def test_compressed_weights_are_refused(saved: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(saved) as old,
+        zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
         for name in old.namelist():
             new.writestr(name, old.read(name))
     with pytest.raises(fc.ModelFileError, match="compressed"):
@@ -326,28 +382,40 @@ def test_weights_that_lie_elsewhere_are_refused(saved: Path, tmp_path: Path) -> 
     weights = tmp_path / "weights.h5"
     with h5py.File(weights, "w") as file:
         file["evil"] = h5py.ExternalLink("/etc/passwd", "/")
-    with pytest.raises(fc.ModelFileError, match="refused: the weights are not laid out"):
+    with pytest.raises(fc.ModelFileError, match="rejected: the weights are not laid out"):
         fc.Predictor.load(
-            altered(saved, tmp_path / "evil.keras", model_weights_h5=lambda _content: weights.read_bytes()),
+            altered(
+                saved,
+                tmp_path / "evil.keras",
+                model_weights_h5=lambda _content: weights.read_bytes(),
+            ),
             runtime="keras",
         )
 
 
 @pytest.mark.parametrize("part", ["class_names", "preprocessing"])
-def test_a_newer_minor_version_loads_with_parts_nobody_knows(saved: Path, tmp_path: Path, part: str) -> None:
+def test_a_newer_minor_version_loads_with_parts_nobody_knows(
+    saved: Path, tmp_path: Path, part: str
+) -> None:
     newer = _edit(lambda c: c.update(version="1.7", hierarchy={"rose": "plant"}, requires=[part]))
     loaded = fc.Predictor.load(altered(saved, tmp_path / "newer.keras", flowercnn_json=newer))
     assert loaded.class_names == ("blue", "green", "red")
 
 
-def test_a_newer_minor_version_says_which_part_it_cannot_do_without(saved: Path, tmp_path: Path) -> None:
+def test_a_newer_minor_version_says_which_part_it_cannot_do_without(
+    saved: Path, tmp_path: Path
+) -> None:
     newer = _edit(lambda c: c.update(version="1.7", hierarchy={}, requires=["hierarchy"]))
-    with pytest.raises(fc.ModelFileError, match=r"1\.7 and cannot be used without hierarchy.*newer flowercnn"):
+    with pytest.raises(
+        fc.ModelFileError, match=r"1\.7 and cannot be used without hierarchy.*newer flowercnn"
+    ):
         fc.Predictor.load(altered(saved, tmp_path / "newer.keras", flowercnn_json=newer))
 
 
 def test_a_newer_format_is_said_to_be_one(saved: Path, tmp_path: Path) -> None:
-    newer = altered(saved, tmp_path / "newer.keras", flowercnn_json=_edit(lambda c: c.update(version=99)))
+    newer = altered(
+        saved, tmp_path / "newer.keras", flowercnn_json=_edit(lambda c: c.update(version=99))
+    )
     with pytest.raises(fc.ModelFileError, match="format version 99"):
         fc.Predictor.load(newer)
 
@@ -376,13 +444,17 @@ def test_a_newer_format_is_said_to_be_one(saved: Path, tmp_path: Path) -> None:
         lambda c: c.update(calibration=[1]),
     ],
 )
-def test_wrong_settings_inside_are_a_model_file_error(saved: Path, tmp_path: Path, change: Any) -> None:
+def test_wrong_settings_inside_are_a_model_file_error(
+    saved: Path, tmp_path: Path, change: Any
+) -> None:
     with pytest.raises(fc.ModelFileError):
         fc.Predictor.load(altered(saved, tmp_path / "wrong.keras", flowercnn_json=_edit(change)))
 
 
 def test_calibration_travels_with_the_model(predictor: fc.Predictor, tmp_path: Path) -> None:
-    calibration = Calibration(1.5, applied=True, reason=None, set_scores=np.array([0.25, 0.5]), false_alarms=0.1)
+    calibration = Calibration(
+        1.5, applied=True, reason=None, set_scores=np.array([0.25, 0.5]), false_alarms=0.1
+    )
     calibrated = predictor.with_calibration(calibration)
     loaded = fc.Predictor.load(calibrated.save(tmp_path / "model.keras"))
     assert loaded.calibration is not None
@@ -393,9 +465,16 @@ def test_calibration_travels_with_the_model(predictor: fc.Predictor, tmp_path: P
 
 
 @pytest.mark.parametrize("part", ["temperature", "set_scores", "familiarity"])
-def test_a_damaged_calibration_is_a_model_file_error(saved: Path, tmp_path: Path, part: str) -> None:
+def test_a_damaged_calibration_is_a_model_file_error(
+    saved: Path, tmp_path: Path, part: str
+) -> None:
     def damage(document: dict[str, Any]) -> None:
-        document["calibration"] = {"temperature": 1.0, "applied": False, "reason": None, "false_alarms": 0.05}
+        document["calibration"] = {
+            "temperature": 1.0,
+            "applied": False,
+            "reason": None,
+            "false_alarms": 0.05,
+        }
         document["calibration"] |= {"set_scores": "", "familiarity": None}
         document["calibration"][part] = "no such thing"
 
@@ -412,18 +491,26 @@ def test_what_json_cannot_hold_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_network_with_weights_that_are_not_finite_is_not_saved(predictor: fc.Predictor, tmp_path: Path) -> None:
+def test_a_network_with_weights_that_are_not_finite_is_not_saved(
+    predictor: fc.Predictor, tmp_path: Path
+) -> None:
     keras = import_keras()
     model = keras.models.clone_model(predictor.model)
     model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
     with pytest.raises(fc.ModelFileError, match="NaN"):
-        fc.Predictor(model, predictor.class_names, predictor.preprocessing).save(tmp_path / "model.keras")
+        fc.Predictor(model, predictor.class_names, predictor.preprocessing).save(
+            tmp_path / "model.keras"
+        )
 
 
-def test_a_file_without_the_light_copy_is_half_as_large(saved: Path, predictor: fc.Predictor, tmp_path: Path) -> None:
+def test_a_file_without_the_light_copy_is_half_as_large(
+    saved: Path, predictor: fc.Predictor, tmp_path: Path
+) -> None:
     heavy = predictor.save(tmp_path / "model.keras", light=False)
     assert heavy.stat().st_size < 0.6 * saved.stat().st_size
-    assert np.array_equal(fc.Predictor.load(heavy).predict_proba(PIXELS), predictor.predict_proba(PIXELS))
+    assert np.array_equal(
+        fc.Predictor.load(heavy).predict_proba(PIXELS), predictor.predict_proba(PIXELS)
+    )
 
 
 @pytest.mark.parametrize("version", sorted(path.stem for path in FILES.glob("*.keras")))

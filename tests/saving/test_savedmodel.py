@@ -21,6 +21,8 @@ def test_a_full_disk_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(savedmodel, "constant_function", lambda *_, **__: None)
     monkeypatch.setattr(tf.saved_model, "save", full)
-    description: Any = SimpleNamespace(class_names=("a", "b"), preprocessing=Preprocessing(image_size=(8, 8)))
+    description: Any = SimpleNamespace(
+        class_names=("a", "b"), preprocessing=Preprocessing(image_size=(8, 8))
+    )
     with pytest.raises(OSError, match="ResourceExhaustedError: No space left on device"):
         savedmodel.write_saved_model(tmp_path, model=None, description=description)

@@ -1,8 +1,8 @@
-"""Checks of LiteRT flatbuffers: what is read from a stranger's file is taken apart, checked, and rebuilt.
+"""Checks of LiteRT flatbuffers: the network is parsed, checked, and written again.
 
-The interpreter is C++ that trusts its input, so it never sees bytes from outside: only what is written here from
-values that were checked one by one, and whose shapes LiteRT's own kernels have worked out again. Parsing is plain
-Python, which a malformed buffer cannot crash.
+The interpreter is C++ that trusts its input, so it never reads bytes from outside: only what is
+written here from values that were checked one by one, and whose shapes LiteRT's own kernels have
+inferred again. Parsing is plain Python, which a malformed buffer cannot crash.
 """
 
 from __future__ import annotations
@@ -19,26 +19,32 @@ from flowercnn.saving.guards.operators import OPERATIONS, Tensor, check_operator
 __all__ = ["metadata_of", "rebuild_flatbuffer", "with_metadata"]
 
 _ITEM_SIZES: Final = {"FLOAT32": 4, "INT32": 4, "INT8": 1, "BOOL": 1}
-_OPTIONS: Final = tuple(sorted({options for _, options in OPERATIONS.values() if options.strip("*")}))
-_UNUSED_OPTIONS: Final = (
-    *("AbsOptions", "DequantizeOptions", "ExpOptions", "GreaterOptions", "HardSwishOptions"),
-    *("MaximumMinimumOptions", "NegOptions", "PadOptions", "PadV2Options", "PowOptions", "QuantizeOptions"),
-    *("ReshapeOptions", "SelectOptions", "SelectV2Options", "SquaredDifferenceOptions", "SquareOptions"),
-    *("TileOptions", "TransposeOptions"),
-)
+_OPTIONS: Final = frozenset(
+    """
+    NONE AbsOptions DequantizeOptions ExpOptions GreaterOptions HardSwishOptions
+    MaximumMinimumOptions NegOptions PadOptions PadV2Options PowOptions QuantizeOptions
+    ReshapeOptions SelectOptions SelectV2Options SquaredDifferenceOptions SquareOptions TileOptions
+    TransposeOptions
+    """.split()  # noqa: SIM905 - as a list it takes a line a name
+).union(options for _, options in OPERATIONS.values())
 _LARGEST_TENSOR: Final = 2**28
 _LARGEST_SUM: Final = 2**30
 _MOST_PARTS: Final = 100_000
 _MOST_DIMENSIONS: Final = 5
 _LONGEST_NAME: Final = 200
-_MOST_PRODUCTS: Final = 2**37  # of a picture
+_MOST_PRODUCTS: Final = 2**37  # of an image
 _SCALES: Final = (2.0**-60, 2.0**60)
 
 
 def rebuild_flatbuffer(
-    content: bytes, name: str, input_shape: tuple[int, ...], num_classes: int, *, features: bool = False
+    content: bytes,
+    name: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    features: bool = False,
 ) -> bytes:
-    """Return a flatbuffer that computes the same as the one in ``content`` and is known to be well-formed.
+    """Return a well-formed flatbuffer that computes the same as the one in ``content``.
 
     Args:
         content: A LiteRT model with one input.
@@ -49,7 +55,7 @@ def rebuild_flatbuffer(
 
     Raises:
         MissingDependencyError: If ai-edge-litert is not installed.
-        ModelFileError: If it is malformed, or holds anything no picture classifier needs.
+        ModelFileError: If it is malformed, or holds anything no image classifier needs.
     """
     schema = _schema()
     try:
@@ -57,16 +63,19 @@ def rebuild_flatbuffer(
         graph = _check_model(schema, model)
         _check_ends(schema, graph, input_shape, num_classes, features=features)
     except ModelFileError as error:
-        raise ModelFileError(f"{name}: refused: {error}") from error
+        raise ModelFileError(f"{name}: rejected: {error}") from error
     except Exception as error:
         # A malformed buffer leads anywhere: offsets out of range, wrong types, missing tables.
-        raise ModelFileError(f"{name}: the LiteRT network is damaged ({type(error).__name__}: {error}).") from error
+        raise ModelFileError(
+            f"{name}: the LiteRT network is damaged ({type(error).__name__}: {error})."
+        ) from error
     _rename(graph)
     packed = _packed(model)
     try:
         _check_inferred_shapes(packed, graph)
     except (RuntimeError, ValueError, ModelFileError) as error:
-        raise ModelFileError(f"{name}: refused: the LiteRT network does not fit together: {error}") from error
+        reason = f"the LiteRT network does not fit together: {error}"
+        raise ModelFileError(f"{name}: rejected: {reason}") from error
     return packed
 
 
@@ -98,7 +107,9 @@ def metadata_of(content: bytes, key: str, name: str) -> bytes | None:
                 data = model.Buffers(entry.Buffer()).DataAsNumpy()
                 return None if isinstance(data, int) else bytes(data)
     except Exception as error:
-        raise ModelFileError(f"{name}: not a LiteRT model, or damaged ({type(error).__name__}: {error}).") from error
+        raise ModelFileError(
+            f"{name}: not a LiteRT model, or damaged ({type(error).__name__}: {error})."
+        ) from error
     return None
 
 
@@ -112,6 +123,11 @@ def _schema() -> Any:
     return schema_py_generated
 
 
+def _names(values: Any) -> dict[int, str]:
+    """Return the names of an enumeration of the schema by their numbers."""
+    return {number: name for name, number in vars(values).items() if not name.startswith("_")}
+
+
 def _packed(model: Any) -> bytes:
     import flatbuffers
 
@@ -123,37 +139,33 @@ def _packed(model: Any) -> bytes:
 def _unpacked(schema: Any, content: bytes) -> Any:
     """Return what computes, without metadata and names of signatures.
 
-    A few bytes may stand for a thousand tables, as tables may share theirs: lengths are added up before anything is
-    unpacked.
+    A few bytes may stand for a thousand tables, as tables may share theirs: lengths are added up
+    before anything is unpacked.
     """
     packed = schema.Model.GetRootAs(content)
     if packed.SubgraphsLength() != 1:
         raise ModelFileError("a network must be one graph.")
     graph = packed.Subgraphs(0)
-    parts = (packed.BuffersLength(), packed.OperatorCodesLength(), graph.TensorsLength(), graph.OperatorsLength())
-    if max(parts) > _MOST_PARTS:
+    tensors, operators = range(graph.TensorsLength()), range(graph.OperatorsLength())
+    buffers, codes = range(packed.BuffersLength()), range(packed.OperatorCodesLength())
+    if max(map(len, (buffers, codes, tensors, operators))) > _MOST_PARTS:
         raise ModelFileError(f"a graph of over {_MOST_PARTS:,} parts.")
-    options = {number: name for name, number in vars(schema.BuiltinOptions).items() if not name.startswith("_")}
-    lengths = (
-        *(packed.Buffers(index).DataLength() for index in range(packed.BuffersLength())),
-        *(_length_of_code(packed.OperatorCodes(index)) for index in range(packed.OperatorCodesLength())),
-        *(_length_of_tensor(graph.Tensors(index)) for index in range(graph.TensorsLength())),
-        *(_length_of_operator(schema, options, graph.Operators(index)) for index in range(graph.OperatorsLength())),
-        graph.InputsLength() + graph.OutputsLength() + len(graph.Name() or b""),
+    options = _names(schema.BuiltinOptions)
+    length = (
+        sum(packed.Buffers(i).DataLength() for i in buffers)
+        + sum(len(packed.OperatorCodes(i).CustomCode() or b"") for i in codes)
+        + sum(_length_of_tensor(graph.Tensors(i)) for i in tensors)
+        + sum(_length_of_operator(schema, options, graph.Operators(i)) for i in operators)
+        + sum((graph.InputsLength(), graph.OutputsLength(), len(graph.Name() or b"")))
     )
-    if sum(lengths) > len(content):
-        raise ModelFileError("a graph whose parts lie on top of one another.")
+    if length > len(content):
+        raise ModelFileError("a graph whose parts overlap.")
     model = schema.ModelT()
     model.version = 3
     model.subgraphs = [schema.SubGraphT.InitFromObj(graph)]
-    model.buffers = [schema.BufferT.InitFromObj(packed.Buffers(i)) for i in range(packed.BuffersLength())]
-    codes = range(packed.OperatorCodesLength())
+    model.buffers = [schema.BufferT.InitFromObj(packed.Buffers(i)) for i in buffers]
     model.operatorCodes = [schema.OperatorCodeT.InitFromObj(packed.OperatorCodes(i)) for i in codes]
     return model
-
-
-def _length_of_code(code: Any) -> int:
-    return len(code.CustomCode() or b"")
 
 
 def _length_of_tensor(tensor: Any) -> int:
@@ -171,7 +183,7 @@ def _length_of_tensor(tensor: Any) -> int:
 
 def _length_of_operator(schema: Any, names: Mapping[int, str], operator: Any) -> int:
     name = names.get(operator.BuiltinOptionsType(), "unknown options")
-    if name not in ("NONE", *_OPTIONS, *_UNUSED_OPTIONS) or operator.BuiltinOptions2Type():
+    if name not in _OPTIONS or operator.BuiltinOptions2Type():
         raise ModelFileError(f"an operation with {name}, which is not one this library reads.")
     if not (operator.IntermediatesIsNone() and operator.MutatingVariableInputsIsNone()):
         raise ModelFileError("an operation of an unknown kind.")
@@ -185,19 +197,17 @@ def _length_of_operator(schema: Any, names: Mapping[int, str], operator: Any) ->
 
 
 def _check_model(schema: Any, model: Any) -> Any:
-    """Refuse whatever could make the interpreter read or write where it should not; return the one graph."""
+    """Return the one graph; reject what makes the interpreter read or write out of bounds."""
     graph = model.subgraphs[0]
     if any(buffer.offset or buffer.size for buffer in model.buffers):
-        raise ModelFileError("weights that lie outside the graph.")
-    total = 0
-    for tensor in graph.tensors:
-        total += _check_tensor(schema, tensor, model.buffers)
+        raise ModelFileError("weights that are outside the graph.")
+    types = _names(schema.TensorType)
+    total = sum(_check_tensor(tensor, types, model.buffers) for tensor in graph.tensors)
     if total > _LARGEST_SUM:
-        raise ModelFileError(f"a picture would need {total:,} bytes, over {_LARGEST_SUM:,}.")
-    types = {number: name for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
+        raise ModelFileError(f"an image would need {total:,} bytes, over {_LARGEST_SUM:,}.")
     tensors = [_tensor(tensor, types, model.buffers) for tensor in graph.tensors]
-    names = {number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-    constants = frozenset(index for index, tensor in enumerate(tensors) if tensor.constant is not None)
+    names = _names(schema.BuiltinOperator)
+    constants = frozenset(i for i, tensor in enumerate(tensors) if tensor.constant is not None)
     defined = {*constants, *(int(index) for index in graph.inputs)}
     products = 0
     for operator in graph.operators:
@@ -207,45 +217,51 @@ def _check_model(schema: Any, model: Any) -> Any:
         number = max(code.builtinCode, code.deprecatedBuiltinCode)
         name = names.get(number, str(number))
         if code.customCode is not None or name not in OPERATIONS:
-            raise ModelFileError(f"the operation {name} is not one this library reads{_at(graph, operator)}.")
+            where = _at(graph, operator)
+            raise ModelFileError(f"the operation {name} is not one this library reads{where}.")
         inputs, output = _check_flow(operator, len(tensors), defined, constants)
-        given = [None if index < 0 else tensors[index] for index in inputs]
-        products += check_operator(name, given, tensors[output], operator.builtinOptions)
+        operands = [None if index < 0 else tensors[index] for index in inputs]
+        products += check_operator(name, operands, tensors[output], operator.builtinOptions)
         defined.add(output)
     if products > _MOST_PRODUCTS:
-        raise ModelFileError(f"a picture would take {products:,} steps, over {_MOST_PRODUCTS:,}.")
+        raise ModelFileError(f"an image would take {products:,} steps, over {_MOST_PRODUCTS:,}.")
     return graph
 
 
 def _at(graph: Any, operator: Any) -> str:
-    """Where an operation is: the name of what it computes, as it stands in the file."""
+    """Return where an operation is: the name of its output in the file."""
     index = operator.outputs[0] if operator.outputs is not None and len(operator.outputs) else -1
     name = graph.tensors[index].name if 0 <= index < len(graph.tensors) else None
     return f" (at {name[:_LONGEST_NAME].decode(errors='replace')!r})" if name else ""
 
 
+def _integers(values: Any) -> list[int]:
+    """Return a vector of integers of a flatbuffer, which is ``None`` where it is empty."""
+    return [] if values is None else [int(value) for value in values]
+
+
 def _tensor(tensor: Any, types: dict[int, str], buffers: list[Any]) -> Tensor:
     buffer, quantization = buffers[tensor.buffer], tensor.quantization
-    scales, zeros = ((), ()) if quantization is None else (quantization.scale, quantization.zeroPoint)
+    scales = getattr(quantization, "scale", None)
     return Tensor(
         kind=types[tensor.type],
-        shape=() if tensor.shape is None else tuple(int(size) for size in tensor.shape),
+        shape=tuple(_integers(tensor.shape)),
         constant=np.asarray(buffer.data, np.uint8) if _has_data(buffer) else None,
         scales=() if scales is None else tuple(float(scale) for scale in scales),
-        zeros=() if zeros is None else tuple(int(zero) for zero in zeros),
+        zeros=tuple(_integers(getattr(quantization, "zeroPoint", None))),
         axis=0 if quantization is None else int(quantization.quantizedDimension),
     )
 
 
-def _check_tensor(schema: Any, tensor: Any, buffers: list[Any]) -> int:
+def _check_tensor(tensor: Any, types: dict[int, str], buffers: list[Any]) -> int:
     """Return the bytes of a tensor."""
-    types = {number: name for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
-    shape = [] if tensor.shape is None else [int(size) for size in tensor.shape]
+    shape = _integers(tensor.shape)
     kind = types.get(tensor.type)
-    if kind not in _ITEM_SIZES or tensor.isVariable or tensor.sparsity is not None or tensor.variantTensors:
+    is_special = tensor.isVariable or tensor.sparsity is not None or tensor.variantTensors
+    if kind not in _ITEM_SIZES or is_special:
         raise ModelFileError(f"a tensor of kind {kind}.")
     if tensor.externalBuffer or not 0 <= tensor.buffer < len(buffers):
-        raise ModelFileError("a tensor that lies outside the graph.")
+        raise ModelFileError("a tensor that is outside the graph.")
     if len(shape) > _MOST_DIMENSIONS or any(size < 1 for size in shape):
         raise ModelFileError(f"a tensor of shape {shape}.")
     size = math.prod(shape) * _ITEM_SIZES[kind]
@@ -253,13 +269,19 @@ def _check_tensor(schema: Any, tensor: Any, buffers: list[Any]) -> int:
         raise ModelFileError(f"a tensor of {size:,} bytes, over {_LARGEST_TENSOR:,}.")
     buffer = buffers[tensor.buffer]
     if _has_data(buffer):
-        if len(buffer.data) != size:
-            raise ModelFileError(f"a tensor of {size:,} bytes with {len(buffer.data):,} bytes of data.")
-        if kind == "FLOAT32" and not np.isfinite(np.asarray(buffer.data, np.uint8).view(np.float32)).all():
+        length = len(buffer.data)
+        if length != size:
+            raise ModelFileError(f"a tensor of {size:,} bytes with {length:,} bytes of data.")
+        data = np.asarray(buffer.data, np.uint8)
+        if kind == "FLOAT32" and not np.isfinite(data.view(np.float32)).all():
             raise ModelFileError("weights that are NaN or infinite.")
     tensor.shapeSignature = None
     _check_quantization(tensor.quantization, shape)
     return size
+
+
+def _has_data(buffer: Any) -> bool:
+    return buffer.data is not None and len(buffer.data) > 0
 
 
 def _check_quantization(quantization: Any, shape: list[int]) -> None:
@@ -277,13 +299,14 @@ def _check_quantization(quantization: Any, shape: list[int]) -> None:
     if scales and not all(low <= scale <= high for scale in quantization.scale):
         raise ModelFileError("scales that make no sense.")
     if zeros and np.abs(quantization.zeroPoint).max() > 255:  # noqa: PLR2004 - a byte
-        raise ModelFileError("a zero that is none.")
+        raise ModelFileError("a zero point beyond a byte.")
 
 
-def _check_flow(operator: Any, tensors: int, defined: set[int], constants: frozenset[int]) -> tuple[list[int], int]:
-    """Return the inputs and the output of an operation: computed before it, and by nobody else."""
-    inputs = [] if operator.inputs is None else [int(index) for index in operator.inputs]
-    outputs = [] if operator.outputs is None else [int(index) for index in operator.outputs]
+def _check_flow(
+    operator: Any, tensors: int, defined: set[int], constants: frozenset[int]
+) -> tuple[list[int], int]:
+    """Return an operation's inputs, computed before it, and its output, computed by it alone."""
+    inputs, outputs = _integers(operator.inputs), _integers(operator.outputs)
     if len(outputs) != 1 or operator.customOptions is not None or operator.largeCustomOptionsSize:
         raise ModelFileError("an operation without an output, or with data of its own.")
     if any(index != -1 and index not in defined for index in inputs):
@@ -293,47 +316,50 @@ def _check_flow(operator: Any, tensors: int, defined: set[int], constants: froze
     return inputs, outputs[0]
 
 
-def _check_ends(schema: Any, graph: Any, input_shape: tuple[int, ...], num_classes: int, *, features: bool) -> None:
+def _check_ends(
+    schema: Any, graph: Any, input_shape: tuple[int, ...], num_classes: int, *, features: bool
+) -> None:
     if len(graph.inputs) != 1 or len(graph.outputs) != 1 + features:
         raise ModelFileError(f"a network must have one input and {1 + features} outputs.")
     if not all(0 <= int(index) < len(graph.tensors) for index in (*graph.inputs, *graph.outputs)):
         raise ModelFileError("an input or output that does not exist.")
     ends = [graph.tensors[index] for index in (*graph.inputs, *graph.outputs)]
     shapes = [input_shape, (1, num_classes), *([(1, ends[-1].shape[-1])] if features else [])]
-    for tensor, shape in zip(ends, shapes, strict=True):
-        if tensor.type != schema.TensorType.FLOAT32 or tuple(map(int, tensor.shape)) != tuple(map(int, shape)):
+    for tensor, wanted in zip(ends, shapes, strict=True):
+        shape = _integers(tensor.shape)
+        if tensor.type != schema.TensorType.FLOAT32 or shape != list(wanted):
             raise ModelFileError(
-                f"an input or output of shape {list(tensor.shape)} instead of {list(shape)}, float32."
+                f"an input or output of shape {shape} instead of {list(wanted)}, float32."
             )
-    if not {int(index) for index in graph.outputs} <= {int(operator.outputs[0]) for operator in graph.operators}:
+    computed = {int(operator.outputs[0]) for operator in graph.operators}
+    if not {int(index) for index in graph.outputs} <= computed:
         raise ModelFileError("an output that is not computed.")
 
 
 def _rename(graph: Any) -> None:
-    """Give up the names in the file: the interpreter tells nothing of a tensor whose name is not UTF-8."""
+    """Drop names: the interpreter gives no details of a tensor whose name is not UTF-8."""
     graph.name = None
     for tensor in graph.tensors:
         tensor.name = b"tensor"
 
 
 def _check_inferred_shapes(content: bytes, graph: Any) -> None:
-    """Refuse a network whose tensors are not as large as its operations make them.
+    """Reject a network whose tensors are not as large as its operations make them.
 
-    LiteRT's own kernels work that out from their inputs. XNNPACK, which computes later, believes what the file says.
+    LiteRT's own kernels infer shapes from their inputs; XNNPACK, which computes later, trusts the
+    file.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    interpreter = Interpreter(model_content=content, num_threads=1, experimental_op_resolver_type=kernels)
+    interpreter = Interpreter(
+        model_content=content, num_threads=1, experimental_op_resolver_type=kernels
+    )
     interpreter.allocate_tensors()
     details = interpreter.get_tensor_details()[: len(graph.tensors)]
     if [detail["index"] for detail in details] != list(range(len(graph.tensors))):
-        raise ModelFileError("a tensor that the interpreter tells nothing of.")
+        raise ModelFileError("a tensor without details from the interpreter.")
     for detail, tensor in zip(details, graph.tensors, strict=True):
-        claimed = [] if tensor.shape is None else [int(size) for size in tensor.shape]
-        if detail["shape"].tolist() != claimed:
-            raise ModelFileError(f"a tensor of shape {detail['shape'].tolist()} that claims to be {claimed}.")
-
-
-def _has_data(buffer: Any) -> bool:
-    return buffer.data is not None and len(buffer.data) > 0
+        shape, claimed = detail["shape"].tolist(), _integers(tensor.shape)
+        if shape != claimed:
+            raise ModelFileError(f"a tensor of shape {shape} that claims to be {claimed}.")

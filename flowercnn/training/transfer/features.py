@@ -74,7 +74,7 @@ def compute_features(
     stored = {} if file is None else _read(file)
     marks, known = _recognised(dataset, stored)
     waiting = [sample for sample in dataset if sample.key not in known]
-    extractor = Extractor(model, pictures=len(waiting) * len(views), output=output)
+    extractor = Extractor(model, images=len(waiting) * len(views), output=output)
     errors: dict[str, ImageError] = {}
 
     def seen(sample: Sample) -> npt.NDArray[np.uint8] | ImageError:

@@ -26,12 +26,20 @@ def main() -> None:
         keras.layers.Dense(3, activation="softmax"),
     ]
     run = fc.train(
-        fc.SyntheticFlowers(per_class=12, num_classes=3), model=keras.Sequential(layers), epochs=3, progress=False
+        fc.SyntheticFlowers(per_class=12, num_classes=3),
+        model=keras.Sequential(layers),
+        epochs=3,
+        progress=False,
     )
     predictor = run.predictor
     predictor.save(HERE / f"{fc.__version__}.keras")
-    answers = {"class_names": predictor.class_names, "probabilities": predictor.predict_proba(PIXELS).tolist()}
-    (HERE / f"{fc.__version__}.json").write_text(json.dumps(answers, indent=1) + "\n", encoding="utf-8")
+    answers = {
+        "class_names": predictor.class_names,
+        "probabilities": predictor.predict_proba(PIXELS).tolist(),
+    }
+    (HERE / f"{fc.__version__}.json").write_text(
+        json.dumps(answers, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.saving.guards.checksum import PLACEHOLDER, append_checksum
+from flowercnn.saving.guards.archive import PLACEHOLDER, append_checksum
 from flowercnn.saving.guards.hdf5 import check_structure
 
 GOOD = Path(__file__).parents[1] / "files" / "0.1.0.keras"
@@ -30,21 +30,24 @@ def test_hdf5_model_files_are_checked_as_well(tmp_path: Path, change: str) -> No
         else:
             file["x"] = h5py.ExternalLink("/etc/passwd", "/")
     append_checksum(path)
-    with pytest.raises(fc.ModelFileError, match="refused.*(Lambda|message of kind)"):
+    with pytest.raises(fc.ModelFileError, match="rejected.*(Lambda|message of kind)"):
         fc.Predictor.load(path)
 
 
 @pytest.mark.parametrize("size", [b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"])
-def test_a_text_that_claims_to_be_gigabytes_is_refused_before_it_is_read(tmp_path: Path, size: bytes) -> None:
+def test_a_text_that_claims_to_be_gigabytes_is_refused_before_it_is_read(
+    tmp_path: Path, size: bytes
+) -> None:
     path = fc.Predictor.load(GOOD).save(tmp_path / "model.h5")
     content = bytearray(path.read_bytes()[: -len(PLACEHOLDER)])
     with h5py.File(io.BytesIO(bytes(content)), "r") as file:
         length = len(file.attrs["keras_version"]).to_bytes(4, "little")
-    place = content.index(length, content.index(b"keras_version"))  # the text's length in the attribute
+    # the text's length in the attribute
+    place = content.index(length, content.index(b"keras_version"))
     content[place : place + 4] = size
     path.write_bytes(content)
     append_checksum(path)
-    with pytest.raises(fc.ModelFileError, match="refused.*text that claims"):
+    with pytest.raises(fc.ModelFileError, match="rejected.*text that claims"):
         fc.Predictor.load(path)
 
 
@@ -82,7 +85,9 @@ def let_free_blocks_run_in_a_circle(content: bytearray) -> None:
 def let_the_array_lie_on_the_root(content: bytearray) -> None:
     with h5py.File(io.BytesIO(bytes(content)), "r") as file:
         place = file["group/array"].id.get_offset()
-    struct.pack_into("<Q", content, content.index(struct.pack("<BBQQ", 3, 1, place, 12)) + 2, ROOT + 4)
+    struct.pack_into(
+        "<Q", content, content.index(struct.pack("<BBQQ", 3, 1, place, 12)) + 2, ROOT + 4
+    )
 
 
 TEXT_TYPE = bytes.fromhex("1901010010000000")
@@ -125,7 +130,7 @@ def test_hdf5_files_that_could_hurt_their_library_are_refused(change: Any, reaso
     content = small_h5()
     check_structure(bytes(content), "good")
     change(content)
-    with pytest.raises(fc.ModelFileError, match=f"refused.*{reason}"):
+    with pytest.raises(fc.ModelFileError, match=f"rejected.*{reason}"):
         check_structure(bytes(content), "evil")
 
 
@@ -137,7 +142,7 @@ def test_hdf5_files_that_could_hurt_their_library_are_refused(change: Any, reaso
     ],
 )
 def test_attributes_that_keep_the_library_busy_are_refused(write: Any, reason: str) -> None:
-    with pytest.raises(fc.ModelFileError, match=f"refused.*{reason}"):
+    with pytest.raises(fc.ModelFileError, match=f"rejected.*{reason}"):
         check_structure(bytes(h5_with(write)), "evil")
 
 
@@ -152,6 +157,7 @@ def test_all_that_h5py_writes_for_keras_is_accepted() -> None:
         file.attrs["none"] = []
         file.attrs["texts"] = ["", "a", "花"]
         file.attrs["bytes"] = b"tensorflow"
-        file.attrs["layer_names0"] = np.array([b"dense", b"dense_1"])  # as Keras does if there are many
+        # as Keras does if there are many
+        file.attrs["layer_names0"] = np.array([b"dense", b"dense_1"])
 
     check_structure(bytes(h5_with(write)), "good")

@@ -29,7 +29,8 @@ def node(operation: str, *inputs: Any, to: str = "x", **attributes: Any) -> Any:
 
 
 def network(nodes: list[Any], **constants: Any) -> Any:
-    """A classifier that computes ``x``, of three dimensions at least, on the way from pixels to probabilities."""
+    """A classifier that computes ``x``, of three dimensions at least, on the way from pixels to
+    probabilities."""
     ends = [
         onnx.helper.make_tensor_value_info(name, 1, shape)
         for name, shape in (("pixels", [None, *SIZE, 3]), ("probabilities", [None, CLASSES]))
@@ -43,9 +44,13 @@ def network(nodes: list[Any], **constants: Any) -> Any:
         node("MatMul", "sum", "weights", to="logits"),
         node("Softmax", "logits", to="probabilities"),
     ]
-    arrays = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+    arrays = [
+        onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()
+    ]
     graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], arrays)
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+    )
 
 
 def load(path: Path, model: Any) -> fc.Predictor:
@@ -86,43 +91,70 @@ ALL_ALIVE = [
             "bias",
         ),
         ([node("Pad", "pixels", "a")], {"a": [0, -100, 0, 0, 0, 0, 0, 0]}, "Pad by"),
-        ([node("Pad", "pixels", "a", mode="reflect")], {"a": [0, 9, 0, 0, 0, 0, 0, 0]}, "mode=b'reflect'"),
+        (
+            [node("Pad", "pixels", "a", mode="reflect")],
+            {"a": [0, 9, 0, 0, 0, 0, 0, 0]},
+            "mode=b'reflect'",
+        ),
         ([node("Pad", "pixels", "a")], {"a": [0, 0, 0, 0, 0, 20_000, 20_000, 0]}, "would need"),
-        ([node("Slice", "pixels", "a", "b", "c", "d")], {"a": [0], "b": [9], "c": [1], "d": [LOWEST]}, "Slice by"),
-        ([node("Resize", "pixels", "", "a")], {"a": np.array([1, 0, -1, 1], "f4")}, "beyond measure"),
+        (
+            [node("Slice", "pixels", "a", "b", "c", "d")],
+            {"a": [0], "b": [9], "c": [1], "d": [LOWEST]},
+            "Slice by",
+        ),
+        (
+            [node("Resize", "pixels", "", "a")],
+            {"a": np.array([1, 0, -1, 1], "f4")},
+            "beyond measure",
+        ),
         ([node("Reshape", "pixels", "pixels")], {}, "input 1 of Reshape is not a constant"),
         ([node("PRelu", "pixels", "a")], {"a": np.ones((0, 3), np.float32)}, "is empty"),
         ([node("Relu", "later"), node("Relu", "x", to="later")], {}, "not computed before"),
         ([node("Relu", "pixels", to="pixels")], {}, "two values of the name"),
         ([node("Mul", "pixels", "a")], {"a": np.float32(np.nan)}, "NaN or infinite"),
         ([node("Mul", "pixels", "a")], {"a": np.array(["abc"], object)}, "weights of type 8"),
-        ([*COUNT, node("Reshape", "pixels", "s30")], {}, "put together of too many"),
+        ([*COUNT, node("Reshape", "pixels", "s30")], {}, "a shape of too many parts"),
         (ALL_ALIVE, {"scales": np.array([1, 300, 300, 1], "f4")}, "would need"),
         ([node("Pow", "pixels", "a")], {"a": np.float32(99)}, "noise"),
         ([node("Tile", "pixels", "a")], {"a": [1, 2000, 1, 1]}, "Tile by"),
         ([node("Tile", "pixels", "a")], {"a": [1, 1000, 1000, 1]}, "would need"),
-        ([node("Shape", "pixels", to="s"), node("Tile", "pixels", "s")], {}, "input 1 of Tile is not a constant"),
+        (
+            [node("Shape", "pixels", to="s"), node("Tile", "pixels", "s")],
+            {},
+            "input 1 of Tile is not a constant",
+        ),
         ([node("Unsqueeze", "pixels", "a")], {"a": [-99]}, "Unsqueeze by"),
         ([node("Greater", "a", "b")], {"a": [1], "b": [2]}, "Greater of integers"),
         (
             [node("Greater", "pixels", "a", to="g"), node("Add", "pixels", "g")],
             {"a": np.float32(1)},
-            "Add of yes and no",
+            "Add of conditions",
         ),
-        ([node("Not", "pixels")], {}, "Not of yes and no"),
+        ([node("Not", "pixels")], {}, "Not of conditions"),
         (
-            [node("Greater", "pixels", "a", to="g"), onnx.helper.make_node("Cast", ["g"], ["x"], to=6)],
+            [
+                node("Greater", "pixels", "a", to="g"),
+                onnx.helper.make_node("Cast", ["g"], ["x"], to=6),
+            ],
             {"a": np.float32(1)},
-            "Cast of yes and no",
+            "Cast of conditions",
         ),
-        ([node("ReduceProd", "pixels")], {}, r"'ReduceProd' is not one this library reads \(at ''\)"),
-        ([TURNED, node("AveragePool", "turned", kernel_shape=[9999, 9999], pads=[9998] * 4)], {}, "would need"),
+        (
+            [node("ReduceProd", "pixels")],
+            {},
+            r"'ReduceProd' is not one this library reads \(at ''\)",
+        ),
+        (
+            [TURNED, node("AveragePool", "turned", kernel_shape=[9999, 9999], pads=[9998] * 4)],
+            {},
+            "would need",
+        ),
     ],
 )
 def test_what_no_classifier_needs_is_refused(
     tmp_path: Path, nodes: list[Any], constants: dict[str, Any], reason: str
 ) -> None:
-    with pytest.raises(fc.ModelFileError, match=f"refused.*{reason}"):
+    with pytest.raises(fc.ModelFileError, match=f"rejected.*{reason}"):
         load(tmp_path, network(nodes, **constants))
 
 
@@ -178,7 +210,8 @@ def test_unusual_parts_are_refused(tmp_path: Path, change: Callable[[Any], None]
         load(tmp_path, model)
 
 
-@pytest.mark.parametrize("start", [b"", b"\x2a\x06\x4a\xff\xff\xff\xff\x07"])  # weights that claim to be large
+# weights that claim to be large
+@pytest.mark.parametrize("start", [b"", b"\x2a\x06\x4a\xff\xff\xff\xff\x07"])
 def test_a_file_of_very_many_parts_is_refused_before_it_is_parsed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
@@ -195,7 +228,9 @@ def test_pictures_multiplied_with_each_other_come_one_at_a_time(tmp_path: Path) 
     assert loaded._network.runtime.batch == 1
 
 
-def test_the_runtime_gets_the_model_as_it_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_runtime_gets_the_model_as_it_was_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: list[Any] = []
     session = onnxruntime.InferenceSession
 

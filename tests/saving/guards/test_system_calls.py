@@ -1,4 +1,5 @@
-"""What loading hostile files does, as the operating system sees it: C opens files that Python's hooks miss."""
+"""What loading hostile files does, as the operating system sees it: C opens files that Python's
+hooks miss."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 import flowercnn as fc
-from flowercnn.saving.guards.checksum import PLACEHOLDER, append_checksum, fill_checksum
+from flowercnn.saving.guards.archive import PLACEHOLDER, append_checksum, fill_checksum
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 
@@ -36,7 +37,7 @@ for name in sorted(os.listdir(folder)):
             fc.Predictor.load(os.path.join(folder, name), runtime=runtime)
             print("loaded", name, runtime)
         except fc.ModelFileError as error:
-            print("refused", name, runtime, str(error)[:200].replace(chr(10), " "))
+            print("rejected", name, runtime, str(error)[:200].replace(chr(10), " "))
 """
 
 
@@ -91,14 +92,27 @@ def hostile_networks(folder: Path, secret: Path) -> None:
             "module": "keras.utils",
             "config": {"origin": "http://127.0.0.1:9/x"},
         },
-        "saved": {"class_name": "TFSMLayer", "module": "keras.layers", "config": {"filepath": str(secret)}},
-        "custom": {"class_name": "ReLU", "module": "keras.layers", "config": {}, "registered_name": "evil>ReLU"},
+        "saved": {
+            "class_name": "TFSMLayer",
+            "module": "keras.layers",
+            "config": {"filepath": str(secret)},
+        },
+        "custom": {
+            "class_name": "ReLU",
+            "module": "keras.layers",
+            "config": {},
+            "registered_name": "evil>ReLU",
+        },
     }
     for name, layer in evil.items():
         changed = json.loads(json.dumps(config))
         changed["config"]["layers"][1] = {**changed["config"]["layers"][1], **layer}
         archive(folder / f"{name}.keras", {"config.json": json.dumps(changed).encode()})
-        compiled = {**config, "compile_config": {"optimizer": layer}, "build_config": {"input_shape": layer}}
+        compiled = {
+            **config,
+            "compile_config": {"optimizer": layer},
+            "build_config": {"input_shape": layer},
+        }
         archive(folder / f"compiled_{name}.keras", {"config.json": json.dumps(compiled).encode()})
 
 
@@ -136,12 +150,26 @@ def test_hostile_files_open_nothing_and_connect_to_nothing(tmp_path: Path) -> No
     if "ptrace" in done.stderr.lower():
         pytest.skip("this machine lets nobody trace processes")
     assert done.returncode == 0, done.stderr
-    answers = [line.split() for line in done.stdout.splitlines() if line.startswith(("loaded", "refused"))]
+    answers = [
+        line.split() for line in done.stdout.splitlines() if line.startswith(("loaded", "rejected"))
+    ]
     hostile = [line for line in answers if not line[1].startswith("good")]
     assert len(hostile) > 30
-    assert {line[0] for line in hostile} == {"refused"}
-    calls = (tmp_path / "trace").read_text().partition(f'openat(AT_FDCWD, "{marker}"')[2].splitlines()[1:]
-    programs = (sys.prefix, sys.base_prefix, Path(fc.__file__).parent, "/etc/ld.so", "/lib", "/usr/lib")
+    assert {line[0] for line in hostile} == {"rejected"}
+    calls = (
+        (tmp_path / "trace")
+        .read_text()
+        .partition(f'openat(AT_FDCWD, "{marker}"')[2]
+        .splitlines()[1:]
+    )
+    programs = (
+        sys.prefix,
+        sys.base_prefix,
+        Path(fc.__file__).parent,
+        "/etc/ld.so",
+        "/lib",
+        "/usr/lib",
+    )
     allowed = tuple(map(str, (folder, "/proc/", "/sys/", *programs)))
     for call in calls:
         if re.search(r" (exit|\+\+\+|---)", call) or "resumed>" in call:
