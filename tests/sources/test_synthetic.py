@@ -202,8 +202,8 @@ def test_the_nearest_thumbnail_is_of_the_same_species_far_more_often_than_by_cha
         ({"seed": None}, "seed"),
         ({"image_size": 160}, "image_size"),
         ({"image_size": (160, 160, 3)}, "image_size"),
-        ({"image_size": (31, 160)}, r"image_size\[0\]"),
-        ({"image_size": (160, 64.5)}, r"image_size\[1\]"),
+        ({"image_size": (31, 160)}, "image_size"),
+        ({"image_size": (160, 64.5)}, "image_size"),
     ],
 )
 def test_an_argument_it_cannot_use_is_refused_by_name(arguments: dict[str, Any], name: str) -> None:
