@@ -23,6 +23,7 @@ __all__ = [
     "checked_class_names",
     "declared_class_names",
     "in_order_of_numbers",
+    "part_of",
 ]
 
 ImageInput: TypeAlias = (
@@ -35,6 +36,11 @@ SplitName: TypeAlias = Literal["train", "val", "test"]
 """The three parts of a data set. Nothing is ever selected on ``test``."""
 
 _SPLIT_NAMES = frozenset(get_args(SplitName))
+_PARTS: Final[dict[str, SplitName]] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 _WHOLE_NUMBER: Final = re.compile(r"-?[0-9]{1,99}")
 _IMAGES = (str, bytes, os.PathLike, np.ndarray, Image.Image, bytearray, memoryview)
 
@@ -143,3 +149,13 @@ def in_order_of_numbers(labels: Collection[str | None]) -> tuple[str, ...] | Non
     if not names or not all(map(_WHOLE_NUMBER.fullmatch, names)):
         return None
     return tuple(sorted(names, key=lambda name: (int(name), name)))
+
+
+def part_of(name: str) -> SplitName | None:
+    """Return the part of a data set that a folder or split is named after, in any case.
+
+    Example:
+        >>> part_of("Validation"), part_of("daisy")
+        ('val', None)
+    """
+    return _PARTS.get(name.casefold())

@@ -1,20 +1,24 @@
-"""Images in memory."""
+"""Images in memory, or in a temporary file where memory is too small for them."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from flowercnn.errors import ConfigurationError
-from flowercnn.sources.base import Sample
+from flowercnn.sources.base import ImageInput, Sample
 
-__all__ = ["InMemory"]
+__all__ = ["InMemory", "Spool"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -104,3 +108,48 @@ def _check_image(index: int, image: object) -> None:
         received = f"dtype {image.dtype}, shape {shape}. {way_out}"
     if not known:
         raise ConfigurationError(f"images[{index}] must be {rule} Received: {received}")
+
+
+class Spool:
+    """Temporary file of images, removed with the last of them."""
+
+    def __init__(self) -> None:
+        folder = mkdtemp(prefix="flowercnn-")
+        self.path = str(Path(folder) / "images")
+        self._file = Path(self.path).open("wb")  # noqa: SIM115 - closed after the last image
+        weakref.finalize(self, _remove, folder, os.getpid())
+
+    def add(self, content: bytes) -> ImageInput:
+        """Write an image and return its reader."""
+        start = self._file.tell()
+        self._file.write(content)
+        return _SpooledImage(self, self.path, start, len(content))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End writing, before reading begins."""
+        self._file.close()
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child ends before its parent
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _SpooledImage:
+    spool: Spool | None  # keeps the file as long as there is an image
+    path: str
+    start: int
+    size: int
+
+    def __call__(self) -> bytes:
+        with open(self.path, "rb") as file:  # noqa: PTH123 - called for every image
+            file.seek(self.start)
+            return file.read(self.size)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the place, not the file, which exists as long as this process has the images."""
+        return _SpooledImage, (None, self.path, self.start, self.size)
