@@ -1,12 +1,11 @@
-"""Sources made of sources. Nothing is listed or read before the result is iterated."""
+"""Sources made of sources; nothing is listed or read before iteration."""
 
 from __future__ import annotations
 
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from flowercnn._utils import check_count, check_seed, stable_hash
 from flowercnn.errors import ConfigurationError, DataError, UnknownNameError, closest
@@ -16,17 +15,18 @@ __all__ = ["concat", "filter", "limit", "map_labels"]
 
 
 def concat(*sources: DataSource, **named: DataSource) -> DataSource:
-    """Return one source with the samples of several, one source after the other.
+    """Return the samples of several sources, one source after the other, as one source.
 
-    The declared classes are those of all in order, if all declare theirs. Groups of the same name are one group.
+    The declared classes are those of all in order, if all declare theirs. Groups of the same name
+    are one group.
 
     Args:
         *sources: Sources whose keys are taken as they are.
-        **named: Sources whose keys get the name and a ``/`` in front, so that two folders with the same file names go
-            together.
+        **named: Sources whose keys are prefixed with the name and a ``/``, so that two folders with
+            the same file names can be joined.
 
     Raises:
-        ConfigurationError: If there is no source, or one is none; what a list holds is seen when iterated.
+        ConfigurationError: If there is no source, or an argument is not a source.
         DataError: If two samples have the same key (when iterated).
 
     Example:
@@ -35,25 +35,29 @@ def concat(*sources: DataSource, **named: DataSource) -> DataSource:
         >>> [sample.key for sample in both]
         ['first/daisy/0000', 'first/tulip/0000', 'second/daisy/0000', 'second/tulip/0000']
     """
-    parts = [*(("", source) for source in sources), *((f"{name}/", source) for name, source in named.items())]
-    if not parts:
+    if not sources and not named:
         raise ConfigurationError("concat needs at least one source. Received: none")
-    return _Concat(tuple((prefix, _checked(source)) for prefix, source in parts))
+    parts = [("", _checked(source)) for source in sources]
+    parts += [(f"{name}/", _checked(source)) for name, source in named.items()]
+    return _Concat(tuple(parts))
 
 
-def filter(source: DataSource, keep: Callable[[Sample], bool]) -> DataSource:  # noqa: A001 - sources.filter is clear
-    """Return a source with the samples for which ``keep`` is true; declared classes stay as they are.
+def filter(  # noqa: A001 - sources.filter is clear
+    source: DataSource, keep: Callable[[Sample], bool]
+) -> DataSource:
+    """Return a source with the samples for which ``keep`` is true, with the same classes.
 
     Args:
-        source: What to choose from.
-        keep: A function of a `Sample`.
+        source: Source to choose from.
+        keep: Function of a `Sample`.
 
     Raises:
         ConfigurationError: If an argument is of the wrong kind.
 
     Example:
         >>> from flowercnn import SyntheticFlowers
-        >>> [sample.key for sample in filter(SyntheticFlowers(2, 2), lambda sample: sample.label == "tulip")]
+        >>> tulips = filter(SyntheticFlowers(2, 2), lambda sample: sample.label == "tulip")
+        >>> [sample.key for sample in tulips]
         ['tulip/0000', 'tulip/0001']
     """
     if not callable(keep):
@@ -61,14 +65,16 @@ def filter(source: DataSource, keep: Callable[[Sample], bool]) -> DataSource:  #
     return _Filter(_checked(source), keep)
 
 
-def map_labels(source: DataSource, mapping: Mapping[str, str | None] | Callable[[str], str | None]) -> DataSource:
+def map_labels(
+    source: DataSource, mapping: Mapping[str, str | None] | Callable[[str], str | None]
+) -> DataSource:
     """Return a source with other class names: renamed, or several merged into one.
 
     Args:
-        source: Where the samples come from. Those without a label stay without.
-        mapping: The new name for old ones, where those that are not in it stay; or a function of the old name.
-            ``None`` as the new name takes the label away, and ``Dataset.from_source(..., unlabelled="skip")`` the
-            sample.
+        source: Source of the samples. Those without a label stay without.
+        mapping: Mapping of old names to new ones, where missing names stay; or a function of the
+            old name. The new name ``None`` removes the label; to remove the sample too, use
+            ``Dataset.from_source(..., unlabelled="skip")``.
 
     Raises:
         ConfigurationError: If an argument is of the wrong kind.
@@ -81,17 +87,21 @@ def map_labels(source: DataSource, mapping: Mapping[str, str | None] | Callable[
         (('daisy', 'other'), ['daisy', 'other', 'other'])
     """
     if not isinstance(mapping, Mapping) and not callable(mapping):
-        raise ConfigurationError(f"mapping must be a mapping or a function of a name. Received: mapping={mapping!r}")
+        raise ConfigurationError(
+            f"mapping must be a mapping or a function of a name. Received: mapping={mapping!r}"
+        )
     return _MapLabels(_checked(source), mapping)
 
 
 def limit(source: DataSource, *, per_class: int, seed: int | None = None) -> DataSource:
-    """Return a source with at most ``per_class`` samples of each class; those without a label count as a class.
+    """Return a source with at most ``per_class`` samples of each class.
+
+    Samples without a label count as a class.
 
     Args:
-        source: What to choose from.
-        per_class: How many, at least 1.
-        seed: Which of the possible choices, the same for the same keys; ``None`` takes the first of each class.
+        source: Source to choose from.
+        per_class: Number of samples, at least 1.
+        seed: Seed of the choice, the same for the same keys; ``None`` takes the first samples.
 
     Raises:
         ConfigurationError: If an argument has a type or value it cannot have.
@@ -113,11 +123,11 @@ class _Concat:
         seen: set[str] = set()
         for prefix, source in self.parts:
             for sample in _samples(source):
-                new = _changed(sample, key=prefix + sample.key) if prefix else sample
+                new = replace(sample, key=prefix + sample.key) if prefix else sample
                 if new.key in seen:
                     raise DataError(
-                        f"Two samples have the key {new.key!r}. Name the sources, such as concat(garden=..., "
-                        "field=...), to put the names in front of the keys."
+                        f"Two samples have the key {new.key!r}. Name the sources, such as "
+                        "concat(garden=..., field=...), to put the names in front of the keys."
                     )
                 seen.add(new.key)
                 yield new
@@ -125,7 +135,9 @@ class _Concat:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         declared = [declared_class_names(source) for _, source in self.parts]
-        return tuple(dict.fromkeys(name for names in declared for name in names or ())) if all(declared) else None
+        if not all(declared):
+            return None
+        return tuple(dict.fromkeys(name for names in declared for name in names or ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +166,11 @@ class _MapLabels:
                 continue
             seen.add(sample.label)
             new = self._new(sample.label)
-            yield sample if new == sample.label else _changed(sample, label=new)
+            yield sample if new == sample.label else replace(sample, label=new)
         for name in self.mapping if isinstance(self.mapping, Mapping) else ():
             if name not in seen:
                 raise UnknownNameError(
-                    f"No sample has a label that mapping wants to change.{closest(name, seen)} Received: {name!r}"
+                    f"No sample has this label of mapping.{closest(name, seen)} Received: {name!r}"
                 )
 
     @property
@@ -170,7 +182,11 @@ class _MapLabels:
         return tuple(dict.fromkeys(name for name in new if name is not None))
 
     def _new(self, name: str) -> str | None:
-        return self.mapping.get(name, name) if isinstance(self.mapping, Mapping) else self.mapping(name)
+        return (
+            self.mapping.get(name, name)
+            if isinstance(self.mapping, Mapping)
+            else self.mapping(name)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +215,8 @@ class _Limit:
                 heapq.heappush(heap, item)
             else:
                 heapq.heappushpop(heap, item)
-        for _, _, sample in sorted((item for heap in chosen.values() for item in heap), key=lambda item: item[1]):
+        drawn = (item for heap in chosen.values() for item in heap)
+        for _, _, sample in sorted(drawn, key=lambda item: item[1]):
             yield sample
 
     @property
@@ -210,14 +227,14 @@ class _Limit:
 def _checked(source: DataSource) -> DataSource:
     if isinstance(source, (str, bytes)) or not isinstance(source, DataSource):
         raise ConfigurationError(
-            "Every source must be an object that yields samples, such as flowercnn.ImageFolder('photos'). "
-            f"Received: {type(source).__name__} {source!r}"
+            "Every source must be an object that yields samples, such as "
+            f"flowercnn.ImageFolder('photos'). Received: {type(source).__name__} {source!r}"
         )
     return source
 
 
 def _samples(source: DataSource) -> Iterator[Sample]:
-    """Yield the samples of a source, with a sentence for its author if it is none: a list may hold anything."""
+    """Yield the samples of a source; a list may hold anything."""
     for sample in source:
         if not isinstance(sample, Sample):
             raise ConfigurationError(
@@ -225,8 +242,3 @@ def _samples(source: DataSource) -> Iterator[Sample]:
                 f"Received from {type(source).__name__}: {type(sample).__name__}"
             )
         yield sample
-
-
-def _changed(sample: Sample, **changes: Any) -> Sample:
-    values = {"key": sample.key, "label": sample.label, "image": sample.image, "group": sample.group}
-    return Sample(**{**values, "split": sample.split, **changes})

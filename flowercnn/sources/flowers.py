@@ -19,7 +19,7 @@ from flowercnn._utils import expanded, user_cache
 from flowercnn.errors import ConfigurationError, SourceError, closest, few
 from flowercnn.sources.base import Sample, SplitName
 from flowercnn.sources.download import Download, unpack_photographs
-from flowercnn.sources.folder import find_pictures
+from flowercnn.sources.folder import find_images
 
 __all__ = ["Flower17", "Flower102"]
 
@@ -231,7 +231,7 @@ def _photographs(folder: Path) -> dict[int, str]:
     if not folder.is_dir():
         return {}
     found: dict[int, str] = {}
-    for path in find_pictures(str(folder), or_none=True):
+    for path in find_images(str(folder), or_none=True):
         match = _PHOTOGRAPH.fullmatch(os.path.basename(path))  # noqa: PTH119 - thousands of them
         if match is None:
             continue

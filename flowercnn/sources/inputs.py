@@ -16,8 +16,8 @@ from PIL import Image
 from flowercnn.errors import ConfigurationError, ImageError, SourceError
 from flowercnn.sources.archive import is_archive, open_archive
 from flowercnn.sources.base import DataSource, ImageInput, Sample
-from flowercnn.sources.folder import find_pictures
-from flowercnn.sources.tree import ListedTree, is_picture
+from flowercnn.sources.folder import find_images
+from flowercnn.sources.tree import ListedTree, is_image
 from flowercnn.sources.urls import fetch, is_url
 
 __all__ = ["PredictInput", "keyed_pictures", "one_picture"]
@@ -85,7 +85,7 @@ def _expand_path(path: str) -> Iterator[tuple[str, ImageInput]]:
         return
     path = os.path.expanduser(path)  # noqa: PTH111 - paths stay the strings the user gave
     if os.path.isdir(path):  # noqa: PTH112
-        yield from ((found, found) for found in find_pictures(path))
+        yield from ((found, found) for found in find_images(path))
     elif os.path.lexists(path):
         if is_archive(path):
             yield from sorted(_pictures_in(open_archive(path)), key=itemgetter(0))
@@ -106,7 +106,7 @@ def _pictures_in(archive: ListedTree, folder: str = "") -> Iterator[tuple[str, I
     for name, kind, handle in archive.entries(folder):
         if kind == "folder":
             yield from _pictures_in(archive, handle)
-        elif kind == "file" and is_picture(name):
+        elif kind == "file" and is_image(name):
             yield folder + name, handle
 
 

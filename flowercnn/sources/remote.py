@@ -1,4 +1,4 @@
-"""Pictures behind URLs: whatever fsspec can open, such as s3://, gs://, https:// and memory://."""
+"""Images behind URLs that fsspec can open, such as s3://, gs://, https:// and memory://."""
 
 from __future__ import annotations
 
@@ -18,63 +18,45 @@ from flowercnn.errors import (
     UnknownNameError,
     closest,
 )
-from flowercnn.sources.archive import is_archive, is_compressed_tar, list_archive, list_unpacked_tar, unpacked_tar
+from flowercnn.sources.archive import (
+    is_archive,
+    is_compressed_tar,
+    list_archive,
+    list_unpacked_tar,
+    unpacked_tar,
+)
 from flowercnn.sources.tree import DEEPEST, ListedTree
 from flowercnn.sources.urls import StorageOptions, shown
 
-__all__ = ["RemoteFile", "RemotePicture", "open_remote_tree", "read_remote"]
+__all__ = ["RemoteFile", "RemoteImage", "open_remote_tree", "read_remote"]
 
 _LARGEST_FILE: Final = 2**30
 _ATTEMPTS: Final = 3
 _FIRST_PAUSE: Final = 0.2  # seconds; each pause is four times the one before
-# What a second attempt would meet again: a refusal, a wrong argument, something the file system cannot do.
-_NOT_REPEATED: Final = (IsADirectoryError, PermissionError, ValueError, TypeError, NotImplementedError)
-_BAD_REQUEST, _SERVER_ERROR, _PASSING, _GONE = 400, 500, (408, 429), (404, 410)  # statuses of HTTP
+# Errors that a second attempt would meet again.
+_FINAL: Final = (IsADirectoryError, PermissionError, ValueError, TypeError, NotImplementedError)
+_BAD_REQUEST, _SERVER_ERROR = 400, 500  # statuses of HTTP
+_TEMPORARY, _GONE = (408, 429), (404, 410)
 _SECONDS: Final = 30  # to connect to a web server, and for each piece of its answer
 _SECONDS_IN_ALL: Final = 300  # for one request
-# What file systems call what changes with the content of a file.
+# Names in file systems of what changes with the content of a file.
 _MARKS: Final = frozenset(
-    [
+    (
         *("etag", "lastmodified", "mtime", "updated", "created", "generation", "versionid", "sha"),
         *("contentmd5", "md5", "md5hash", "digest", "checksum", "crc32c"),
-    ]
+    )
 )
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class RemotePicture:
-    """A picture behind a URL, read when it is called; safe in several threads and cheap to pickle.
-
-    Args:
-        url: As fsspec wants it.
-        options: What else fsspec needs.
-    """
-
-    url: str
-    options: StorageOptions = field(default_factory=StorageOptions, hash=False)
-
-    def __repr__(self) -> str:
-        return f"<{shown(self.url)}>"
-
-    def __call__(self) -> bytes:
-        """Return the encoded picture.
-
-        Raises:
-            ImageError: If there is no such file, or it is larger than 1 GiB.
-            SourceError: If it cannot be read after three attempts.
-        """
-        return read_remote(self.url, self.options, missing=ImageError)
-
-
-@dataclass(frozen=True, slots=True, repr=False)
 class RemoteFile:
-    """A remote file of which parts are read.
+    """Remote file; safe in several threads and cheap to pickle.
 
     Args:
-        url: As fsspec wants it.
-        options: What else fsspec needs.
+        url: URL as fsspec takes it.
+        options: Further options of fsspec.
     """
 
     url: str
@@ -87,7 +69,7 @@ class RemoteFile:
         """Return the bytes from ``start`` up to ``end``.
 
         Raises:
-            SourceError: If they cannot be read after three attempts, or the server sends more than was asked for.
+            SourceError: If they cannot be read in three attempts, or the server sends more.
         """
 
         def read() -> bytes:
@@ -100,17 +82,34 @@ class RemoteFile:
         return content
 
 
-def read_remote(url: str, options: Mapping[str, Any], missing: type[ImageError | SourceError] = SourceError) -> bytes:
+class RemoteImage(RemoteFile):
+    """Remote file that is an image, read when it is called."""
+
+    __slots__ = ()
+
+    def __call__(self) -> bytes:
+        """Return the encoded image.
+
+        Raises:
+            ImageError: If there is no such file, or it is larger than 1 GiB.
+            SourceError: If it cannot be read in three attempts.
+        """
+        return read_remote(self.url, self.options, missing=ImageError)
+
+
+def read_remote(
+    url: str, options: Mapping[str, Any], missing: type[ImageError | SourceError] = SourceError
+) -> bytes:
     """Return the content of a remote file.
 
     Args:
-        url: Of the file.
-        options: What else fsspec needs.
-        missing: What to raise if there is no such file, or it is larger than 1 GiB.
+        url: URL of the file.
+        options: Options of fsspec.
+        missing: Error to raise if there is no such file, or it is larger than 1 GiB.
 
     Raises:
-        MissingDependencyError: If fsspec, or what it needs for this kind of URL, is not installed.
-        SourceError: If it cannot be read after three attempts.
+        MissingDependencyError: If fsspec, or its package for this kind of URL, is not installed.
+        SourceError: If it cannot be read in three attempts.
     """
 
     def read() -> bytes:
@@ -132,14 +131,14 @@ def open_remote_tree(url: str, options: StorageOptions) -> ListedTree:
     """List everything below a remote folder, or in a remote archive.
 
     Args:
-        url: Of the folder or archive; ``zip://inside::URL`` is a folder in an archive with any name, ``zip://PATH``
-            an archive.
-        options: What else fsspec needs.
+        url: URL of the folder or archive; ``zip://inside::URL`` is a folder in an archive of any
+            name, ``zip://PATH`` an archive.
+        options: Options of fsspec.
 
     Raises:
-        MissingDependencyError: If fsspec, or what it needs for this kind of URL, is not installed.
+        MissingDependencyError: If fsspec, or its package for this kind of URL, is not installed.
         SourceError: If it cannot be listed.
-        UnknownNameError: If fsspec knows no such kind of URL.
+        UnknownNameError: If fsspec does not know this kind of URL.
     """
     first, _, rest = url.partition("::")
     kind, _, inside = first.partition("://")
@@ -152,23 +151,23 @@ def open_remote_tree(url: str, options: StorageOptions) -> ListedTree:
         return _open_remote_archive(url, options, is_zip=shown(url).lower().endswith(".zip"))
     system, root = _system(url, options)
     tree = ListedTree(shown(url))
-    for path in _found(system, root, url):
+    for path in _files_below(system, root, url):
         relative = path.removeprefix(root).lstrip("/")
         if url.startswith(("http://", "https://")):
             relative = unquote(relative)
-        tree.add_file(relative, RemotePicture(_url_of(system, path, url), options))
+        tree.add_file(relative, RemoteImage(_url_of(system, path, url), options))
     return tree
 
 
-def _found(system: Any, root: str, url: str) -> list[str]:
-    """Return the paths of all files below a folder; a sub-folder that cannot be listed is an error, not left out."""
+def _files_below(system: Any, root: str, url: str) -> list[str]:
+    """Return the paths of all files below a folder; one that cannot be listed is an error."""
     if _has_its_own_find(type(system)):
-        return _persistently(url, partial(_found_at_once, system, root))
-    found, folders, seen = [], [root], {root.rstrip("/")}
+        return _persistently(url, partial(_find, system, root))
+    files, folders, visited = [], [root], {root.rstrip("/")}
     while folders:
         folder = folders.pop()
         place = url if folder == root else _url_of(system, folder, url)
-        # Each on its own: among many requests some fail, however often all of them are repeated.
+        # Each on its own: of many requests some fail, however often all are repeated.
         for entry in _persistently(place, partial(system.ls, folder, detail=True)):
             path = str(entry["name"])
             parts = path.removeprefix(root).split("/")
@@ -177,35 +176,35 @@ def _found(system: Any, root: str, url: str) -> list[str]:
             if len(parts) > DEEPEST:
                 raise SourceError(f"{shown(path)}: folders are nested more than {DEEPEST} deep.")
             if entry["type"] != "directory":
-                found.append(path)
-            elif path.rstrip("/") not in seen:
-                seen.add(path.rstrip("/"))
+                files.append(path)
+            elif path.rstrip("/") not in visited:
+                visited.add(path.rstrip("/"))
                 folders.append(path)
-    return found
+    return files
 
 
-def _found_at_once(system: Any, root: str) -> list[str]:
-    found = [str(path) for path in system.find(root)]
-    if not found:
+def _find(system: Any, root: str) -> list[str]:
+    files = [str(path) for path in system.find(root)]
+    if not files:
         system.ls(root)  # raises an error if there is no such folder
-    return found
+    return files
 
 
 def _has_its_own_find(kind: Any) -> bool:
-    """Return whether a file system lists everything in one go, as object stores do.
+    """Return whether a file system lists everything at once, as object stores do.
 
-    The ``find`` that fsspec gives all others goes from folder to folder and leaves out, in silence, those that fail.
+    The default ``find`` of fsspec lists each folder and silently leaves out those that fail.
     """
     from fsspec.asyn import AsyncFileSystem
     from fsspec.spec import AbstractFileSystem
 
     if issubclass(kind, AsyncFileSystem):
-        return bool(kind._find is not AsyncFileSystem._find)  # noqa: SLF001 - there is no public way to tell
+        return bool(kind._find is not AsyncFileSystem._find)  # noqa: SLF001 - no public way
     return bool(getattr(kind, "find", None) is not AbstractFileSystem.find)
 
 
 def _url_of(system: Any, path: str, url: str) -> str:
-    """Return the URL of a file in the file system of ``url``, behind the same caches (``simplecache::s3://``)."""
+    """Return the URL of a file, behind the caches of ``url`` (``simplecache::s3://``)."""
     caches = [part for part in url.split("::") if "://" not in part]
     return "::".join([*caches, str(system.unstrip_protocol(path))])
 
@@ -227,7 +226,7 @@ def _open_remote_archive(url: str, options: StorageOptions, *, is_zip: bool) -> 
 
 
 def _size(url: str, info: Mapping[str, Any], opened: Any) -> int:
-    """Return the size of a file; ``filecache::`` and some servers tell it only of what is opened, if at all."""
+    """Return the size of a file; ``filecache::`` and some servers know only that of an open one."""
     if info["size"] is not None:
         return int(info["size"])
     try:
@@ -239,29 +238,29 @@ def _size(url: str, info: Mapping[str, Any], opened: Any) -> int:
 
 
 def _version(info: Mapping[str, Any]) -> str | None:
-    """Return what changes with the content of a file, or ``None`` if only its size is known.
+    """Return a mark that changes with the content of a file, or ``None`` if only its size is known.
 
-    Not fsspec's ``ukey``: over HTTP that is a hash of the URL, which stays when the content changes.
+    Not fsspec's ``ukey``: over HTTP that is a hash of the URL.
     """
-    marks = [f"{name}={info[name]}" for name in sorted(info) if _letters(name) in _MARKS and info[name]]
+    marks = [
+        f"{name}={info[name]}"
+        for name in sorted(info)
+        if "".join(filter(str.isalnum, name)).lower() in _MARKS and info[name]
+    ]
     return " ".join([f"size={info['size']}", *marks]) if marks else None
 
 
-def _letters(name: str) -> str:
-    return "".join(filter(str.isalnum, name)).lower()
-
-
 class _SteadyFile:
-    """An open remote file; what may pass, such as a lost connection, is tried again at each reading.
+    """Open remote file; each read is repeated after temporary errors, such as a lost connection.
 
     Args:
-        url: Of the file.
-        file: As fsspec has opened it.
+        url: Its URL.
+        file: The file as fsspec has opened it.
     """
 
     def __init__(self, url: str, file: Any) -> None:
         self._url, self._file = url, file
-        self.failure: SourceError | None = None  # for zipfile every OSError means that it is no zip
+        self.failure: SourceError | None = None  # to zipfile every OSError means a bad zip
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1) -> bytes:
@@ -280,7 +279,7 @@ class _SteadyFile:
 
 
 def _with_patience(url: str, protocol: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add timeouts for web servers unless ``options`` say something; aiohttp's own is five minutes of silence."""
+    """Add timeouts for web servers to options without any; aiohttp's is five silent minutes."""
     own = options.get(protocol, {})
     if protocol not in ("http", "https") or "client_kwargs" in options or "client_kwargs" in own:
         return options
@@ -306,7 +305,8 @@ def _system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     known = fsspec.available_protocols()
     if "://" in url and protocol not in known:
         raise UnknownNameError(
-            f"fsspec knows no {protocol}:// URLs.{closest(protocol, known)} Received: {shown(url)!r}"
+            f"fsspec knows no {protocol}:// URLs.{closest(protocol, known)} "
+            f"Received: {shown(url)!r}"
         )
     try:
         system, path = url_to_fs(url, **_with_patience(url, protocol, options))
@@ -318,21 +318,21 @@ def _system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def _opened(system: Any, path: str) -> Any:
-    """Open a file that is read from its beginning to its end."""
+    """Open a file to read all of it."""
     if "https" not in system.protocol:
         return system.open(path, "rb")
-    return system.open(path, "rb", block_size=0, size=1)  # a stream: otherwise its size is asked for first
+    return system.open(path, "rb", block_size=0, size=1)  # a stream, without a request for its size
 
 
 def _decoded(system: Any, path: str) -> str:
-    """Return the path of a ``file://`` URL as the disk has it: fsspec leaves the ``%20`` of ``Path.as_uri()``."""
+    """Return the path of a ``file://`` URL; fsspec leaves the ``%20`` of ``Path.as_uri()``."""
     return unquote(path) if "%" in path and not system.exists(path) else path
 
 
 def _persistently(
     url: str, read: Callable[[], Result], missing: type[ImageError | SourceError] = SourceError
 ) -> Result:
-    """Return ``read()``; what may pass, such as a lost connection, is tried again after a pause."""
+    """Return ``read()``, repeated after temporary errors such as a lost connection."""
     for attempt in range(_ATTEMPTS):
         try:
             return read()
@@ -349,11 +349,15 @@ def _persistently(
 
 
 def _cause(error: Exception) -> BaseException:
-    """Return what has gone wrong: fsspec says of any failure of a web server that there is no such file."""
+    """Return the true cause: to fsspec any failure of a web server is a missing file."""
     if getattr(error, "status", None) in _GONE:
         return FileNotFoundError()
     cause = error.__cause__
-    if not isinstance(error, FileNotFoundError) or cause is None or isinstance(cause, FileNotFoundError):
+    if (
+        not isinstance(error, FileNotFoundError)
+        or cause is None
+        or isinstance(cause, FileNotFoundError)
+    ):
         return error
     status = getattr(cause, "status", None)
     if isinstance(status, int):
@@ -363,22 +367,26 @@ def _cause(error: Exception) -> BaseException:
 
 
 def _unreadable(url: str, error: BaseException) -> SourceError:
-    """Return what to raise, ``from None``: the message of ``error`` may have the whole URL, with what is secret."""
-    if isinstance(error, ValueError) and "range requests" in str(error):  # fsspec has no class of its own for it
+    """Return the error to raise ``from None``: ``error`` may hold the URL with its secrets."""
+    if isinstance(error, ValueError) and "range requests" in str(
+        error
+    ):  # fsspec has no class for it
         return _sends_no_parts(url)
     return SourceError(
-        f"{shown(url)}: cannot be read ({type(error).__name__}). Check the URL, your access to it and the network."
+        f"{shown(url)}: cannot be read ({type(error).__name__}). "
+        "Check the URL, your access to it and the network."
     )
 
 
 def _sends_no_parts(url: str) -> SourceError:
     return SourceError(
-        f"{shown(url)}: the server cannot send parts of a file. Download it first, or put simplecache:: before it."
+        f"{shown(url)}: the server cannot send parts of a file. "
+        "Download it first, or put simplecache:: before it."
     )
 
 
 def _is_final(error: BaseException) -> bool:
-    """Return whether trying again is no use: a request that is refused, an argument that is wrong."""
+    """Return whether trying again is useless: a rejected request, a wrong argument."""
     status = getattr(error, "status", None)
-    refused = isinstance(status, int) and _BAD_REQUEST <= status < _SERVER_ERROR and status not in _PASSING
-    return refused or isinstance(error, _NOT_REPEATED)
+    is_ours = isinstance(status, int) and _BAD_REQUEST <= status < _SERVER_ERROR
+    return (is_ours and status not in _TEMPORARY) or isinstance(error, _FINAL)

@@ -1,12 +1,11 @@
-"""Columns from files and frames, read without pandas where the file is text."""
+"""Columns of table files and frames; text files are read without pandas."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TextIO, TypeAlias
@@ -17,19 +16,15 @@ from flowercnn.sources.urls import shown
 __all__ = ["ChooseColumns", "Table", "read_frame", "read_table_file"]
 
 ChooseColumns: TypeAlias = Callable[[Sequence[str]], list[str]]
-"""Says which of the columns there are is wanted."""
+"""Function from the names of all columns to those wanted."""
 
-_SEPARATORS: Final = ("\t", ";", ",")  # of equally frequent ones, the first
+_SEPARATORS: Final = ("\t", ";", ",")  # the first of equally frequent ones
 _LONGEST_FIELD: Final = 2**17
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The columns wanted of a table.
-
-    Args:
-        columns: The cells of each column, equally many.
-    """
+    """Columns of a table, equally long."""
 
     columns: Mapping[str, Sequence[Any]]
 
@@ -44,26 +39,28 @@ def read_table_file(
 
     Args:
         path: Path or URL.
-        choose: Which columns to read.
-        options: What fsspec needs for a URL.
-        header_only: Whether to look at the names of the columns and read none.
+        choose: Function that chooses columns.
+        options: Options of fsspec for a URL.
+        header_only: Whether to read the names of the columns only.
 
     Raises:
         MissingDependencyError: If pyarrow or fsspec is needed and not installed.
         SourceError: If it cannot be read.
     """
-    path = os.path.expanduser(path)  # noqa: PTH111 - bytes of names that are no UTF-8 stay; URLs stay as they are
+    path = os.path.expanduser(path)  # noqa: PTH111 - a Path changes URLs and names not in UTF-8
     if shown(path).lower().endswith(".parquet"):
         return _read_parquet(path, choose, options, header_only=header_only)
     try:
         with _opened_text(path, options) as file:
             return _read_text(path, file, choose, header_only=header_only)
+    except SourceError:
+        raise
     except UnicodeDecodeError as error:
-        raise SourceError(f"{shown(path)}: the table is not UTF-8 ({error.reason}). Save it as UTF-8.") from error
+        raise SourceError(
+            f"{shown(path)}: the table is not UTF-8 ({error.reason}). Save it as UTF-8."
+        ) from error
     except (OSError, csv.Error) as error:
-        if isinstance(error, SourceError):
-            raise
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        reason = getattr(error, "strerror", None) or error
         raise SourceError(f"{shown(path)}: the table cannot be read ({reason}).") from error
 
 
@@ -79,10 +76,8 @@ def read_frame(frame: Any, choose: ChooseColumns) -> Table:
     chosen = choose([str(name) for name in names])
     columns = {str(name): _cells(frame[name]) for name in names if str(name) in chosen}
     if len({len(cells) for cells in columns.values()}) > 1:
-        raise ConfigurationError(
-            "All columns must have equally many rows. "
-            f"Received: { {name: len(cells) for name, cells in columns.items()} }"
-        )
+        counts = {name: len(cells) for name, cells in columns.items()}
+        raise ConfigurationError(f"All columns must have equally many rows. Received: {counts}")
     return Table(columns)
 
 
@@ -92,15 +87,18 @@ def _cells(column: Any) -> Sequence[Any]:
         if hasattr(column, method):
             cells: Sequence[Any] = getattr(column, method)()
             return cells
-    return column.tolist() if getattr(column, "ndim", 0) == 1 else list(column)  # of NumPy, but not pictures
+    is_flat = getattr(column, "ndim", 0) == 1  # an array of NumPy, but not of images
+    return column.tolist() if is_flat else list(column)
 
 
-def _read_parquet(path: str, choose: ChooseColumns, options: Mapping[str, Any], *, header_only: bool) -> Table:
+def _read_parquet(
+    path: str, choose: ChooseColumns, options: Mapping[str, Any], *, header_only: bool
+) -> Table:
     try:
         from pyarrow import parquet
     except ImportError as error:
         raise MissingDependencyError(
-            f"{shown(path)}: Parquet needs pyarrow. Install it with: pip install 'flowercnn[parquet]'"
+            f"{shown(path)}: Parquet needs pyarrow: pip install 'flowercnn[parquet]'"
         ) from error
     try:
         with parquet.ParquetFile(_opened_bytes(path, options) if "://" in path else path) as file:
@@ -109,16 +107,15 @@ def _read_parquet(path: str, choose: ChooseColumns, options: Mapping[str, Any], 
                 kind = str(file.schema_arrow.field(name).type)
                 if kind.startswith(("struct", "list", "binary", "large_binary")):
                     raise SourceError(
-                        f"{shown(path)}: the column {name!r} holds {kind.partition('<')[0]}, not text. For pictures "
-                        "within a Parquet file use flowercnn.sources.from_huggingface: it does not load all at once."
+                        f"{shown(path)}: the column {name!r} holds {kind.partition('<')[0]}, not "
+                        "text. For images within a Parquet file use "
+                        "flowercnn.sources.from_huggingface: it does not load all at once."
                     )
             columns: dict[str, list[Any]] = {} if header_only else {name: [] for name in chosen}
             for batch in [] if header_only else file.iter_batches(columns=chosen):
                 for name in chosen:
                     columns[name].extend(batch.column(name).to_pylist())
-    except SourceError:
-        raise
-    except LookupError:
+    except (SourceError, LookupError):
         raise
     except Exception as error:  # pyarrow raises its own errors and OSError
         raise SourceError(f"{shown(path)}: the table cannot be read ({error}).") from error
@@ -126,9 +123,12 @@ def _read_parquet(path: str, choose: ChooseColumns, options: Mapping[str, Any], 
 
 
 def _read_text(path: str, file: TextIO, choose: ChooseColumns, *, header_only: bool) -> Table:
-    first = next((line for line in iter(partial(file.readline, _LONGEST_FIELD), "") if line.strip()), "")
+    lines = iter(partial(file.readline, _LONGEST_FIELD), "")
+    first = next((line for line in lines if line.strip()), "")
     if not first:
-        raise SourceError(f"{shown(path)}: the table is empty. Its first line must have the names of the columns.")
+        raise SourceError(
+            f"{shown(path)}: the table is empty. Its first line must have the names of the columns."
+        )
     if "\0" in first:
         raise SourceError(f"{shown(path)}: the table is not UTF-8 text. Save it as UTF-8 CSV.")
     separator = max(_SEPARATORS, key=first.count)
@@ -150,23 +150,20 @@ def _read_text(path: str, file: TextIO, choose: ChooseColumns, *, header_only: b
             elif any(map(str.strip, row)):
                 uneven.append(f"line {rows.line_num}: {len(row)}")
     except csv.Error as error:
-        raise SourceError(f"{shown(path)}: line {rows.line_num} is no CSV ({error}).") from error
+        raise SourceError(f"{shown(path)}: line {rows.line_num} is not CSV ({error}).") from error
     if uneven:
         raise SourceError(
-            f"{shown(path)}: {len(uneven)} lines do not have {len(names)} fields as the first line has: "
-            f"{few(uneven)}. Fields are separated by {separator!r} and must be quoted where they hold one."
+            f"{shown(path)}: {len(uneven)} lines do not have {width} fields as the first line has: "
+            f"{few(uneven)}. Fields are separated by {separator!r} and must be quoted where they "
+            "hold one."
         )
     return Table(columns)
 
 
-@contextmanager
-def _opened_text(path: str, options: Mapping[str, Any]) -> Iterator[TextIO]:
+def _opened_text(path: str, options: Mapping[str, Any]) -> TextIO:
     if "://" in path:
-        with io.TextIOWrapper(_opened_bytes(path, options), encoding="utf-8-sig", newline="") as file:
-            yield file
-        return
-    with open(path, encoding="utf-8-sig", newline="") as file:  # noqa: PTH123 - bytes of names that are no UTF-8 stay
-        yield file
+        return io.TextIOWrapper(_opened_bytes(path, options), encoding="utf-8-sig", newline="")
+    return open(path, encoding="utf-8-sig", newline="")  # noqa: PTH123 - or names change
 
 
 def _opened_bytes(path: str, options: Mapping[str, Any]) -> io.BytesIO:

@@ -1,14 +1,13 @@
-"""Folders within folders, wherever they are: on this computer, in an archive, behind a URL."""
+"""Trees of folders: on disk, in an archive, behind a URL."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from flowercnn.errors import SourceError
-from flowercnn.sources.base import ImageInput
 
 __all__ = [
     "DEEPEST",
@@ -18,25 +17,25 @@ __all__ = [
     "ListedTree",
     "LocalTree",
     "Tree",
-    "is_picture",
+    "is_image",
     "readable_name",
 ]
 
 IMAGE_SUFFIXES: Final = frozenset(
-    [
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".avif", ".tif", ".tiff"),
-        *(".ppm", ".pgm", ".pbm", ".pnm"),
-    ]
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".avif"),
+        *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+    )
 )
-"""Which files of a folder are pictures: those with one of these suffixes, in upper or lower case."""
+"""Suffixes of image files, in upper or lower case."""
 
 UNREADABLE_SUFFIXES: Final = frozenset(
-    [
+    (
         *(".heic", ".heif", ".jp2", ".jxl", ".svg", ".psd"),
         *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"),
-    ]
+    )
 )
-"""Pictures to their owners, but of kinds that cannot be read: they are passed over, and that is said."""
+"""Suffixes of images that cannot be read: they are skipped with a warning."""
 
 DEEPEST: Final = 64
 """Parts a path may have, from the root on."""
@@ -48,12 +47,12 @@ Kind: TypeAlias = Literal["folder", "file", "other"]
 """``"other"`` is what can be neither entered nor read: broken links, pipes, devices."""
 
 Entry: TypeAlias = tuple[str, Kind, Any]
-"""Something in a folder: its name in Unicode form NFC, its kind, and its handle, which is what `Tree.entries` wants
-for a folder and what `Sample.image` wants for a file. A plain tuple: there may be millions."""
+"""Entry of a folder: its name in Unicode form NFC, its kind, and its handle: the argument of
+`Tree.entries` for a folder, `Sample.image` for a file. A plain tuple: there may be millions."""
 
 
 class Tree(Protocol):
-    """Where `ImageFolder` finds its pictures."""
+    """Tree of folders in which `ImageFolder` finds its images."""
 
     @property
     def root(self) -> Any:
@@ -61,16 +60,16 @@ class Tree(Protocol):
         ...
 
     def entries(self, folder: Any) -> Iterable[Entry]:
-        """Yield what is in a folder: only what is visible, no name twice, in any order."""
+        """Yield the visible entries of a folder, no name twice, in any order."""
         ...
 
     def real(self, folder: Any) -> str | None:
-        """Return what is the same whichever way a folder was reached; ``None`` where there is only one way."""
+        """Return the identity of a folder that links may reach, or ``None`` without links."""
         ...
 
 
 class LocalTree:
-    """Folders on this computer.
+    """Folders on disk.
 
     Args:
         root: Path of the uppermost folder.
@@ -82,7 +81,7 @@ class LocalTree:
         self._follow_links = follow_links
 
     def entries(self, folder: str) -> Iterator[Entry]:
-        """Yield what is in a folder.
+        """Yield the entries of a folder.
 
         Raises:
             SourceError: If it cannot be listed, or two names differ only in their Unicode form.
@@ -105,8 +104,8 @@ class LocalTree:
             raise
         except OSError as error:
             raise SourceError(
-                f"{folder}: not a folder that can be listed ({error.strerror}). Give the folder that holds one "
-                "sub-folder per class."
+                f"{folder}: not a folder that can be listed ({error.strerror}). Give the folder "
+                "that holds one sub-folder per class."
             ) from error
 
     def real(self, folder: str) -> str | None:
@@ -124,10 +123,10 @@ def _kind_of(entry: os.DirEntry[str], *, follow_links: bool) -> Kind:
 
 
 class ListedTree:
-    """Folders known only by a list of the paths of files, as archives and object stores have it.
+    """Folders made of a list of file paths, as archives and object stores have it.
 
     Args:
-        where: What the list is of, for messages.
+        where: The archive or store, for messages.
     """
 
     def __init__(self, where: str) -> None:
@@ -136,24 +135,25 @@ class ListedTree:
         self._originals: dict[str, str] = {"": ""}
         self.root = ""
 
-    def add_file(self, path: str, image: ImageInput) -> None:
-        """Add a file by its path with ``/``; paths with a hidden part are passed over.
+    def add_file(self, path: str, image: Callable[[], bytes]) -> None:
+        """Add a file by its path with ``/``; paths with a hidden part are skipped.
 
         Raises:
-            SourceError: If it is there already, or its path differs from another only in Unicode form.
+            SourceError: If it is there already, or its path differs only in Unicode form.
         """
-        parent, _, name = path.rpartition("/")
-        if _visible(name) and (folder := self.add_folder(parent)) is not None:
-            self._put(folder, name, "file", image)
+        self._add(path, "file", image)
 
     def add_other(self, path: str) -> None:
-        """Add what can be neither entered nor read, so that it is counted."""
+        """Add an entry that can be neither entered nor read, so that it is counted."""
+        self._add(path, "other", None)
+
+    def _add(self, path: str, kind: Kind, handle: Any) -> None:
         parent, _, name = path.rpartition("/")
         if _visible(name) and (folder := self.add_folder(parent)) is not None:
-            self._put(folder, name, "other", None)
+            self._put(folder, name, kind, handle)
 
     def add_folder(self, path: str) -> str | None:
-        """Add a folder and those it is in, and return its handle; ``None`` if a part is hidden."""
+        """Add a folder and its parents; return its handle, or ``None`` if a part is hidden."""
         if path in self._originals:
             return self._originals[path]
         parent, _, name = path.rpartition("/")
@@ -169,7 +169,7 @@ class ListedTree:
         return handle
 
     def entries(self, folder: str) -> Iterator[Entry]:
-        """Yield what is in a folder."""
+        """Yield the entries of a folder."""
         return iter(self._folders[folder].values())
 
     def real(self, folder: str) -> str | None:  # noqa: ARG002 - there are no links
@@ -177,24 +177,25 @@ class ListedTree:
         return None
 
     def enter_single_folder(self) -> None:
-        """Make the only folder on top the root if there are folders in it: archives are often packed so.
+        """Make the only folder on top the root if there are folders in it, as in many archives.
 
-        Files that are no pictures, such as a licence, do not matter; a folder with pictures of its own is a class.
+        Files other than images, such as a licence, do not matter; a folder with images of its own
+        is a class.
         """
         while True:
-            outside, outer_picture = self._inside(self.root)
-            if len(outside) != 1 or outer_picture:
+            outside, has_images = self._inside(self.root)
+            if len(outside) != 1 or has_images:
                 return
-            inside, inner_picture = self._inside(outside[0])
-            if not inside or inner_picture:
+            inside, has_images = self._inside(outside[0])
+            if not inside or has_images:
                 return
             self.root = outside[0]
 
     def _inside(self, folder: str) -> tuple[list[str], bool]:
-        """Return the folders in a folder, and whether there are pictures beside them."""
+        """Return the folders in a folder, and whether there are images beside them."""
         entries = list(self.entries(folder))
         folders = [handle for _, kind, handle in entries if kind == "folder"]
-        return folders, any(kind == "file" and is_picture(name) for name, kind, _ in entries)
+        return folders, any(kind == "file" and is_image(name) for name, kind, _ in entries)
 
     def below(self, folder: str) -> ListedTree:
         """Make a folder the root and return the tree.
@@ -211,17 +212,18 @@ class ListedTree:
     def _put(self, folder: str, name: str, kind: Kind, handle: Any) -> None:
         readable = readable_name(name)
         if readable in self._folders[folder]:
-            raise SourceError(_same_names(self._where, [f"{folder}{readable}", f"{folder}{name}"]))
+            names = [f"{folder}{readable}", f"{folder}{name}"]
+            raise SourceError(_same_names(self._where, names))
         self._folders[folder][readable] = (readable, kind, handle)
 
 
-def is_picture(name: str) -> bool:
-    """Return whether a file name ends like a picture's."""
+def is_image(name: str) -> bool:
+    """Return whether a file name has the suffix of an image."""
     return name.lower().endswith(_SUFFIXES)
 
 
 def readable_name(name: str) -> str:
-    """Bring a file name to Unicode form NFC; bytes that are no UTF-8 become backslash escapes."""
+    """Return a file name in Unicode form NFC; bytes that are not UTF-8 become backslash escapes."""
     if name.isascii():
         return name
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
@@ -234,4 +236,7 @@ def _visible(name: str) -> bool:
 def _same_names(where: str, names: list[str]) -> str:
     if names[0] == names[1]:
         return f"{where}: {names[0]!a} is there twice. Remove one of them."
-    return f"{where}: Two names differ only in their Unicode form: {names[0]!a} and {names[1]!a}. Rename one of them."
+    return (
+        f"{where}: Two names differ only in their Unicode form: {names[0]!a} and {names[1]!a}. "
+        "Rename one of them."
+    )

@@ -137,9 +137,9 @@ def memory(model: str, contents: list[bytes]) -> None:
 
 def main(model: str, folder: str, rounds: str = "5") -> None:
     """Print the ratios."""
-    from flowercnn.sources.folder import find_pictures
+    from flowercnn.sources.folder import find_images
 
-    paths = find_pictures(folder)
+    paths = find_images(folder)
     contents = [Path(path).read_bytes() for path in paths[:: max(1, len(paths) // 100)]]
     memory(model, contents)
     with tempfile.TemporaryDirectory() as directory:

@@ -15,8 +15,8 @@ from PIL import Image
 from flowercnn import ConfigurationError, Dataset, ImageError, Sample, SourceError
 from flowercnn.preprocessing.decode import decode_image, read_content
 from flowercnn.sources import from_arrays, from_huggingface, from_tensorflow
-from flowercnn.sources.adapters import _remove, _Spool
 from flowercnn.sources.base import declared_class_names
+from flowercnn.sources.memory import Spool, _remove
 from flowercnn.testing import check_source
 
 pytestmark = pytest.mark.versions
@@ -36,7 +36,9 @@ def labels(source: Any) -> list[str | None]:
     return [sample.label for sample in source]
 
 
-@pytest.mark.parametrize("numbers", [LABELS, np.array(LABELS), np.array(LABELS)[:, None], np.eye(3)[LABELS]])
+@pytest.mark.parametrize(
+    "numbers", [LABELS, np.array(LABELS), np.array(LABELS)[:, None], np.eye(3)[LABELS]]
+)
 def test_numbers_of_classes_become_names(numbers: Any) -> None:
     source = from_arrays(PICTURES, numbers, class_names=NAMES)
     assert labels(source) == ["tulip", "daisy", "rose", "daisy", "tulip", "rose"]
@@ -73,7 +75,9 @@ def test_floats_become_bytes_by_their_range(high: float, value_range: tuple[floa
 @pytest.mark.parametrize("shape", [(6, 8, 9), (6, 8, 9, 1)])
 def test_greys_are_pictures(shape: tuple[int, ...]) -> None:
     greys = PICTURES[..., 0].reshape(shape)
-    assert np.array_equal(pixels(next(iter(from_arrays(greys, LABELS))))[..., 1], PICTURES[0, ..., 0])
+    assert np.array_equal(
+        pixels(next(iter(from_arrays(greys, LABELS))))[..., 1], PICTURES[0, ..., 0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,19 +115,27 @@ def test_a_tensorflow_dataset_is_a_source(tf: Any, batch: int | None, dtype: Any
 
 @pytest.mark.parametrize(
     "numbers",
-    [np.eye(3)[LABELS].astype(np.float32), np.array(LABELS, np.float32)[:, None], np.array(NAMES)[LABELS]],
+    [
+        np.eye(3)[LABELS].astype(np.float32),
+        np.array(LABELS, np.float32)[:, None],
+        np.array(NAMES)[LABELS],
+    ],
     ids=["one-hot", "a column of floats", "names"],
 )
 def test_labels_of_a_tensorflow_dataset_may_have_any_form(tf: Any, numbers: Any) -> None:
     dataset = tf.data.Dataset.from_tensor_slices((PICTURES, numbers)).batch(4)
-    assert labels(from_tensorflow(dataset, class_names=NAMES)) == [NAMES[number] for number in LABELS]
+    assert labels(from_tensorflow(dataset, class_names=NAMES)) == [
+        NAMES[number] for number in LABELS
+    ]
 
 
 @pytest.mark.parametrize("row", [[1, 1, 0], [0, 0, 0], [0.4, 0.3, 0.3], [2, 0, 0]])
-def test_a_label_of_a_tensorflow_dataset_that_is_not_one_hot_is_refused(tf: Any, row: list[float]) -> None:
+def test_a_label_of_a_tensorflow_dataset_that_is_not_one_hot_is_refused(
+    tf: Any, row: list[float]
+) -> None:
     rows = np.array([[0, 1, 0], row], np.float32)
     source = from_tensorflow(tf.data.Dataset.from_tensor_slices((PICTURES[:2], rows)).batch(2))
-    with pytest.raises(ConfigurationError, match=r"must be one-hot.* for picture 1$"):
+    with pytest.raises(ConfigurationError, match=r"must be one-hot.* for image 1$"):
         list(source)
 
 
@@ -144,26 +156,34 @@ def test_a_tensorflow_dataset_of_pictures_without_channels_is_refused(tf: Any) -
 
 
 @pytest.mark.parametrize("batch", [None, 2])
-def test_encoded_pictures_in_a_tensorflow_dataset_stay_encoded(tf: Any, png: Png, batch: int | None) -> None:
+def test_encoded_pictures_in_a_tensorflow_dataset_stay_encoded(
+    tf: Any, png: Png, batch: int | None
+) -> None:
     dataset = tf.data.Dataset.from_tensor_slices(([png(1), png(2), png(3)], [0, 1, 2]))
     source = from_tensorflow(dataset.batch(batch) if batch else dataset)
     assert [read_content(sample.image) for sample in source] == [png(1), png(2), png(3)]
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_greys_and_transparency_of_a_tensorflow_dataset_are_pictures(tf: Any, channels: int) -> None:
+def test_greys_and_transparency_of_a_tensorflow_dataset_are_pictures(
+    tf: Any, channels: int
+) -> None:
     images = np.full((2, 8, 9, channels), 255, np.uint8)
     dataset = tf.data.Dataset.from_tensor_slices((images, [0, 1]))
     assert all(np.array_equal(pixels(s), np.full((8, 9, 3), 255)) for s in from_tensorflow(dataset))
 
 
 def test_a_tensorflow_dataset_that_shuffles_keeps_its_order(tf: Any) -> None:
-    dataset = tf.data.Dataset.from_tensor_slices((PICTURES, LABELS)).shuffle(6, reshuffle_each_iteration=True)
+    dataset = tf.data.Dataset.from_tensor_slices((PICTURES, LABELS)).shuffle(
+        6, reshuffle_each_iteration=True
+    )
     check_source(from_tensorflow(dataset.batch(2)))
 
 
 def test_what_keras_makes_of_a_folder_is_a_source(tf: Any, photo_folder: Path) -> None:
-    made = tf.keras.utils.image_dataset_from_directory(photo_folder, image_size=(16, 16), verbose=False)
+    made = tf.keras.utils.image_dataset_from_directory(
+        photo_folder, image_size=(16, 16), verbose=False
+    )
     dataset = Dataset.from_source(from_tensorflow(made))
     assert dataset.class_counts() == {"blue": 10, "green": 10, "red": 10}
 
@@ -187,7 +207,9 @@ def test_a_tensorflow_dataset_of_values_up_to_one_is_refused(tf: Any) -> None:
     dataset = tf.data.Dataset.from_tensor_slices(((PICTURES / 255).astype(np.float32), LABELS))
     with pytest.raises(ConfigurationError, match="are black"):
         list(from_tensorflow(dataset))
-    assert np.array_equal(pixels(next(iter(from_tensorflow(dataset, value_range=(0, 1))))), PICTURES[0])
+    assert np.array_equal(
+        pixels(next(iter(from_tensorflow(dataset, value_range=(0, 1))))), PICTURES[0]
+    )
 
 
 def test_a_tensorflow_dataset_that_fails_is_a_source_error(tf: Any) -> None:
@@ -222,7 +244,11 @@ def flowers(hf: Any, png: Png) -> Any:
         "label": LABELS,
         "plant": [1, 1, 2, None, 3, 3],
     }
-    features = {"image": hf.Image(), "label": hf.ClassLabel(names=NAMES), "plant": hf.Value("int64")}
+    features = {
+        "image": hf.Image(),
+        "label": hf.ClassLabel(names=NAMES),
+        "plant": hf.Value("int64"),
+    }
     return hf.Dataset.from_dict(rows, features=hf.Features(features))
 
 
@@ -235,8 +261,13 @@ def test_a_hugging_face_dataset_is_a_source(flowers: Any, png: Png) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int64", "uint8", "float32"])
-def test_numbers_of_a_hugging_face_dataset_are_classes_in_their_order(hf: Any, png: Png, kind: str) -> None:
-    rows = {"image": [{"bytes": png(number), "path": None} for number in range(4)], "label": [10, 2, 0, 1]}
+def test_numbers_of_a_hugging_face_dataset_are_classes_in_their_order(
+    hf: Any, png: Png, kind: str
+) -> None:
+    rows = {
+        "image": [{"bytes": png(number), "path": None} for number in range(4)],
+        "label": [10, 2, 0, 1],
+    }
     features = hf.Features({"image": hf.Image(), "label": hf.Value(kind)})
     dataset = Dataset.from_source(from_huggingface(hf.Dataset.from_dict(rows, features=features)))
     assert dataset.class_names == ("0", "1", "2", "10")
@@ -248,7 +279,9 @@ def test_groups_come_from_their_column(flowers: Any) -> None:
 
 
 def test_the_splits_of_a_hugging_face_dataset_are_predefined_parts(hf: Any, flowers: Any) -> None:
-    source = from_huggingface(hf.DatasetDict({"train": flowers, "validation": flowers, "test": flowers}))
+    source = from_huggingface(
+        hf.DatasetDict({"train": flowers, "validation": flowers, "test": flowers})
+    )
     assert [sample.split for sample in source] == ["train"] * 6 + ["val"] * 6 + ["test"] * 6
     assert len({sample.key for sample in source}) == 18
     check_source(source)
@@ -262,14 +295,19 @@ def test_splits_of_other_names_are_no_parts(hf: Any, flowers: Any) -> None:
 def test_pictures_by_path_are_read_from_there(hf: Any, png: Png, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
     rows = {"image": [str(tmp_path / "1.png")], "label": ["rose"]}
-    for dataset in (hf.Dataset.from_dict(rows), hf.Dataset.from_dict(rows).cast_column("image", hf.Image())):
+    for dataset in (
+        hf.Dataset.from_dict(rows),
+        hf.Dataset.from_dict(rows).cast_column("image", hf.Image()),
+    ):
         assert [read_content(sample.image) for sample in from_huggingface(dataset)] == [png(1)]
 
 
 def test_a_row_without_a_picture_is_an_image_error(hf: Any) -> None:
     rows = {"image": [None], "label": ["rose"]}
-    dataset = hf.Dataset.from_dict(rows, features=hf.Features({"image": hf.Image(), "label": hf.Value("string")}))
-    with pytest.raises(ImageError, match="row 0 has no picture"):
+    dataset = hf.Dataset.from_dict(
+        rows, features=hf.Features({"image": hf.Image(), "label": hf.Value("string")})
+    )
+    with pytest.raises(ImageError, match="row 0 has no image"):
         [read_content(sample.image) for sample in from_huggingface(dataset)]
 
 
@@ -290,12 +328,16 @@ def test_the_format_a_dataset_is_set_to_does_not_matter(flowers: Any, png: Png) 
 
 
 def test_an_unknown_column_is_named_with_the_nearest(flowers: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"has the columns image, label, plant\. Did you mean 'label'"):
+    with pytest.raises(
+        ConfigurationError, match=r"has the columns image, label, plant\. Did you mean 'label'"
+    ):
         from_huggingface(flowers, label="labels")
 
 
 def test_a_streaming_dataset_is_refused(flowers: Any) -> None:
-    with pytest.raises(ConfigurationError, match="without streaming=True. Received: datasets.*IterableDataset"):
+    with pytest.raises(
+        ConfigurationError, match="without streaming=True. Received: datasets.*IterableDataset"
+    ):
         from_huggingface(flowers.to_iterable_dataset())
 
 
@@ -330,7 +372,7 @@ def test_several_labels_for_one_picture_are_refused() -> None:
     "rows", [[[1, 1, 0], [1, 0, 0]], [[0, 0, 0], [1, 0, 0]], [[0.6, 0.4], [0, 1]], [[0, 2], [2, 0]]]
 )
 def test_rows_without_a_single_one_are_no_labels(rows: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"a single 1 and else zeros.*labels\[0\]"):
+    with pytest.raises(ConfigurationError, match=r"a single 1 and otherwise zeros.*labels\[0\]"):
         from_arrays(PICTURES[:2], np.array(rows))
 
 
@@ -340,13 +382,17 @@ def test_labels_of_another_shape_are_refused(given: Any) -> None:
         from_arrays(PICTURES[:2], given)
 
 
-@pytest.mark.parametrize("value_range", [(0, 0), (1, 0), 1, (0, 1, 2), (0, np.nan), (0, np.inf), ("a", "b"), None])
+@pytest.mark.parametrize(
+    "value_range", [(0, 0), (1, 0), 1, (0, 1, 2), (0, np.nan), (0, np.inf), ("a", "b"), None]
+)
 def test_a_range_that_is_none_is_refused(value_range: Any) -> None:
     with pytest.raises(ConfigurationError, match="value_range must be"):
         from_arrays(PICTURES / 255, LABELS, value_range=value_range)
 
 
-@pytest.mark.parametrize("images", [[PICTURES[0], PICTURES[1, :5]], PICTURES[0, 0], PICTURES[0, 0, 0, 0]])
+@pytest.mark.parametrize(
+    "images", [[PICTURES[0], PICTURES[1, :5]], PICTURES[0, 0], PICTURES[0, 0, 0, 0]]
+)
 def test_what_is_not_one_array_of_pictures_is_refused(images: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"images must be one array.*InMemory"):
         from_arrays(images, [0, 1])
@@ -358,7 +404,7 @@ def test_a_range_of_a_tensorflow_dataset_is_checked_at_once(tf: Any) -> None:
 
 
 def test_a_child_that_was_forked_leaves_the_pictures_to_its_parent() -> None:
-    spool = _Spool()
+    spool = Spool()
     with spool:
         image = spool.add(b"picture")
     folder = Path(spool.path).parent

@@ -18,11 +18,22 @@ from typing import Any
 import pytest
 
 from flowercnn import Dataset, ImageError, ImageFolder, Sample, SourceError
-from flowercnn.sources.archive import ArchivedPicture
+from flowercnn.sources.archive import ArchivedImage
 from flowercnn.testing import check_source
 
 Png = Callable[[int], bytes]
-SUFFIXES = [".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".ZIP", ".TAR.GZ"]
+SUFFIXES = [
+    ".zip",
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".tar.bz2",
+    ".tbz2",
+    ".tar.xz",
+    ".txz",
+    ".ZIP",
+    ".TAR.GZ",
+]
 COMPRESSED = [suffix for suffix in SUFFIXES if suffix.lower() not in (".zip", ".tar")]
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -53,7 +64,11 @@ def packed(suffix: str, files: Mapping[str, bytes]) -> bytes:
     suffix = suffix.lower()
     if suffix == ".zip":
         return zipped(files)
-    compressors: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "z2": bz2.compress, "xz": lzma.compress}
+    compressors: dict[str, Callable[[bytes], bytes]] = {
+        "gz": gzip.compress,
+        "z2": bz2.compress,
+        "xz": lzma.compress,
+    }
     return compressors.get(suffix[-2:], bytes)(tarred(files))
 
 
@@ -80,7 +95,7 @@ Archive = Callable[[str, bytes], Path]
 
 
 def content(sample: Sample) -> bytes:
-    assert isinstance(sample.image, ArchivedPicture)
+    assert isinstance(sample.image, ArchivedImage)
     return sample.image()
 
 
@@ -90,7 +105,9 @@ def keys(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_an_archive_is_a_folder(archive: Archive, png: Png, suffix: str) -> None:
-    files = {f"{name}/{number}.png": png(number) for name in ("daisy", "rose") for number in range(3)}
+    files = {
+        f"{name}/{number}.png": png(number) for name in ("daisy", "rose") for number in range(3)
+    }
     source = ImageFolder(archive(f"photos{suffix}", packed(suffix, files)))
     assert {sample.key: content(sample) for sample in source} == files
     assert [sample.label for sample in source] == ["daisy"] * 3 + ["rose"] * 3
@@ -98,13 +115,20 @@ def test_an_archive_is_a_folder(archive: Archive, png: Png, suffix: str) -> None
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tgz"])
 def test_an_archive_keeps_the_contract_of_a_source(archive: Archive, png: Png, suffix: str) -> None:
-    files = {f"{name}/{number}.png": png(number) for name in ("daisy", "rose") for number in range(8)}
+    files = {
+        f"{name}/{number}.png": png(number) for name in ("daisy", "rose") for number in range(8)
+    }
     check_source(ImageFolder(archive(f"photos{suffix}", packed(suffix, files))))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_reading_writes_nothing_but_the_cache(
-    archive: Archive, png: Png, cache: Path, suffix: str, unchanged: Callable[[Path], Path], tmp_path: Path
+    archive: Archive,
+    png: Png,
+    cache: Path,
+    suffix: str,
+    unchanged: Callable[[Path], Path],
+    tmp_path: Path,
 ) -> None:
     path = archive(f"photos{suffix}", packed(suffix, {"daisy/1.png": png(1), "rose/1.png": png(2)}))
     unchanged(path.parent)
@@ -114,23 +138,36 @@ def test_reading_writes_nothing_but_the_cache(
     assert written == ([".tar"] if suffix in COMPRESSED else [])
 
 
-def test_a_plain_folder_with_the_suffix_of_an_archive_is_a_folder(plant: Callable[..., Path]) -> None:
+def test_a_plain_folder_with_the_suffix_of_an_archive_is_a_folder(
+    plant: Callable[..., Path],
+) -> None:
     assert keys(plant("rose/1.png", root="photos.zip")) == ["rose/1.png"]
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
-def test_a_single_folder_around_everything_is_the_root(archive: Archive, png: Png, suffix: str) -> None:
+def test_a_single_folder_around_everything_is_the_root(
+    archive: Archive, png: Png, suffix: str
+) -> None:
     files = {"flowers/x/daisy/1.png": png(1), "flowers/x/rose/1.png": png(2)}
     assert keys(archive(f"p{suffix}", packed(suffix, files))) == ["daisy/1.png", "rose/1.png"]
 
 
-def test_files_beside_the_folders_do_not_hide_a_single_folder_around_everything(archive: Archive, png: Png) -> None:
-    files = {"flowers/LICENSE.txt": b"x", "flowers/daisy/1.png": png(1), "flowers/rose/1.png": png(2), "README": b"y"}
+def test_files_beside_the_folders_do_not_hide_a_single_folder_around_everything(
+    archive: Archive, png: Png
+) -> None:
+    files = {
+        "flowers/LICENSE.txt": b"x",
+        "flowers/daisy/1.png": png(1),
+        "flowers/rose/1.png": png(2),
+        "README": b"y",
+    }
     assert keys(archive("p.zip", zipped(files))) == ["daisy/1.png", "rose/1.png"]
 
 
 def test_a_picture_beside_a_single_folder_leaves_it_a_class(archive: Archive, png: Png) -> None:
-    assert keys(archive("p.zip", zipped({"1.png": png(1), "x/rose/2.png": png(2)}))) == ["x/rose/2.png"]
+    assert keys(archive("p.zip", zipped({"1.png": png(1), "x/rose/2.png": png(2)}))) == [
+        "x/rose/2.png"
+    ]
 
 
 def test_a_single_class_is_no_folder_around_everything(archive: Archive, png: Png) -> None:
@@ -146,7 +183,9 @@ def test_predefined_parts_are_recognised(archive: Archive, png: Png) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
-@pytest.mark.parametrize("name", ["__MACOSX/rose/._1.png", "rose/.1.png", ".git/1.png", "rose/notes.txt", "0.png"])
+@pytest.mark.parametrize(
+    "name", ["__MACOSX/rose/._1.png", "rose/.1.png", ".git/1.png", "rose/notes.txt", "0.png"]
+)
 def test_what_is_passed_over_in_a_folder_is_passed_over_here(
     archive: Archive, png: Png, suffix: str, name: str
 ) -> None:
@@ -168,7 +207,9 @@ def test_a_leading_dot_folder_is_no_folder(archive: Archive, png: Png) -> None:
 
 def test_an_archive_in_an_archive_is_passed_over(archive: Archive, png: Png) -> None:
     inner = zipped({"daisy/1.png": png(1)})
-    assert keys(archive("p.zip", zipped({"rose/1.png": png(1), "rose/inner.zip": inner}))) == ["rose/1.png"]
+    assert keys(archive("p.zip", zipped({"rose/1.png": png(1), "rose/inner.zip": inner}))) == [
+        "rose/1.png"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +224,9 @@ def test_an_archive_in_an_archive_is_passed_over(archive: Archive, png: Png) -> 
     ],
     ids=["absolute", "upwards", "within", "hard", "pipe", "device"],
 )
-def test_links_and_devices_in_a_tar_are_passed_over(archive: Archive, png: Png, member: tarfile.TarInfo) -> None:
+def test_links_and_devices_in_a_tar_are_passed_over(
+    archive: Archive, png: Png, member: tarfile.TarInfo
+) -> None:
     assert keys(archive("p.tar", tarred({"rose/1.png": png(1), "x": member}))) == ["rose/1.png"]
 
 
@@ -214,7 +257,7 @@ def test_names_that_lead_out_are_refused_and_named(
     archive: Archive, png: Png, tmp_path: Path, suffix: str, name: str
 ) -> None:
     path = archive(f"p{suffix}", packed(suffix, {"rose/1.png": png(1), name: png(2)}))
-    with pytest.raises(SourceError, match=r"refused: .*1\.png.*leads out|x\.conf.*leads out"):
+    with pytest.raises(SourceError, match=r"not allowed: .*1\.png.*leads out|x\.conf.*leads out"):
         keys(path)
     assert not list(tmp_path.rglob("*.png"))
 
@@ -232,19 +275,25 @@ def test_names_that_differ_only_in_unicode_form_are_refused(
     archive: Archive, png: Png, suffix: str, pattern: str
 ) -> None:
     names = [pattern.format(unicodedata.normalize(form, "é")) for form in ("NFC", "NFD")]
-    path = archive(f"p{suffix}", packed(suffix, {"daisy/1.png": png(0), names[0]: png(1), names[1]: png(2)}))
+    path = archive(
+        f"p{suffix}", packed(suffix, {"daisy/1.png": png(0), names[0]: png(1), names[1]: png(2)})
+    )
     with pytest.raises(SourceError, match="differ only in their Unicode form"):
         keys(path)
 
 
 def test_names_that_differ_only_by_case_are_different(archive: Archive, png: Png) -> None:
-    path = archive("p.zip", zipped({"Rose/1.png": png(1), "rose/1.png": png(2), "rose/1.PNG": png(3)}))
+    path = archive(
+        "p.zip", zipped({"Rose/1.png": png(1), "rose/1.png": png(2), "rose/1.PNG": png(3)})
+    )
     assert keys(path) == ["Rose/1.png", "rose/1.PNG", "rose/1.png"]
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
-def test_a_name_that_is_there_twice_is_refused(archive: Archive, png: Png, tmp_path: Path, suffix: str) -> None:
+def test_a_name_that_is_there_twice_is_refused(
+    archive: Archive, png: Png, tmp_path: Path, suffix: str
+) -> None:
     path = archive(f"p{suffix}", packed(suffix, {"rose/1.png": png(1)}))
     if suffix == ".zip":
         with zipfile.ZipFile(path, "a") as file:
@@ -257,19 +306,31 @@ def test_a_name_that_is_there_twice_is_refused(archive: Archive, png: Png, tmp_p
         keys(path)
 
 
-def test_a_picture_that_unpacks_to_far_more_than_its_size_is_refused(archive: Archive, png: Png) -> None:
+def test_a_picture_that_unpacks_to_far_more_than_its_size_is_refused(
+    archive: Archive, png: Png
+) -> None:
     path = archive("p.zip", zipped({"rose/1.png": png(1), "rose/bomb.png": bytes(80 * 2**20)}))
     assert path.stat().st_size < 2**20
-    with pytest.raises(SourceError, match=r"'rose/bomb\.png' \([\d,]+ bytes unpack to 83,886,080\)"):
+    with pytest.raises(
+        SourceError, match=r"'rose/bomb\.png' \([\d,]+ bytes unpack to 83,886,080\)"
+    ):
         keys(path)
 
 
-def test_another_file_that_unpacks_to_far_more_is_nobodys_business(archive: Archive, png: Png) -> None:
-    assert keys(archive("p.zip", zipped({"rose/1.png": png(1), "rose/log.txt": bytes(80 * 2**20)}))) == ["rose/1.png"]
+def test_another_file_that_unpacks_to_far_more_is_nobodys_business(
+    archive: Archive, png: Png
+) -> None:
+    assert keys(
+        archive("p.zip", zipped({"rose/1.png": png(1), "rose/log.txt": bytes(80 * 2**20)}))
+    ) == ["rose/1.png"]
 
 
-def test_a_compressed_tar_that_unpacks_to_far_more_is_refused(archive: Archive, png: Png, cache: Path) -> None:
-    path = archive("p.tgz", gzip.compress(tarred({"rose/1.png": png(1), "rose/zeros.bin": bytes(100 * 2**20)})))
+def test_a_compressed_tar_that_unpacks_to_far_more_is_refused(
+    archive: Archive, png: Png, cache: Path
+) -> None:
+    path = archive(
+        "p.tgz", gzip.compress(tarred({"rose/1.png": png(1), "rose/zeros.bin": bytes(100 * 2**20)}))
+    )
     with pytest.raises(SourceError, match="unpacks to more than"):
         keys(path)
     assert not [each for each in cache.rglob("*") if each.is_file()]
@@ -282,7 +343,9 @@ def test_a_cache_that_cannot_be_written_is_named(archive: Archive, png: Png, cac
         keys(archive("p.tgz", packed(".tgz", {"rose/1.png": png(1)})))
 
 
-def test_a_zip_that_lies_about_sizes_gives_no_more_than_it_announced(archive: Archive, png: Png) -> None:
+def test_a_zip_that_lies_about_sizes_gives_no_more_than_it_announced(
+    archive: Archive, png: Png
+) -> None:
     whole = zipped({"rose/1.png": bytes(2**20)})
     directory = whole.rindex(b"PK\x01\x02")
     lying = whole[: directory + 24] + struct.pack("<I", 100) + whole[directory + 28 :]
@@ -320,11 +383,15 @@ def test_stored_pictures_and_long_extra_fields_are_read(archive: Archive, png: P
         entry = zipfile.ZipInfo("rose/1.png")
         entry.extra = struct.pack("<HH", 0x9999, 4000) + bytes(4000)
         file.writestr(entry, png(1))
-    assert [content(sample) for sample in ImageFolder(archive("p.zip", buffer.getvalue()))] == [png(1)]
+    assert [content(sample) for sample in ImageFolder(archive("p.zip", buffer.getvalue()))] == [
+        png(1)
+    ]
 
 
 @pytest.mark.parametrize("place", [0.2, 0.5])
-def test_a_changed_byte_of_a_zip_is_found_when_the_picture_is_read(archive: Archive, png: Png, place: float) -> None:
+def test_a_changed_byte_of_a_zip_is_found_when_the_picture_is_read(
+    archive: Archive, png: Png, place: float
+) -> None:
     whole = bytearray(zipped({"rose/1.png": png(1)}))
     whole[int(len(whole) * place)] ^= 0xFF
     sample = next(iter(ImageFolder(archive("p.zip", bytes(whole)))))
@@ -334,7 +401,9 @@ def test_a_changed_byte_of_a_zip_is_found_when_the_picture_is_read(archive: Arch
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.8])
-def test_an_archive_that_is_cut_short_is_refused(archive: Archive, png: Png, suffix: str, share: float) -> None:
+def test_an_archive_that_is_cut_short_is_refused(
+    archive: Archive, png: Png, suffix: str, share: float
+) -> None:
     whole = packed(suffix, {f"rose/{number}.png": png(number) for number in range(60)})
     with pytest.raises(SourceError, match=r"p\..*cannot be read"):
         keys(archive(f"p{suffix}", whole[: int(len(whole) * share)]))
@@ -347,7 +416,9 @@ def test_what_is_no_archive_is_refused(archive: Archive, suffix: str) -> None:
 
 
 def test_an_archive_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"nowhere\.zip: the archive cannot be read \(No such file"):
+    with pytest.raises(
+        SourceError, match=r"nowhere\.zip: the archive cannot be read \(No such file"
+    ):
         keys(tmp_path / "nowhere.zip")
 
 
@@ -359,7 +430,7 @@ def test_a_tar_header_of_a_gigabyte_is_refused_unread(archive: Archive) -> None:
 
 
 def test_an_empty_archive_has_no_pictures(archive: Archive) -> None:
-    with pytest.raises(SourceError, match="no pictures found"):
+    with pytest.raises(SourceError, match="no images found"):
         keys(archive("p.zip", zipped({})))
 
 
@@ -402,7 +473,9 @@ def read_all(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tgz"])
-def test_damage_anywhere_is_an_error_of_ours_or_does_no_harm(archive: Archive, png: Png, suffix: str) -> None:
+def test_damage_anywhere_is_an_error_of_ours_or_does_no_harm(
+    archive: Archive, png: Png, suffix: str
+) -> None:
     whole = packed(suffix, {f"rose/{number}.png": png(number) for number in range(3)})
     for place in range(0, len(whole), 7):
         damaged = bytearray(whole)

@@ -60,11 +60,16 @@ def test_concat_declares_nothing_if_one_declares_nothing() -> None:
 
 
 def test_filter_keeps_what_it_is_told_to() -> None:
-    assert pairs(sources.filter(Rows(*ROWS), lambda sample: sample.key > "4")) == [("5", "tulip"), ("6", "rose")]
+    assert pairs(sources.filter(Rows(*ROWS), lambda sample: sample.key > "4")) == [
+        ("5", "tulip"),
+        ("6", "rose"),
+    ]
 
 
 def test_filter_keeps_the_declared_classes() -> None:
-    few = sources.filter(Rows(*ROWS, class_names=["tulip", "rose", "daisy"]), lambda sample: sample.label == "rose")
+    few = sources.filter(
+        Rows(*ROWS, class_names=["tulip", "rose", "daisy"]), lambda sample: sample.label == "rose"
+    )
     assert Dataset.from_source(few).class_counts() == {"tulip": 0, "rose": 3, "daisy": 0}
 
 
@@ -74,17 +79,24 @@ def test_labels_are_renamed_and_merged_and_the_others_stay() -> None:
 
 
 def test_labels_are_mapped_by_a_function() -> None:
-    assert [label for _, label in pairs(sources.map_labels(Rows(*ROWS), str.upper))][:2] == ["ROSE", "DAISY"]
+    assert [label for _, label in pairs(sources.map_labels(Rows(*ROWS), str.upper))][:2] == [
+        "ROSE",
+        "DAISY",
+    ]
 
 
 def test_a_label_mapped_to_none_is_taken_away() -> None:
-    dataset = Dataset.from_source(sources.map_labels(Rows(*ROWS), {"rose": None}), unlabelled="skip")
+    dataset = Dataset.from_source(
+        sources.map_labels(Rows(*ROWS), {"rose": None}), unlabelled="skip"
+    )
     assert dataset.keys == ("2", "5")
 
 
 def test_mapped_labels_keep_group_part_and_image() -> None:
     before, after = list(Rows(*ROWS)), list(sources.map_labels(Rows(*ROWS), str.upper))
-    assert [(s.group, s.split, s.image) for s in before] == [(s.group, s.split, s.image) for s in after]
+    assert [(s.group, s.split, s.image) for s in before] == [
+        (s.group, s.split, s.image) for s in after
+    ]
 
 
 def test_declared_classes_are_mapped_too() -> None:
@@ -98,11 +110,26 @@ def test_a_name_in_the_mapping_that_no_sample_has_is_an_error() -> None:
 
 
 def test_a_declared_class_without_samples_may_be_mapped() -> None:
-    assert len(list(sources.map_labels(Rows(*ROWS[:3], class_names=["rose", "daisy", "lily"]), {"lily": "x"}))) == 3
+    assert (
+        len(
+            list(
+                sources.map_labels(
+                    Rows(*ROWS[:3], class_names=["rose", "daisy", "lily"]), {"lily": "x"}
+                )
+            )
+        )
+        == 3
+    )
 
 
 def test_limit_takes_the_first_of_each_class() -> None:
-    assert [key for key, _ in pairs(sources.limit(Rows(*ROWS), per_class=2))] == ["1", "2", "3", "4", "5"]
+    assert [key for key, _ in pairs(sources.limit(Rows(*ROWS), per_class=2))] == [
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+    ]
 
 
 def test_limit_with_a_seed_draws_in_the_order_of_the_source() -> None:
@@ -116,18 +143,24 @@ def test_limit_with_a_seed_draws_in_the_order_of_the_source() -> None:
 
 def test_a_drawn_choice_does_not_depend_on_the_order_of_listing() -> None:
     rows = [(f"{number:03d}", "a") for number in range(50)]
-    forward, backward = (sources.limit(Rows(*each), per_class=7, seed=3) for each in (rows, rows[::-1]))
+    forward, backward = (
+        sources.limit(Rows(*each), per_class=7, seed=3) for each in (rows, rows[::-1])
+    )
     assert sorted(pairs(forward)) == sorted(pairs(backward))
 
 
 @given(
-    st.lists(st.sampled_from(["a", "b", "c", None])), st.integers(1, 5), st.one_of(st.none(), st.integers(0, 2**62))
+    st.lists(st.sampled_from(["a", "b", "c", None])),
+    st.integers(1, 5),
+    st.one_of(st.none(), st.integers(0, 2**62)),
 )
 def test_limit_never_takes_more_and_never_fewer_than_there_are(
     labels: list[str | None], per_class: int, seed: int | None
 ) -> None:
     source = Rows(*((str(place), label) for place, label in enumerate(labels)))
-    counts = Counter(label for _, label in pairs(sources.limit(source, per_class=per_class, seed=seed)))
+    counts = Counter(
+        label for _, label in pairs(sources.limit(source, per_class=per_class, seed=seed))
+    )
     assert counts == {label: min(count, per_class) for label, count in Counter(labels).items()}
 
 
@@ -151,7 +184,9 @@ def test_nothing_is_listed_before_it_is_wanted_and_then_once(compose: Any) -> No
 
 
 def test_composed_sources_compose() -> None:
-    source = sources.limit(sources.map_labels(sources.concat(a=Rows(*ROWS), b=Rows(*ROWS)), str.title), per_class=1)
+    source = sources.limit(
+        sources.map_labels(sources.concat(a=Rows(*ROWS), b=Rows(*ROWS)), str.title), per_class=1
+    )
     assert pairs(source) == [("a/1", "Rose"), ("a/2", "Daisy"), ("a/4", None), ("a/5", "Tulip")]
 
 
@@ -187,7 +222,9 @@ NUMBERS: Any = [1]
     ],
 )
 def test_a_list_of_something_else_is_no_source(source: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"must yield flowercnn\.Sample.*Received from list: int"):
+    with pytest.raises(
+        ConfigurationError, match=r"must yield flowercnn\.Sample.*Received from list: int"
+    ):
         list(source)
 
 

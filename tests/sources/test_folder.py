@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from flowercnn import ConfigurationError, Dataset, ImageFolder, SourceError
-from flowercnn.sources.folder import IMAGE_SUFFIXES, find_pictures, part_of
+from flowercnn.sources.base import part_of
+from flowercnn.sources.folder import IMAGE_SUFFIXES, find_images
 
 Plant = Callable[..., Path]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names or links")
@@ -21,7 +22,10 @@ def listed(root: Path | str, **options: object) -> list[tuple[str, str | None]]:
 
 
 def test_the_name_of_each_sub_folder_is_the_class(plant: Plant) -> None:
-    assert listed(plant("rose/1.png", "daisy/1.png")) == [("daisy/1.png", "daisy"), ("rose/1.png", "rose")]
+    assert listed(plant("rose/1.png", "daisy/1.png")) == [
+        ("daisy/1.png", "daisy"),
+        ("rose/1.png", "rose"),
+    ]
 
 
 def test_the_image_is_the_path_of_the_file(plant: Plant) -> None:
@@ -53,7 +57,9 @@ def test_a_folder_without_a_picture_makes_no_class(plant: Plant) -> None:
     assert Dataset.from_source(ImageFolder(root)).class_names == ("rose",)
 
 
-@pytest.mark.parametrize("name", [".hidden/1.png", "rose/.1.png", "rose/.git/1.png", "__MACOSX/1.png"])
+@pytest.mark.parametrize(
+    "name", [".hidden/1.png", "rose/.1.png", "rose/.git/1.png", "__MACOSX/1.png"]
+)
 def test_hidden_files_and_folders_are_passed_over(plant: Plant, name: str) -> None:
     assert listed(plant("rose/1.png", name)) == [("rose/1.png", "rose")]
 
@@ -82,7 +88,10 @@ def test_a_link_to_itself_is_passed_over(plant: Plant) -> None:
 def test_a_link_to_the_root_is_not_entered(plant: Plant) -> None:
     root = plant("daisy/1.png", "rose/1.png")
     (root / "daisy" / "up").symlink_to(root)
-    assert [sample.key for sample in ImageFolder(root, follow_links=True)] == ["daisy/1.png", "rose/1.png"]
+    assert [sample.key for sample in ImageFolder(root, follow_links=True)] == [
+        "daisy/1.png",
+        "rose/1.png",
+    ]
 
 
 def test_a_pipe_is_passed_over(plant: Plant) -> None:
@@ -120,11 +129,15 @@ def test_names_are_brought_to_unicode_form_nfc(plant: Plant) -> None:
 
 @POSIX
 @pytest.mark.parametrize("pattern", ["{}/1.png", "rose/{}.png", "rose/{}/1.png"])
-def test_two_names_that_differ_only_in_unicode_form_are_an_error(plant: Plant, pattern: str) -> None:
+def test_two_names_that_differ_only_in_unicode_form_are_an_error(
+    plant: Plant, pattern: str
+) -> None:
     root = plant(*(pattern.format(unicodedata.normalize(form, "é")) for form in ("NFC", "NFD")))
     if len(list(root.rglob("*.png"))) < 2:
         pytest.skip(reason="this file system takes the two for the same")
-    with pytest.raises(SourceError, match=r"differ only in their Unicode form: .*\\xe9.*Rename one"):
+    with pytest.raises(
+        SourceError, match=r"differ only in their Unicode form: .*\\xe9.*Rename one"
+    ):
         listed(root)
 
 
@@ -144,7 +157,9 @@ def test_a_name_that_is_no_utf_8_is_readable_and_opens(tmp_path: Path) -> None:
     except OSError:
         pytest.skip(reason="this file system takes only UTF-8")
     samples = list(ImageFolder(tmp_path / "photos"))
-    assert [(sample.key, sample.label) for sample in samples] == [("ros\\xe9/\\xff.png", "ros\\xe9")]
+    assert [(sample.key, sample.label) for sample in samples] == [
+        ("ros\\xe9/\\xff.png", "ros\\xe9")
+    ]
     assert Path(str(samples[0].image)).is_file()
 
 
@@ -167,7 +182,11 @@ def test_folders_named_train_val_and_test_are_predefined_parts(
 
 def test_one_folder_of_another_name_makes_all_of_them_classes(plant: Plant) -> None:
     samples = list(ImageFolder(plant("train/rose/1.png", "test/rose/1.png", "extra/rose/1.png")))
-    assert {(sample.label, sample.split) for sample in samples} == {("train", None), ("test", None), ("extra", None)}
+    assert {(sample.label, sample.split) for sample in samples} == {
+        ("train", None),
+        ("test", None),
+        ("extra", None),
+    }
 
 
 def test_the_layout_can_be_told_to_be_classes(plant: Plant) -> None:
@@ -198,7 +217,9 @@ def test_listing_changes_nothing(plant: Plant, unchanged: Callable[[Path], Path]
     Dataset.from_source(ImageFolder(root)).audit(progress=False)
 
 
-def test_the_home_folder_can_be_written_as_a_tilde(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_folder_can_be_written_as_a_tilde(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = plant("rose/1.png")
     monkeypatch.setenv("HOME", str(root.parent))
     monkeypatch.setenv("USERPROFILE", str(root.parent))
@@ -206,7 +227,9 @@ def test_the_home_folder_can_be_written_as_a_tilde(plant: Plant, monkeypatch: py
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"nowhere: not a folder that can be listed \(No such file"):
+    with pytest.raises(
+        SourceError, match=r"nowhere: not a folder that can be listed \(No such file"
+    ):
         listed(tmp_path / "nowhere")
 
 
@@ -216,7 +239,7 @@ def test_a_file_is_no_folder(plant: Plant) -> None:
 
 
 def test_a_folder_without_pictures_says_what_was_passed_over(plant: Plant) -> None:
-    with pytest.raises(SourceError, match=r"no pictures found.*Passed over: 2 \.txt, 1 without suffix"):
+    with pytest.raises(SourceError, match=r"no images found.*Skipped: 2 \.txt, 1 without suffix"):
         listed(plant("rose/1.txt", "rose/2.txt", "daisy/README"))
 
 
@@ -224,13 +247,13 @@ def test_a_folder_with_pictures_directly_in_it_says_so(plant: Plant) -> None:
     root = plant("1.png", "2.png", "notes.txt", "LICENSE", "empty/more.txt")
     with pytest.raises(
         SourceError,
-        match=r"2 pictures are in no such folder \(1\.png, 2\.png\): put each .*: 2 \.txt, 1 without suffix\.",
+        match=r"2 images are in no such folder \(1\.png, 2\.png\): put each .*: 2 \.txt, 1 without suffix\.",
     ):
         listed(root)
 
 
 def test_a_part_with_pictures_directly_in_it_says_so(plant: Plant) -> None:
-    with pytest.raises(SourceError, match=r"1 picture is in no such folder \(train/1\.png\)"):
+    with pytest.raises(SourceError, match=r"1 image is in no such folder \(train/1\.png\)"):
         listed(plant("train/1.png"))
 
 
@@ -242,7 +265,9 @@ def test_a_root_that_is_no_path_is_refused(root: object) -> None:
 
 @pytest.mark.parametrize("options", [5, "anon"])
 def test_options_that_are_no_mapping_are_refused(options: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"storage_options must be a mapping.*Received: (int|str)$"):
+    with pytest.raises(
+        ConfigurationError, match=r"storage_options must be a mapping.*Received: (int|str)$"
+    ):
         ImageFolder("s3://bucket/photos", storage_options=options)
 
 
@@ -253,28 +278,42 @@ def test_an_unknown_layout_is_refused() -> None:
 
 def test_pictures_are_found_in_a_folder_and_below_it(plant: Plant) -> None:
     root = plant("2.png", "rose/1.png", "notes.txt")
-    assert find_pictures(str(root)) == [str(root / "2.png"), str(root / "rose" / "1.png")]
+    assert find_images(str(root)) == [str(root / "2.png"), str(root / "rose" / "1.png")]
 
 
 def test_a_folder_in_which_no_pictures_are_found_says_so(plant: Plant) -> None:
-    with pytest.raises(SourceError, match=r"no pictures found in it or below.*Passed over: 1 \.heic"):
-        find_pictures(str(plant("rose/1.heic")))
+    with pytest.raises(SourceError, match=r"no images found in it or below.*Skipped: 1 \.heic"):
+        find_images(str(plant("rose/1.heic")))
 
 
 def test_pictures_that_cannot_be_read_are_passed_over_with_one_warning(
     plant: Plant, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = plant("rose/1.png", "daisy/1.HEIC", "daisy/deep/2.heic", "tulip/1.cr2", "tulip/2.png", "lily/notes.txt")
+    root = plant(
+        "rose/1.png",
+        "daisy/1.HEIC",
+        "daisy/deep/2.heic",
+        "tulip/1.cr2",
+        "tulip/2.png",
+        "lily/notes.txt",
+    )
     assert [key for key, _ in listed(root)] == ["rose/1.png", "tulip/2.png"]
     assert len(caplog.messages) == 1
-    assert "passed over 2 .heic, 1 .cr2 in daisy, tulip" in caplog.text
+    assert "skipped 2 .heic, 1 .cr2 in daisy, tulip" in caplog.text
     assert "Convert them" in caplog.text
 
 
 def test_pictures_beside_the_class_folders_of_a_part_are_passed_over_with_one_warning(
     plant: Plant, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = plant("train/rose/1.png", "train/2.png", "train/3.png", "test/rose/1.png", "test/4.png", "test/notes.txt")
+    root = plant(
+        "train/rose/1.png",
+        "train/2.png",
+        "train/3.png",
+        "test/rose/1.png",
+        "test/4.png",
+        "test/notes.txt",
+    )
     assert len(listed(root)) == 2
     assert len(caplog.messages) == 1
     assert "in no class folder: 1 in test, 2 in train" in caplog.text

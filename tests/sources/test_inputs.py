@@ -100,7 +100,7 @@ def test_paths_in_a_list_that_name_nothing_are_records(
     first, *between, last = predictor.predict([good, *bad, good])
     assert first.label == last.label == "red"
     assert [prediction.key for prediction in between] == bad
-    reasons = ("no file fits", "no file fits", "no pictures found", "bad.zip")
+    reasons = ("no file fits", "no file fits", "no images found", "bad.zip")
     assert all(reason in str(prediction.error) for reason, prediction in zip(reasons, between, strict=True))
     for path in (tmp_path / "*.jpg", tmp_path / "empty", tmp_path / "bad.zip"):
         with pytest.raises(fc.SourceError):

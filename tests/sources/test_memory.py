@@ -20,7 +20,11 @@ def test_every_picture_has_its_label_and_number() -> None:
 
 
 def test_keys_can_be_given() -> None:
-    assert [sample.key for sample in InMemory(PICTURES, ["a"] * 3, keys=["x", "y", "z"])] == ["x", "y", "z"]
+    assert [sample.key for sample in InMemory(PICTURES, ["a"] * 3, keys=["x", "y", "z"])] == [
+        "x",
+        "y",
+        "z",
+    ]
 
 
 def test_keys_of_a_series_are_taken_by_position() -> None:
@@ -36,7 +40,9 @@ def test_keys_in_an_array_become_plain_strings() -> None:
 
 @pytest.mark.parametrize("label", [1, 1.5, "", ["a"]])
 def test_a_label_that_is_no_name_is_refused_with_its_place_and_the_way_out(label: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"labels\[1\] must be.*from_arrays\(images, labels\)"):
+    with pytest.raises(
+        ConfigurationError, match=r"labels\[1\] must be.*from_arrays\(images, labels\)"
+    ):
         InMemory(PICTURES, ["a", label, "b"])
 
 
@@ -68,16 +74,28 @@ def test_numpy_strings_become_plain_ones() -> None:
 
 @pytest.mark.parametrize(
     "image",
-    ["1.png", Path("1.png"), b"PNG", Image.new("RGB", (8, 8)), PICTURES[0], PICTURES[0, ..., 0], lambda: b""],
+    [
+        "1.png",
+        Path("1.png"),
+        b"PNG",
+        Image.new("RGB", (8, 8)),
+        PICTURES[0],
+        PICTURES[0, ..., 0],
+        lambda: b"",
+    ],
     ids=["str", "Path", "bytes", "Pillow", "array", "grey array", "function"],
 )
 def test_a_picture_can_be_of_any_kind_a_sample_can_have(image: Any) -> None:
     assert next(iter(InMemory([image], ["a"]))).image is image
 
 
-@pytest.mark.parametrize("image", [PICTURES[0].astype(float), PICTURES[0, 0, 0]], ids=["floats", "one dimension"])
+@pytest.mark.parametrize(
+    "image", [PICTURES[0].astype(float), PICTURES[0, 0, 0]], ids=["floats", "one dimension"]
+)
 def test_an_array_that_is_no_uint8_picture_is_refused_with_its_place(image: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"images\[1\] must be a uint8 array .*Received: dtype"):
+    with pytest.raises(
+        ConfigurationError, match=r"images\[1\] must be a uint8 array .*Received: dtype"
+    ):
         InMemory([PICTURES[0], image], ["a", "b"])
 
 

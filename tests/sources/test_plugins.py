@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from flowercnn import (
     ConfigurationError,
+    Dataset,
     Flower17,
     Flower102,
     ImageFolder,
@@ -50,7 +51,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         (site / f"{name}.py").write_text(module, encoding="utf-8")
         info = site / f"{name}-1.0.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n", encoding="utf-8")
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n", encoding="utf-8"
+        )
         lines = "".join(f"{scheme} = {name}:{what}\n" for scheme, what in points.items())
         (info / "entry_points.txt").write_text(f"[flowercnn.sources]\n{lines}", encoding="utf-8")
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -59,7 +62,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 def test_the_built_in_schemes_are_listed() -> None:
-    assert {"flower102", "flower17", "folder", "synthetic", "table", "tensorbay"} <= set(list_sources())
+    assert {"flower102", "flower17", "folder", "synthetic", "table", "tensorbay"} <= set(
+        list_sources()
+    )
 
 
 def test_folders_tables_and_drawn_flowers_are_opened_by_name(tmp_path: Path) -> None:
@@ -71,7 +76,9 @@ def test_folders_tables_and_drawn_flowers_are_opened_by_name(tmp_path: Path) -> 
     assert repr(open_source("synthetic:7")) == repr(SyntheticFlowers(7))
 
 
-@pytest.mark.parametrize("uri", ["folder:", "table:", "synthetic:many", "synthetic:-1", "synthetic:0"])
+@pytest.mark.parametrize(
+    "uri", ["folder:", "table:", "synthetic:many", "synthetic:-1", "synthetic:0"]
+)
 def test_what_a_scheme_cannot_open_is_refused(uri: str) -> None:
     with pytest.raises(ConfigurationError, match="Received"):
         open_source(uri)
@@ -97,13 +104,17 @@ def test_a_package_adds_a_scheme(install: Install) -> None:
 
 def test_a_broken_package_is_named(install: Install) -> None:
     install("broken-photos", "import nowhere_to_be_found", broken="Broken")
-    with pytest.raises(SourceError, match=r"'broken' from broken-photos failed \(ModuleNotFoundError: .*nowhere"):
+    with pytest.raises(
+        SourceError, match=r"'broken' from broken-photos failed \(ModuleNotFoundError: .*nowhere"
+    ):
         open_source("broken:x")
 
 
 def test_a_package_that_fails_is_named(install: Install) -> None:
     install("failing-photos", "def fail(rest):\n    return 1 / 0", failing="fail")
-    with pytest.raises(SourceError, match=r"failing-photos failed \(ZeroDivisionError: division by zero\)"):
+    with pytest.raises(
+        SourceError, match=r"failing-photos failed \(ZeroDivisionError: division by zero\)"
+    ):
         open_source("failing:x")
 
 
@@ -121,7 +132,9 @@ def test_a_broken_package_does_not_break_the_others(install: Install) -> None:
     assert open_source("folder:photos") == ImageFolder("photos")
 
 
-def test_the_packages_of_all_schemes_and_what_is_wrong_with_them_are_known(install: Install) -> None:
+def test_the_packages_of_all_schemes_and_what_is_wrong_with_them_are_known(
+    install: Install,
+) -> None:
     install("broken-photos", "raise RuntimeError('no')", broken="Broken")
     install("leaving-photos", "raise SystemExit", leaving="Left")
     install("garden-photos", GOOD, garden="Garden", folder="Garden")
@@ -129,8 +142,12 @@ def test_the_packages_of_all_schemes_and_what_is_wrong_with_them_are_known(insta
     install("third-photos", GOOD, twice="Garden")
     known = {(each.scheme, each.package): each.problem or "" for each in registered_sources()}
     assert known["folder", "flowercnn"] == known["garden", "garden-photos"] == ""
-    assert "'broken' from broken-photos failed (RuntimeError: no)" in known["broken", "broken-photos"]
-    assert "'leaving' from leaving-photos failed (SystemExit: )" in known["leaving", "leaving-photos"]
+    assert (
+        "'broken' from broken-photos failed (RuntimeError: no)" in known["broken", "broken-photos"]
+    )
+    assert (
+        "'leaving' from leaving-photos failed (SystemExit: )" in known["leaving", "leaving-photos"]
+    )
     assert "the scheme is built in" in known["folder", "garden-photos"]
     assert "Remove all but one" in known["twice", "other-photos, third-photos"]
 
@@ -150,7 +167,9 @@ def test_a_package_with_damaged_metadata_breaks_no_other(install: Install, tmp_p
     install("garden-photos", GOOD, garden="Garden")
     info = tmp_path / "site-packages" / "damaged-1.0.dist-info"
     info.mkdir()
-    (info / "entry_points.txt").write_text("[flowercnn.sources]\nno equals sign\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(
+        "[flowercnn.sources]\nno equals sign\n", encoding="utf-8"
+    )
     assert len(list(open_source("garden:Kew"))) == 1
     assert RegisteredSource("garden", "garden-photos") in registered_sources()
 
@@ -169,9 +188,8 @@ def test_a_package_must_return_a_source(install: Install, result: str) -> None:
 
 
 def test_what_a_package_says_is_wrong_with_its_argument_is_said(install: Install) -> None:
-    module = (
-        "from flowercnn import ConfigurationError\ndef make(rest):\n    raise ConfigurationError('a year, please')"
-    )
+    lines = "def make(rest):\n    raise ConfigurationError('a year, please')"
+    module = f"from flowercnn import ConfigurationError\n{lines}"
     install("picky-photos", module, picky="make")
     with pytest.raises(ConfigurationError, match="^a year, please$"):
         open_source("picky:x")
@@ -258,3 +276,8 @@ def test_listing_a_folder_and_a_table_imports_no_extra(plant: Callable[..., Path
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_dataset_is_taken_where_a_source_is() -> None:
+    dataset = Dataset.from_source(SyntheticFlowers(per_class=1, num_classes=2))
+    assert as_source(dataset) is dataset

@@ -27,7 +27,7 @@ from flowercnn import (
     UnknownNameError,
 )
 from flowercnn.sources import as_source, open_source
-from flowercnn.sources.remote import RemotePicture, _system, read_remote
+from flowercnn.sources.remote import RemoteImage, _system, read_remote
 from flowercnn.sources.urls import StorageOptions, key_of_url, shown
 from flowercnn.testing import check_source
 
@@ -66,7 +66,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def photos(png: Png) -> dict[str, bytes]:
-    return {f"{name}/{number}.png": png(number) for name in ("daisy", "rose") for number in range(4)}
+    return {
+        f"{name}/{number}.png": png(number) for name in ("daisy", "rose") for number in range(4)
+    }
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:
@@ -102,7 +104,12 @@ def test_a_folder_in_memory_is_a_folder(memory: Memory, png: Png) -> None:
 
 
 def test_the_rules_of_folders_hold(memory: Memory, png: Png) -> None:
-    names = ["train/rose/deep/1.PNG", "test/rose/1.png", "train/.hidden/1.png", "train/rose/notes.txt"]
+    names = [
+        "train/rose/deep/1.PNG",
+        "test/rose/1.png",
+        "train/.hidden/1.png",
+        "train/rose/notes.txt",
+    ]
     samples = list(ImageFolder(memory(dict.fromkeys(names, png(1)))))
     assert [(sample.key, sample.label, sample.split) for sample in samples] == [
         ("test/rose/1.png", "rose", "test"),
@@ -119,7 +126,9 @@ def test_a_folder_of_a_web_server_is_a_folder(server: Any, png: Png) -> None:
 
 
 @pytest.mark.parametrize("name", ["p.zip", "p.tar", "p.tgz"])
-def test_an_archive_on_a_web_server_is_a_folder(server: Any, png: Png, name: str, cache: Path) -> None:
+def test_an_archive_on_a_web_server_is_a_folder(
+    server: Any, png: Png, name: str, cache: Path
+) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     tar = tarred(photos(png))
     server.files = {"/p.zip": zipped(photos(png)), "/p.tar": tar, "/p.tgz": gzip.compress(tar)}
@@ -142,7 +151,9 @@ def test_a_server_that_cannot_send_parts_is_named(server: Any, png: Png, name: s
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     server.files = {"/p.zip": zipped(photos(png)), "/p.tar": tarred(photos(png))}
     server.ranges = False
-    with pytest.raises(SourceError, match=rf"{name}: the server cannot send parts .* put simplecache:: before it\."):
+    with pytest.raises(
+        SourceError, match=rf"{name}: the server cannot send parts .* put simplecache:: before it\."
+    ):
         contents(ImageFolder(f"{server.url}/{name}"))
 
 
@@ -156,13 +167,17 @@ def test_a_cache_does_without_parts_of_a_file(
     server.files = {"/p.zip": zipped(photos(png)), "/p.tar": tar, "/p.tgz": gzip.compress(tar)}
     server.ranges = False
     options = {way: {"cache_storage": str(tmp_path / "copies")}}
-    assert contents(ImageFolder(f"{way}::{server.url}/{name}", storage_options=options)) == photos(png)
+    assert contents(ImageFolder(f"{way}::{server.url}/{name}", storage_options=options)) == photos(
+        png
+    )
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_a_chained_url_is_a_folder_in_an_archive(memory: Memory, png: Png, kind: str) -> None:
     pack = zipped if kind == "zip" else tarred
-    root = memory({"archive": pack({f"data/in/{name}": content for name, content in photos(png).items()})})
+    root = memory(
+        {"archive": pack({f"data/in/{name}": content for name, content in photos(png).items()})}
+    )
     assert contents(ImageFolder(f"{kind}://data/in::{root}/archive")) == photos(png)
     assert contents(ImageFolder(f"{kind}://::{root}/archive")) == photos(png)
 
@@ -176,8 +191,19 @@ def test_an_archive_may_be_named_by_its_kind_and_path(png: Png, tmp_path: Path) 
 def test_links_to_what_is_not_below_a_page_are_passed_over(server: Any, png: Png) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     server.files = {"/photos/rose/1.png": png(1), "/other/2.png": png(2)}
-    links = ("/", "../", "../other/", "/other/", "rose/../../other/", "?C=N;O=D", "javascript:x()", "rose/")
-    server.pages["/photos"] = server.pages["/photos/"] = b"".join(b'<a href="%b">x</a>' % x.encode() for x in links)
+    links = (
+        "/",
+        "../",
+        "../other/",
+        "/other/",
+        "rose/../../other/",
+        "?C=N;O=D",
+        "javascript:x()",
+        "rose/",
+    )
+    server.pages["/photos"] = server.pages["/photos/"] = b"".join(
+        b'<a href="%b">x</a>' % x.encode() for x in links
+    )
     for url in (f"{server.url}/photos", f"{server.url}/photos/"):
         assert [sample.key for sample in ImageFolder(url)] == ["rose/1.png"]
     assert {path for _, path, _ in server.requests} <= {"/photos", "/photos/", "/photos/rose/"}
@@ -190,7 +216,9 @@ def test_pages_that_go_deeper_and_deeper_are_refused(server: Any) -> None:
         list(ImageFolder(f"{server.url}/photos/"))
 
 
-def test_a_file_system_that_fails_at_once_is_a_source_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_that_fails_at_once_is_a_source_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("token=secret")
 
@@ -204,9 +232,12 @@ def test_a_folder_that_is_not_in_the_archive_is_named(memory: Memory, png: Png) 
         list(ImageFolder(f"zip://else::{memory({'a.zip': zipped(photos(png))})}/a.zip"))
 
 
-def test_a_chained_cache_is_used_for_the_pictures_too(memory: Memory, png: Png, tmp_path: Path) -> None:
+def test_a_chained_cache_is_used_for_the_pictures_too(
+    memory: Memory, png: Png, tmp_path: Path
+) -> None:
     source = ImageFolder(
-        f"simplecache::{memory(photos(png))}", storage_options={"simplecache": {"cache_storage": str(tmp_path / "c")}}
+        f"simplecache::{memory(photos(png))}",
+        storage_options={"simplecache": {"cache_storage": str(tmp_path / "c")}},
     )
     assert contents(source) == photos(png)
     assert len(list((tmp_path / "c").iterdir())) == 8
@@ -252,7 +283,10 @@ def test_the_uri_of_a_table_is_a_place(png: Png, tmp_path: Path) -> None:
 def test_a_local_table_may_name_urls(memory: Memory, png: Png) -> None:
     root = memory(photos(png))
     table = {"image": [f"{root}/rose/1.png", f"{root}/daisy/2.png"], "label": ["rose", "daisy"]}
-    assert list(contents(ImageTable(table, image="image", label="label")).values()) == [png(1), png(2)]
+    assert list(contents(ImageTable(table, image="image", label="label")).values()) == [
+        png(1),
+        png(2),
+    ]
 
 
 def test_the_root_of_a_table_may_be_a_url(memory: Memory, png: Png) -> None:
@@ -268,13 +302,15 @@ def test_a_url_can_be_opened_by_name(memory: Memory, png: Png) -> None:
 
 def test_a_picture_that_is_not_there_is_an_image_error(memory: Memory, png: Png) -> None:
     with pytest.raises(ImageError, match="there is no such file"):
-        RemotePicture(f"{memory(photos(png))}/rose/99.png")()
+        RemoteImage(f"{memory(photos(png))}/rose/99.png")()
 
 
-def test_a_missing_picture_on_a_web_server_is_an_image_error(server: Any, no_waiting: list[float]) -> None:
+def test_a_missing_picture_on_a_web_server_is_an_image_error(
+    server: Any, no_waiting: list[float]
+) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     with pytest.raises(ImageError, match="there is no such file"):
-        RemotePicture(f"{server.url}/1.png")()
+        RemoteImage(f"{server.url}/1.png")()
     assert no_waiting == []
 
 
@@ -289,23 +325,27 @@ def test_what_may_pass_is_tried_again(
 ) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     server.files, server.faults = {"/1.png": png(1)}, {"/1.png": faults}
-    assert RemotePicture(f"{server.url}/1.png")() == png(1)
+    assert RemoteImage(f"{server.url}/1.png")() == png(1)
     assert no_waiting
 
 
-def test_what_does_not_pass_is_an_error_after_three_attempts(server: Any, png: Png, no_waiting: list[float]) -> None:
+def test_what_does_not_pass_is_an_error_after_three_attempts(
+    server: Any, png: Png, no_waiting: list[float]
+) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     server.files, server.faults = {"/1.png": png(1)}, {"/1.png": [503] * 9}
     with pytest.raises(SourceError, match="cannot be read"):
-        RemotePicture(f"{server.url}/1.png")()
+        RemoteImage(f"{server.url}/1.png")()
     assert len(no_waiting) == 2
 
 
-def test_what_is_forbidden_is_not_tried_again(server: Any, png: Png, no_waiting: list[float]) -> None:
+def test_what_is_forbidden_is_not_tried_again(
+    server: Any, png: Png, no_waiting: list[float]
+) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     server.files, server.faults = {"/1.png": png(1)}, {"/1.png": [403] * 9}
     with pytest.raises(SourceError, match="cannot be read"):
-        RemotePicture(f"{server.url}/1.png")()
+        RemoteImage(f"{server.url}/1.png")()
     assert no_waiting == []
 
 
@@ -315,7 +355,11 @@ QUERY, USER = "sig=T0K", "me:s3cret"
 def test_a_query_does_not_hide_what_a_url_ends_with(server: Any, png: Png, cache: Path) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     table = b"file,label\nphotos/rose/1.png,rose\n"
-    server.files = {"/p.zip": zipped(photos(png)), "/p.tgz": gzip.compress(tarred(photos(png))), "/t.csv": table}
+    server.files = {
+        "/p.zip": zipped(photos(png)),
+        "/p.tgz": gzip.compress(tarred(photos(png))),
+        "/t.csv": table,
+    }
     server.files["/photos/rose/1.png"] = png(1)
     for name in ("p.zip", "p.tgz"):
         assert contents(ImageFolder(f"{server.url}/{name}?{QUERY}")) == photos(png)
@@ -323,7 +367,9 @@ def test_a_query_does_not_hide_what_a_url_ends_with(server: Any, png: Png, cache
 
 
 @pytest.mark.parametrize("name", ["p.zip", "p.tar", "p.tgz", "t.csv"])
-def test_what_a_url_holds_in_secret_is_in_no_message_and_no_traceback(server: Any, name: str) -> None:
+def test_what_a_url_holds_in_secret_is_in_no_message_and_no_traceback(
+    server: Any, name: str
+) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     server.files, server.faults = {f"/{name}": b"x" * 2000}, {f"/{name}": [403] * 9}
     with pytest.raises(SourceError) as caught:
@@ -337,7 +383,10 @@ def test_a_number_sign_in_the_path_of_a_table_is_a_part_of_it(server: Any, png: 
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     server.files = {"/photos/%231.png": png(1), "/photos/": b"a page"}
     table = ImageTable(
-        {"file": ["#1.png"], "label": ["rose"]}, image="file", label="label", root=f"{server.url}/photos"
+        {"file": ["#1.png"], "label": ["rose"]},
+        image="file",
+        label="label",
+        root=f"{server.url}/photos",
     )
     assert contents(table) == {"#1.png": png(1)}
 
@@ -348,7 +397,9 @@ def test_nobody_listening_is_a_source_error() -> None:
         list(ImageFolder("http://127.0.0.1:9/photos"))
 
 
-def test_a_sub_folder_that_cannot_be_listed_is_an_error_and_not_left_out(server: Any, png: Png) -> None:
+def test_a_sub_folder_that_cannot_be_listed_is_an_error_and_not_left_out(
+    server: Any, png: Png
+) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     server.files = {f"/photos/{name}": content for name, content in photos(png).items()}
     server.faults = {path: ["drop"] * 9 for path in ("/photos/rose", "/photos/rose/")}
@@ -356,7 +407,9 @@ def test_a_sub_folder_that_cannot_be_listed_is_an_error_and_not_left_out(server:
         list(ImageFolder(f"{server.url}/photos"))
 
 
-def test_each_request_of_a_listing_is_tried_again(server: Any, png: Png, no_waiting: list[float]) -> None:
+def test_each_request_of_a_listing_is_tried_again(
+    server: Any, png: Png, no_waiting: list[float]
+) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     names = ["a/1.png", "b/2.png", "c/3.png"]
     server.files = {f"/photos/{name}": png(number) for number, name in enumerate(names)}
@@ -365,11 +418,13 @@ def test_each_request_of_a_listing_is_tried_again(server: Any, png: Png, no_wait
     assert len(no_waiting) == 6
 
 
-def test_a_file_beyond_the_limit_is_refused(memory: Memory, png: Png, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_beyond_the_limit_is_refused(
+    memory: Memory, png: Png, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("flowercnn.sources.remote._LARGEST_FILE", 50)
     root = memory(photos(png))
     with pytest.raises(ImageError, match="more than 50 bytes"):
-        RemotePicture(f"{root}/rose/1.png")()
+        RemoteImage(f"{root}/rose/1.png")()
     with pytest.raises(SourceError, match="more than 50 bytes"):
         read_remote(f"{root}/rose/1.png", {})
 
@@ -395,7 +450,7 @@ def test_what_may_be_secret_in_a_url_is_not_shown() -> None:
     url = "https://user:word@example.org/a/b.png?signature=abc#x"
     assert shown(url) == "https://example.org/a/b.png"
     assert shown(f"zip://a::{url}") == "zip://a::https://example.org/a/b.png"
-    assert repr(RemotePicture(url, StorageOptions(key="secret"))) == "<https://example.org/a/b.png>"
+    assert repr(RemoteImage(url, StorageOptions(key="secret"))) == "<https://example.org/a/b.png>"
     assert "word" not in repr(ImageFolder(url)) + repr(ImageTable(url, image="a", label="b"))
     with pytest.raises(UnknownNameError) as caught:
         list(ImageFolder(url.replace("https", "httpx")))
@@ -407,7 +462,9 @@ def test_the_key_of_a_url_has_no_secrets_and_tells_urls_apart() -> None:
     assert len(keys) == 2
     assert all(key.startswith("https://example.org/a?") and "id" not in key for key in keys)
     rows = {"image": ["https://user:word@example.org/a.png"], "label": ["rose"]}
-    assert [sample.key for sample in ImageTable(rows, image="image", label="label")] == ["https://example.org/a.png"]
+    assert [sample.key for sample in ImageTable(rows, image="image", label="label")] == [
+        "https://example.org/a.png"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -419,21 +476,26 @@ def test_options_are_neither_shown_nor_pickled_but_copied(make: Any) -> None:
     assert b"hidden" not in pickle.dumps(source)
     assert pickle.loads(pickle.dumps(source)).root == source.root  # noqa: S301 - made here
     assert copy.deepcopy(source).storage_options == {"secret": "hidden"}
-    assert b"hidden" not in pickle.dumps(RemotePicture("s3://bucket", StorageOptions(anon="hidden")))
+    assert b"hidden" not in pickle.dumps(RemoteImage("s3://bucket", StorageOptions(anon="hidden")))
 
 
 def test_a_remote_picture_can_be_pickled(memory: Memory, png: Png) -> None:
-    picture = RemotePicture(f"{memory(photos(png))}/rose/1.png")
+    picture = RemoteImage(f"{memory(photos(png))}/rose/1.png")
     assert pickle.loads(pickle.dumps(picture))() == png(1)  # noqa: S301 - made here
 
 
 def test_pictures_of_a_web_server_are_read_concurrently_and_right(server: Any, png: Png) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     server.files = {f"/photos/rose/{number}.png": png(number) for number in range(60)}
-    assert Dataset.from_source(ImageFolder(f"{server.url}/photos")).audit(progress=False).unusable == ()
+    assert (
+        Dataset.from_source(ImageFolder(f"{server.url}/photos")).audit(progress=False).unusable
+        == ()
+    )
 
 
-@pytest.mark.parametrize("headers", [{"ETag": '"1"'}, {"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}])
+@pytest.mark.parametrize(
+    "headers", [{"ETag": '"1"'}, {"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}]
+)
 def test_a_compressed_tar_that_changes_on_a_web_server_is_unpacked_anew(
     server: Any, png: Png, cache: Path, headers: dict[str, str]
 ) -> None:
@@ -471,18 +533,18 @@ def test_a_server_that_is_out_of_order_has_no_missing_files(
 ) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     server.files, server.refusals = {"/1.png": png(1)}, {"/1.png": [status] * 2}
-    assert RemotePicture(f"{server.url}/1.png")() == png(1)
+    assert RemoteImage(f"{server.url}/1.png")() == png(1)
     assert len(no_waiting) == 2
     server.refusals = {"/1.png": [status] * 99}
     with pytest.raises(SourceError, match=r"1\.png: cannot be read"):
-        RemotePicture(f"{server.url}/1.png")()
+        RemoteImage(f"{server.url}/1.png")()
 
 
 def test_what_is_gone_for_good_is_missing(server: Any, png: Png, no_waiting: list[float]) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     server.files, server.refusals = {"/1.png": png(1)}, {"/1.png": [410] * 9}
     with pytest.raises(ImageError, match="there is no such file"):
-        RemotePicture(f"{server.url}/1.png")()
+        RemoteImage(f"{server.url}/1.png")()
     assert no_waiting == []
 
 
@@ -500,7 +562,9 @@ def test_what_may_pass_while_an_archive_is_listed_is_tried_again(
 
 
 @pytest.mark.parametrize("way", ["{}/photos", "{}/p.zip", "simplecache::{}/p.zip"])
-def test_a_web_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_a_web_server_that_never_answers_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     monkeypatch.setattr("flowercnn.sources.remote._SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowercnn import ConfigurationError, ImageTable, MissingDependencyError, SourceError, UnknownNameError
+from flowercnn import (
+    ConfigurationError,
+    ImageTable,
+    MissingDependencyError,
+    SourceError,
+    UnknownNameError,
+)
 from flowercnn.sources import as_source, open_source
 from flowercnn.sources.table import open_table
 from flowercnn.testing import check_source
@@ -69,7 +75,15 @@ EXPECTED = [("rose/1.png", "rose"), ("daisy/2.png", "daisy")]
         'file,species,note\nrose/1.png,rose,"two\nlines"\ndaisy/2.png,daisy,"say ""hi"""\n',
     ],
     ids=[
-        *("plain", "no last line end", "byte order mark", "Windows lines", "old Mac lines", "semicolons", "tabs"),
+        *(
+            "plain",
+            "no last line end",
+            "byte order mark",
+            "Windows lines",
+            "old Mac lines",
+            "semicolons",
+            "tabs",
+        ),
         *(
             "quoted",
             "other columns",
@@ -88,14 +102,18 @@ def test_a_text_table_is_read_as_it_is_found_in_the_wild(table: Write, text: str
 
 
 def test_quoted_fields_may_hold_anything(table: Write) -> None:
-    assert listed(table('file,species\n"with space/é, ""x"".png","a, b"\n')) == [('with space/é, "x".png', "a, b")]
+    assert listed(table('file,species\n"with space/é, ""x"".png","a, b"\n')) == [
+        ('with space/é, "x".png', "a, b")
+    ]
 
 
 def test_a_table_keeps_the_contract_of_a_source(table: Write) -> None:
     check_source(table(PLAIN))
 
 
-def test_reading_changes_nothing(table: Write, folder: Path, unchanged: Callable[[Path], Path]) -> None:
+def test_reading_changes_nothing(
+    table: Write, folder: Path, unchanged: Callable[[Path], Path]
+) -> None:
     source = table(PLAIN)
     unchanged(folder)
     list(source)
@@ -127,12 +145,17 @@ def test_an_empty_label_is_no_label(table: Write) -> None:
 
 def test_paths_are_relative_to_the_root_if_there_is_one(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(PLAIN)
-    with pytest.raises(SourceError, match="2 of 2 pictures are not in"):
+    with pytest.raises(SourceError, match="2 of 2 images are not in"):
         listed(ImageTable(tmp_path / "t.csv", image="file", label="species"))
-    assert listed(ImageTable(tmp_path / "t.csv", image="file", label="species", root=folder)) == EXPECTED
+    assert (
+        listed(ImageTable(tmp_path / "t.csv", image="file", label="species", root=folder))
+        == EXPECTED
+    )
 
 
-def test_a_table_in_the_current_folder_has_its_pictures_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_in_the_current_folder_has_its_pictures_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "t.csv").write_text(PLAIN)
     monkeypatch.chdir(folder)
     source = ImageTable("t.csv", image="file", label="species")
@@ -154,13 +177,17 @@ def test_absolute_paths_stay_what_they_are(table: Write, folder: Path) -> None:
 
 
 def test_urls_are_not_looked_up(table: Write) -> None:
-    assert listed(table("file,species\nhttps://example.org/1.jpg,rose\n")) == [("https://example.org/1.jpg", "rose")]
+    assert listed(table("file,species\nhttps://example.org/1.jpg,rose\n")) == [
+        ("https://example.org/1.jpg", "rose")
+    ]
 
 
 @pytest.mark.parametrize("count", [3, 70, 1100])
 def test_missing_files_are_all_named_at_once(table: Write, count: int) -> None:
     lines = "".join(f"gone/{number}.png,rose\n" for number in range(count))
-    with pytest.raises(SourceError, match=rf"{count} of {count + 2} pictures are not in .*gone/0\.png") as caught:
+    with pytest.raises(
+        SourceError, match=rf"{count} of {count + 2} images are not in .*gone/0\.png"
+    ) as caught:
         listed(table(PLAIN + lines))
     told = "".join(traceback.format_exception(caught.value))
     assert all(f"gone/{number}.png" in told for number in range(count))
@@ -170,12 +197,12 @@ def test_missing_files_are_all_named_at_once(table: Write, count: int) -> None:
 def test_a_missing_file_beside_many_that_are_there_is_found(plant: Plant) -> None:
     root = plant(*(f"rose/{number}.png" for number in range(30)))
     rows = {"file": [f"rose/{number}.png" for number in range(31)], "species": ["rose"] * 31}
-    with pytest.raises(SourceError, match=r"1 of 31 pictures are not in .*: rose/30\.png\."):
+    with pytest.raises(SourceError, match=r"1 of 31 images are not in .*: rose/30\.png\."):
         list(ImageTable(rows, image="file", label="species", root=root))
 
 
 def test_a_folder_is_no_picture(table: Write) -> None:
-    with pytest.raises(SourceError, match="1 of 1 pictures are not in"):
+    with pytest.raises(SourceError, match="1 of 1 images are not in"):
         listed(table("file,species\nrose,rose\n"))
 
 
@@ -186,13 +213,15 @@ def test_rows_without_a_picture_are_named(table: Write) -> None:
 
 def test_lines_with_other_numbers_of_fields_are_named(table: Write) -> None:
     text = "file,species\nrose/1.png,rose\nrose/1.png\nrose/1.png;rose\na,b,c\n"
-    with pytest.raises(SourceError, match="3 lines do not have 2 fields .*: line 3: 1, line 4: 1, line 5: 3"):
+    with pytest.raises(
+        SourceError, match="3 lines do not have 2 fields .*: line 3: 1, line 4: 1, line 5: 3"
+    ):
         listed(table(text))
 
 
 @pytest.mark.parametrize("text", ['file,species\n"rose/1.png,rose\n', 'file,species\n"a"b,rose\n'])
 def test_quotes_that_do_not_match_are_an_error_with_the_line(table: Write, text: str) -> None:
-    with pytest.raises(SourceError, match=r"line \d is no CSV"):
+    with pytest.raises(SourceError, match=r"line \d is not CSV"):
         listed(table(text))
 
 
@@ -213,7 +242,8 @@ def test_a_file_that_is_no_utf_8_is_refused(table: Write, content: bytes) -> Non
 
 def test_an_unknown_column_is_named_with_the_nearest(table: Write) -> None:
     with pytest.raises(
-        UnknownNameError, match=r"has the columns file, species\. Did you mean 'species'\? .*'specie'"
+        UnknownNameError,
+        match=r"has the columns file, species\. Did you mean 'species'\? .*'specie'",
     ):
         listed(table(PLAIN, label="specie"))
 
@@ -241,16 +271,30 @@ def test_groups_and_parts_come_from_their_columns(table: Write) -> None:
 
 
 def test_a_row_without_a_part_has_none(table: Write) -> None:
-    assert [sample.split for sample in table("file,species,part\nrose/1.png,rose,\n", split="part")] == [None]
+    assert [
+        sample.split for sample in table("file,species,part\nrose/1.png,rose,\n", split="part")
+    ] == [None]
 
 
 def test_unknown_parts_are_named(table: Write) -> None:
-    with pytest.raises(SourceError, match="'part' may have train, val, test and nothing. Received: 'dev', 'holdout'"):
-        listed(table("file,species,part\nrose/1.png,rose,holdout\ndaisy/2.png,daisy,dev\n", split="part"))
+    with pytest.raises(
+        SourceError,
+        match="'part' may have train, val, test and nothing. Received: 'dev', 'holdout'",
+    ):
+        listed(
+            table(
+                "file,species,part\nrose/1.png,rose,holdout\ndaisy/2.png,daisy,dev\n", split="part"
+            )
+        )
 
 
 def frames() -> list[Any]:
-    return [pytest.param("dict"), pytest.param("pandas"), pytest.param("polars"), pytest.param("pyarrow")]
+    return [
+        pytest.param("dict"),
+        pytest.param("pandas"),
+        pytest.param("polars"),
+        pytest.param("pyarrow"),
+    ]
 
 
 def frame(kind: str, columns: Mapping[str, list[Any]]) -> Any:
@@ -271,7 +315,9 @@ def test_a_frame_is_a_table(kind: str, folder: Path) -> None:
 @pytest.mark.parametrize("kind", frames())
 def test_numbers_are_text_and_nothing_is_none(kind: str, folder: Path) -> None:
     columns: dict[str, list[Any]] = {**ROWS, "species": [3.0, None], "plant": [7, 12]}
-    source = ImageTable(frame(kind, columns), image="file", label="species", group="plant", root=folder)
+    source = ImageTable(
+        frame(kind, columns), image="file", label="species", group="plant", root=folder
+    )
     assert [(sample.label, sample.group) for sample in source] == [("3", "7"), (None, "12")]
 
 
@@ -283,7 +329,9 @@ def test_what_pandas_has_for_nothing_is_nothing(folder: Path) -> None:
         "species": pandas.array([1, None], dtype="Int64"),
         "plant": pandas.to_datetime(["2020-01-01", None]),
     }
-    source = ImageTable(pandas.DataFrame(columns), image="file", label="species", group="plant", root=folder)
+    source = ImageTable(
+        pandas.DataFrame(columns), image="file", label="species", group="plant", root=folder
+    )
     assert [sample.label for sample in source] == ["1", None]
     assert [sample.group is None for sample in source] == [False, True]
 
@@ -298,7 +346,9 @@ def test_categories_are_labels(folder: Path) -> None:
 def test_a_frame_may_hold_pictures(png: Callable[[int], bytes]) -> None:
     pictures = [png(1), Image.new("RGB", (8, 8)), np.zeros((8, 8, 3), dtype=np.uint8)]
     samples = list(ImageTable({"x": pictures, "y": list("aba")}, image="x", label="y"))
-    assert [sample.image is picture for sample, picture in zip(samples, pictures, strict=True)] == [True] * 3
+    assert [sample.image is picture for sample, picture in zip(samples, pictures, strict=True)] == [
+        True
+    ] * 3
     assert [sample.key for sample in samples] == ["000000", "000001", "000002"]
 
 
@@ -331,7 +381,9 @@ def test_pictures_within_a_parquet_file_are_referred_to_hugging_face(folder: Pat
         listed(ImageTable(folder / "photos.parquet", image="file", label="species"))
 
 
-def test_without_pyarrow_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_pyarrow_the_way_out_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'flowercnn\[parquet\]'"):
         listed(ImageTable(tmp_path / "photos.parquet", image="file", label="species"))
@@ -344,12 +396,16 @@ def test_the_usual_names_of_columns_are_known(folder: Path) -> None:
         open_source(f"table:{folder}/t.csv"),
         as_source(folder / "t.csv"),
     ):
-        assert [(sample.label, sample.split, sample.group) for sample in source] == [("rose", "train", "7")]
+        assert [(sample.label, sample.split, sample.group) for sample in source] == [
+            ("rose", "train", "7")
+        ]
 
 
 def test_a_table_without_usual_names_says_how_to_name_them(folder: Path) -> None:
     (folder / "t.csv").write_text(PLAIN)
-    with pytest.raises(UnknownNameError, match=r"columns file, species has a usual name for labels.*ImageTable\("):
+    with pytest.raises(
+        UnknownNameError, match=r"columns file, species has a usual name for labels.*ImageTable\("
+    ):
         open_table(str(folder / "t.csv"))
 
 
@@ -370,11 +426,18 @@ def test_labels_may_be_bytes_or_numbers_of_numpy(folder: Path) -> None:
         ([b"rose", b"daisy"], ["rose", "daisy"]),
         (np.array([1, np.nan], np.float32), ["1", None]),
     ):
-        table = ImageTable({"file": ["rose/1.png", "daisy/2.png"], "n": values}, image="file", label="n", root=folder)
+        table = ImageTable(
+            {"file": ["rose/1.png", "daisy/2.png"], "n": values},
+            image="file",
+            label="n",
+            root=folder,
+        )
         assert [sample.label for sample in table] == expected
 
 
-@pytest.mark.parametrize("numbers", [[10, 2, None, 1], [10.0, 2.0, float("nan"), 1.0], ["10", "2", "", "1"]])
+@pytest.mark.parametrize(
+    "numbers", [[10, 2, None, 1], [10.0, 2.0, float("nan"), 1.0], ["10", "2", "", "1"]]
+)
 def test_classes_that_are_whole_numbers_are_in_their_order(numbers: list[Any]) -> None:
     table = {"file": [f"{number}.png" for number in range(4)], "species": numbers}
     for iterated in (False, True):
@@ -383,7 +446,9 @@ def test_classes_that_are_whole_numbers_are_in_their_order(numbers: list[Any]) -
         assert source.class_names == ("1", "2", "10")
 
 
-def test_the_order_of_classes_costs_no_second_reading(table: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_classes_costs_no_second_reading(
+    table: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = table("file,species\nrose/1.png,10\ndaisy/2.png,9\n")
     assert len(list(source)) == 2
     monkeypatch.setattr("flowercnn.sources.table.read_table_file", None)
@@ -392,12 +457,19 @@ def test_the_order_of_classes_costs_no_second_reading(table: Write, monkeypatch:
 
 @pytest.mark.parametrize("labels", [["10", "rose"], ["1.5", "2"], [None, None]])
 def test_classes_that_are_no_whole_numbers_are_not_declared(labels: list[Any]) -> None:
-    assert ImageTable({"file": ["1", "2"], "species": labels}, image="file", label="species").class_names is None
+    assert (
+        ImageTable(
+            {"file": ["1", "2"], "species": labels}, image="file", label="species"
+        ).class_names
+        is None
+    )
 
 
 @pytest.mark.parametrize("root", [5, b"photos", ["photos"]])
 def test_a_root_that_is_no_path_is_refused_at_once(root: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"root must be the path or URL of a folder.*Received: root="):
+    with pytest.raises(
+        ConfigurationError, match=r"root must be the path or URL of a folder.*Received: root="
+    ):
         ImageTable({"f": ["1.png"], "c": ["a"]}, image="f", label="c", root=root)
 
 

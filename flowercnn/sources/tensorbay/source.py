@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 from flowercnn._utils import as_path
 from flowercnn.errors import ConfigurationError, DataError, SourceError, few
-from flowercnn.sources.base import Sample, SplitName
-from flowercnn.sources.folder import part_of
+from flowercnn.sources.base import Sample, SplitName, part_of
 from flowercnn.sources.tensorbay.api import Api, RemoteDataset, explain, roots_of
 from flowercnn.sources.tensorbay.cache import DiskCache
 from flowercnn.sources.tensorbay.credentials import (
