@@ -13,11 +13,12 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from flowercnn._utils import as_path, replace_file
-from flowercnn.data import Dataset, Duplicates, Fold
+from flowercnn._utils import as_path, check_count, replace_file
+from flowercnn.data import Dataset, Duplicates, Fold, as_dataset
 from flowercnn.errors import TrainingError
 from flowercnn.evaluation import Evaluation, LabelIssue, evaluate, label_issues, pooled
-from flowercnn.sources import DataSource, as_source
+from flowercnn.models import is_backbone
+from flowercnn.sources import DataSource
 from flowercnn.training.trainer import Trainer, TrainerSettings, make_trainer
 
 __all__ = ["CrossValidation", "cross_validate"]
@@ -120,12 +121,21 @@ def cross_validate(
         (2, 12, 12)
     """
     trainer = make_trainer(cross_validate, model, seed, settings)
-    dataset = Dataset.from_source(as_source(source))
+    dataset = as_dataset(source)
     folder = None if checkpoint_dir is None else as_path(checkpoint_dir, "checkpoint_dir")
+    check_count("k", k, least=2)
+    dataset.read_images(
+        trainer.plan(dataset).preprocessing,
+        bad_images=trainer.bad_images,
+        inspect=duplicates == "group",
+        keep_encoded=is_backbone(model),
+        progress=progress,
+    )
     evaluations: list[Evaluation] = []
     interrupted = False
     try:
-        for number, fold in enumerate(dataset.folds(k, seed, duplicates=duplicates, progress=progress), start=1):
+        folds = dataset.folds(k, seed, duplicates=duplicates, progress=progress)
+        for number, fold in enumerate(folds, start=1):
             place = None if folder is None else folder / f"fold-{number}"
             evaluations.append(_tested(trainer, fold, place, progress=progress))
             _log.info("Fold %d of %d: %s", number, k, evaluations[-1].summary())
@@ -134,6 +144,8 @@ def cross_validate(
             raise TrainingError(f"Stopped by Ctrl-C before the first of {k} folds was finished.") from None
         interrupted = True
         _log.warning("Stopped by Ctrl-C: %d of %d folds are finished.", len(evaluations), k)
+    finally:
+        dataset.release()
     return CrossValidation(tuple(evaluations), pooled(evaluations), interrupted)
 
 
