@@ -17,6 +17,7 @@ from flowercnn._utils import as_path, replace_file
 from flowercnn.data import Dataset, Duplicates, Fold
 from flowercnn.errors import TrainingError
 from flowercnn.evaluation import Evaluation, LabelIssue, evaluate, label_issues, pooled
+from flowercnn.models import is_backbone
 from flowercnn.sources import DataSource, as_source
 from flowercnn.training.trainer import Trainer, TrainerSettings, make_trainer
 
@@ -125,6 +126,13 @@ def cross_validate(
     evaluations: list[Evaluation] = []
     interrupted = False
     try:
+        dataset.read_images(
+            trainer.plan(dataset).preprocessing,
+            bad_images=trainer.bad_images,
+            inspect=duplicates == "group",
+            keep_encoded=is_backbone(model),
+            progress=progress,
+        )
         for number, fold in enumerate(dataset.folds(k, seed, duplicates=duplicates, progress=progress), start=1):
             place = None if folder is None else folder / f"fold-{number}"
             evaluations.append(_tested(trainer, fold, place, progress=progress))
@@ -134,6 +142,8 @@ def cross_validate(
             raise TrainingError(f"Stopped by Ctrl-C before the first of {k} folds was finished.") from None
         interrupted = True
         _log.warning("Stopped by Ctrl-C: %d of %d folds are finished.", len(evaluations), k)
+    finally:
+        dataset.release()
     return CrossValidation(tuple(evaluations), pooled(evaluations), interrupted)
 
 

@@ -15,12 +15,11 @@ import numpy.typing as npt
 
 from flowercnn._utils import picture_map, replace_file, tracked
 from flowercnn.data import Dataset, Units, draw_folds, draw_units, names_and_links
-from flowercnn.errors import ImageError, SplitError, TrainingError, few
+from flowercnn.errors import ImageError, SplitError, TrainingError, few, unusable
 from flowercnn.evaluation import loss_and_accuracy
 from flowercnn.models import Recipe, flatten_layers, head_of
 from flowercnn.prediction import Extractor
 from flowercnn.preprocessing import BadImages, Preprocessing, Views, content_digest, read_content
-from flowercnn.sources import Sample
 from flowercnn.training.transfer.head import Head, fit_head
 
 __all__ = ["Features", "compute_features", "fit_on_features", "freeze", "stages"]
@@ -73,37 +72,35 @@ def compute_features(
     file = None if cache is None else cache / f"features-{name}.npz"
     stored = {} if file is None else _read(file)
     marks, known = _recognised(dataset, stored)
-    waiting = [sample for sample in dataset if sample.key not in known]
+    waiting = [number for number, key in enumerate(dataset.keys) if key not in known]
     extractor = Extractor(model, pictures=len(waiting) * len(views), output=output)
     errors: dict[str, ImageError] = {}
 
-    def seen(sample: Sample) -> npt.NDArray[np.uint8] | ImageError:
+    def seen(number: int) -> npt.NDArray[np.uint8] | ImageError:
+        sample = dataset.samples[number]
         try:
-            content = read_content(sample.image)
+            content = read_content(dataset.encoded(number))
             if file is not None:
                 marks[sample.key] = _mark(content_digest(content), sample.key)
             return views.of(dataclasses.replace(sample, image=content), preprocessing)
         except ImageError as error:
             return error
 
-    like = waiting[0].image if waiting else b""
+    like = dataset.encoded(waiting[0]) if waiting else b""
     stream = extractor.stream(picture_map(seen, waiting, like=like))
     shown = tracked(stream, total=len(waiting), description="Features", unit="img", enabled=progress)
     try:
-        for sample, result in zip(waiting, shown, strict=True):
+        for number, result in zip(waiting, shown, strict=True):
+            key = dataset.keys[number]
             if isinstance(result, ImageError):
-                errors[sample.key] = result
+                errors[key] = result
             else:
-                known[sample.key] = result.astype(dtype)
+                known[key] = result.astype(dtype)
     finally:
         if file is not None and waiting and known:
             _write(file, {**stored, **{marks[key]: row for key, row in known.items()}})
     if errors and (bad_images == "error" or len(errors) == len(dataset)):
-        raise ImageError(
-            f"{len(errors)} of {len(dataset)} pictures cannot be used: "
-            f"{few([f'{key}: {error}' for key, error in errors.items()])} "
-            "Replace or remove them, or leave them out with bad_images='skip'."
-        )
+        raise unusable(errors, len(dataset))
     if errors:
         _log.warning("%d pictures cannot be decoded and are left out: %s", len(errors), few(sorted(errors)))
     kept = np.array([number for number, key in enumerate(dataset.keys) if key in known], dtype=np.int64)
