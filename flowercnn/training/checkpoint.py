@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flowercnn._utils import replace_file
+from flowercnn._utils import read_arrays, write_arrays
 from flowercnn.errors import TrainingError
 from flowercnn.training.run import History
 
@@ -64,16 +64,19 @@ class Checkpoints:
             for epoch, seconds in zip(checkpoint.history.epochs, checkpoint.history.seconds, strict=True)
         ]
         counts = {name: len(values) for name, values in checkpoint.arrays.items() if len(values)}
-        about = json.dumps(
-            {"fingerprint": self.fingerprint, "history": history, "epochs": checkpoint.epochs, "arrays": counts}
-        )
+        about = {
+            "fingerprint": self.fingerprint,
+            "history": history,
+            "epochs": checkpoint.epochs,
+            "arrays": counts,
+        }
         arrays = {
             f"{name}:{number:04d}": value
             for name, values in checkpoint.arrays.items()
             for number, value in enumerate(values)
         }
         try:
-            replace_file(path, lambda temporary: np.savez(temporary, about=np.array(about), **arrays))
+            write_arrays(path, arrays, about)
         except OSError as error:
             raise TrainingError(
                 f"{self.folder}: the checkpoint cannot be written ({error.strerror or error})."
@@ -90,10 +93,9 @@ class Checkpoints:
             return None
         arrays: dict[str, list[Any]] = {}
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:  # else numpy may leave it open
-                about = json.loads(str(stored["about"]))
-                for name in sorted(set(stored.files) - {"about"}):
-                    arrays.setdefault(name.partition(":")[0], []).append(stored[name])
+            about, stored = read_arrays(path)
+            for name in sorted(stored):
+                arrays.setdefault(name.partition(":")[0], []).append(stored[name])
             history, epochs = _read_history(about["history"]), int(about["epochs"])
             belongs = about["fingerprint"] == self.fingerprint
             counts = {name: len(values) for name, values in arrays.items()}

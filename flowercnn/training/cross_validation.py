@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -13,7 +12,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from flowercnn._utils import as_path, check_count, replace_file
+from flowercnn._utils import as_path, check_count, read_arrays, write_arrays
 from flowercnn.data import Dataset, Duplicates, Fold, as_dataset
 from flowercnn.errors import TrainingError
 from flowercnn.evaluation import Evaluation, LabelIssue, evaluate, label_issues, pooled
@@ -124,16 +123,16 @@ def cross_validate(
     dataset = as_dataset(source)
     folder = None if checkpoint_dir is None else as_path(checkpoint_dir, "checkpoint_dir")
     check_count("k", k, least=2)
-    dataset.read_images(
-        trainer.plan(dataset).preprocessing,
-        bad_images=trainer.bad_images,
-        inspect=duplicates == "group",
-        keep_encoded=is_backbone(model),
-        progress=progress,
-    )
     evaluations: list[Evaluation] = []
     interrupted = False
     try:
+        dataset.read_images(
+            trainer.plan(dataset).preprocessing,
+            bad_images=trainer.bad_images,
+            inspect=duplicates == "group",
+            keep_encoded=is_backbone(model),
+            progress=progress,
+        )
         folds = dataset.folds(k, seed, duplicates=duplicates, progress=progress)
         for number, fold in enumerate(folds, start=1):
             place = None if folder is None else folder / f"fold-{number}"
@@ -176,13 +175,8 @@ def _keep_evaluation(path: Path, evaluation: Evaluation, fingerprint: str) -> No
         TrainingError: If it cannot be written.
     """
     about = {"fingerprint": fingerprint, "skipped": evaluation.skipped, "info": evaluation.info}
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez(file, keys=np.array(evaluation.keys), y_prob=evaluation.y_prob, about=json.dumps(about))
-
     try:
-        replace_file(path, write)
+        write_arrays(path, {"keys": np.array(evaluation.keys), "y_prob": evaluation.y_prob}, about)
     except OSError as error:
         raise TrainingError(f"{path}: the fold cannot be kept ({error.strerror or error}).") from error
 
@@ -196,8 +190,8 @@ def _kept_evaluation(path: Path, dataset: Dataset, fingerprint: str) -> Evaluati
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            keys, y_prob, about = file["keys"].tolist(), file["y_prob"], json.loads(str(file["about"]))
+        about, arrays = read_arrays(path)
+        keys, y_prob = arrays["keys"].tolist(), arrays["y_prob"]
         if about["fingerprint"] != fingerprint:
             raise TrainingError(
                 f"{path}: is of other data, settings or seed. Use another checkpoint_dir, or delete this one."

@@ -11,7 +11,7 @@ from fitting import BACKBONE_OPTIONS, backbone_trainer, same
 from PIL import Image
 
 import flowercnn as fc
-from flowercnn.models.backend import import_keras
+from flowercnn.models.backend import import_keras, seeded_weights
 from flowercnn.models.graph import head_of
 from flowercnn.models.registry import recipe_of
 from flowercnn.preprocessing.views import Views
@@ -168,9 +168,12 @@ def nested_net() -> Any:
     """A network with a functional model in it, which has batch normalisation and weights of its own."""
     keras = import_keras()
     layers = keras.layers
-    pixels = keras.Input((32, 32, 3))
-    inner = keras.Model(pixels, layers.BatchNormalization()(layers.Conv2D(4, 3, 2)(pixels)), name="inner")
-    return keras.Model(pixels, layers.Conv2D(4, 3, 2, activation="relu")(inner(pixels)))
+    with seeded_weights(0):
+        pixels = keras.Input((32, 32, 3))
+        inner_output = layers.BatchNormalization()(layers.Conv2D(4, 3, 2)(pixels))
+        inner = keras.Model(pixels, inner_output, name="inner")
+        scaled = layers.Rescaling(1 / 255)(pixels)  # without it the head may saturate: no gradient
+        return keras.Model(pixels, layers.Conv2D(4, 3, 2, activation="relu")(inner(scaled)))
 
 
 def test_a_model_within_a_backbone_keeps_its_weights_and_its_normalisation(coloured: fc.Dataset) -> None:

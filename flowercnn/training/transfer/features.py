@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from flowercnn._utils import image_map, replace_file, tracked
+from flowercnn._utils import image_map, read_arrays, tracked, write_arrays
 from flowercnn.data import Dataset, Units, draw_folds, draw_units, names_and_links
 from flowercnn.errors import ImageError, SplitError, TrainingError, counted, few, unusable
 from flowercnn.evaluation import loss_and_accuracy
@@ -101,9 +101,7 @@ def compute_features(
     if errors and (bad_images == "error" or len(errors) == len(dataset)):
         raise unusable(errors, len(dataset))
     if errors:
-        _log.warning(
-            "%s cannot be decoded and are left out: %s", counted(len(errors), "image"), few(sorted(errors))
-        )
+        _log.warning("%s cannot be decoded and are left out: %s", counted(len(errors), "image"), few(sorted(errors)))
     kept = np.array([number for number, key in enumerate(dataset.keys) if key in known], dtype=np.int64)
     rows = np.stack([known[dataset.keys[number]] for number in kept])
     if not np.isfinite(rows).all():
@@ -230,19 +228,17 @@ def _recognised(
 
 def _read(path: Path) -> dict[str, npt.NDArray[np.floating]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {str(mark): row for mark, row in zip(file["marks"], file["rows"], strict=True)}
+        _, arrays = read_arrays(path)
+        return dict(zip(map(str, arrays["marks"]), arrays["rows"], strict=True))
     except FileNotFoundError:
         return {}
-    except Exception as error:  # NumPy raises anything on damaged files
+    except (OSError, ValueError, KeyError) as error:
         raise TrainingError(f"{path}: the features kept here cannot be read ({error}). Remove the file.") from error
 
 
 def _write(path: Path, rows: dict[str, npt.NDArray[np.floating]]) -> None:
-    marks, vectors = np.array(list(rows)), np.stack(list(rows.values()))
     try:
-        replace_file(path, lambda temporary: np.savez(temporary, marks=marks, rows=vectors))
+        write_arrays(path, {"marks": np.array(list(rows)), "rows": np.stack(list(rows.values()))})
     except OSError as error:
-        raise TrainingError(
-            f"{path}: the features cannot be kept ({error.strerror or error}). Give another folder."
-        ) from error
+        reason = error.strerror or error
+        raise TrainingError(f"{path}: the features cannot be kept ({reason}). Give another folder.") from error
