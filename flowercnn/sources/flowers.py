@@ -42,27 +42,165 @@ _EXTRAS_102: Final = ("imagelabels.mat", "setid.mat")
 
 _PER_CLASS_17: Final = 80
 _CLASSES_17: Final = (
-    *("Daffodil", "Snowdrop", "Lily Valley", "Bluebell", "Crocus", "Iris", "Tigerlily", "Tulip", "Fritillary"),
-    *("Sunflower", "Daisy", "Colts' Foot", "Dandelion", "Cowslip", "Buttercup", "Windflower", "Pansy"),
+    *(
+        "Daffodil",
+        "Snowdrop",
+        "Lily Valley",
+        "Bluebell",
+        "Crocus",
+        "Iris",
+        "Tigerlily",
+        "Tulip",
+        "Fritillary",
+    ),
+    *(
+        "Sunflower",
+        "Daisy",
+        "Colts' Foot",
+        "Dandelion",
+        "Cowslip",
+        "Buttercup",
+        "Windflower",
+        "Pansy",
+    ),
 )
-_OTHER_SPELLINGS: Final = {"dandelalion": "dandelion", "dandelallion": "dandelion", "lillyvalley": "lilyvalley"}
+_OTHER_SPELLINGS: Final = {
+    "dandelalion": "dandelion",
+    "dandelallion": "dandelion",
+    "lillyvalley": "lilyvalley",
+}
 
 _CLASSES_102: Final = (
-    *("pink primrose", "hard-leaved pocket orchid", "canterbury bells", "sweet pea", "english marigold"),
-    *("tiger lily", "moon orchid", "bird of paradise", "monkshood", "globe thistle", "snapdragon", "colt's foot"),
-    *("king protea", "spear thistle", "yellow iris", "globe-flower", "purple coneflower", "peruvian lily"),
-    *("balloon flower", "giant white arum lily", "fire lily", "pincushion flower", "fritillary", "red ginger"),
-    *("grape hyacinth", "corn poppy", "prince of wales feathers", "stemless gentian", "artichoke", "sweet william"),
-    *("carnation", "garden phlox", "love in the mist", "mexican aster", "alpine sea holly", "ruby-lipped cattleya"),
-    *("cape flower", "great masterwort", "siam tulip", "lenten rose", "barbeton daisy", "daffodil", "sword lily"),
-    *("poinsettia", "bolero deep blue", "wallflower", "marigold", "buttercup", "oxeye daisy", "common dandelion"),
-    *("petunia", "wild pansy", "primula", "sunflower", "pelargonium", "bishop of llandaff", "gaura", "geranium"),
-    *("orange dahlia", "pink-yellow dahlia", "cautleya spicata", "japanese anemone", "black-eyed susan"),
-    *("silverbush", "californian poppy", "osteospermum", "spring crocus", "bearded iris", "windflower"),
-    *("tree poppy", "gazania", "azalea", "water lily", "rose", "thorn apple", "morning glory", "passion flower"),
-    *("lotus", "toad lily", "anthurium", "frangipani", "clematis", "hibiscus", "columbine", "desert-rose"),
-    *("tree mallow", "magnolia", "cyclamen", "watercress", "canna lily", "hippeastrum", "bee balm", "ball moss"),
-    *("foxglove", "bougainvillea", "camellia", "mallow", "mexican petunia", "bromelia", "blanket flower"),
+    *(
+        "pink primrose",
+        "hard-leaved pocket orchid",
+        "canterbury bells",
+        "sweet pea",
+        "english marigold",
+    ),
+    *(
+        "tiger lily",
+        "moon orchid",
+        "bird of paradise",
+        "monkshood",
+        "globe thistle",
+        "snapdragon",
+        "colt's foot",
+    ),
+    *(
+        "king protea",
+        "spear thistle",
+        "yellow iris",
+        "globe-flower",
+        "purple coneflower",
+        "peruvian lily",
+    ),
+    *(
+        "balloon flower",
+        "giant white arum lily",
+        "fire lily",
+        "pincushion flower",
+        "fritillary",
+        "red ginger",
+    ),
+    *(
+        "grape hyacinth",
+        "corn poppy",
+        "prince of wales feathers",
+        "stemless gentian",
+        "artichoke",
+        "sweet william",
+    ),
+    *(
+        "carnation",
+        "garden phlox",
+        "love in the mist",
+        "mexican aster",
+        "alpine sea holly",
+        "ruby-lipped cattleya",
+    ),
+    *(
+        "cape flower",
+        "great masterwort",
+        "siam tulip",
+        "lenten rose",
+        "barbeton daisy",
+        "daffodil",
+        "sword lily",
+    ),
+    *(
+        "poinsettia",
+        "bolero deep blue",
+        "wallflower",
+        "marigold",
+        "buttercup",
+        "oxeye daisy",
+        "common dandelion",
+    ),
+    *(
+        "petunia",
+        "wild pansy",
+        "primula",
+        "sunflower",
+        "pelargonium",
+        "bishop of llandaff",
+        "gaura",
+        "geranium",
+    ),
+    *(
+        "orange dahlia",
+        "pink-yellow dahlia",
+        "cautleya spicata",
+        "japanese anemone",
+        "black-eyed susan",
+    ),
+    *(
+        "silverbush",
+        "californian poppy",
+        "osteospermum",
+        "spring crocus",
+        "bearded iris",
+        "windflower",
+    ),
+    *(
+        "tree poppy",
+        "gazania",
+        "azalea",
+        "water lily",
+        "rose",
+        "thorn apple",
+        "morning glory",
+        "passion flower",
+    ),
+    *(
+        "lotus",
+        "toad lily",
+        "anthurium",
+        "frangipani",
+        "clematis",
+        "hibiscus",
+        "columbine",
+        "desert-rose",
+    ),
+    *(
+        "tree mallow",
+        "magnolia",
+        "cyclamen",
+        "watercress",
+        "canna lily",
+        "hippeastrum",
+        "bee balm",
+        "ball moss",
+    ),
+    *(
+        "foxglove",
+        "bougainvillea",
+        "camellia",
+        "mallow",
+        "mexican petunia",
+        "bromelia",
+        "blanket flower",
+    ),
     *("trumpet creeper", "blackberry lily"),
 )
 
@@ -179,7 +317,8 @@ class Flower102:
         extras = _folder(None, "flower102") if photographs else folder
         download = self._download(_EXTRAS_102 if photographs else _CHECKSUMS_102)
         labels, splits = (
-            folder / name if (folder / name).is_file() else download.fetch(name, extras) for name in _EXTRAS_102
+            folder / name if (folder / name).is_file() else download.fetch(name, extras)
+            for name in _EXTRAS_102
         )
         if not photographs:
             photographs = _fetched_photographs(download, "102flowers.tgz", folder)
@@ -197,7 +336,9 @@ class Flower102:
 
 def _check_root(root: object) -> None:
     if root is not None and not isinstance(root, (str, os.PathLike)):
-        raise ConfigurationError(f"root must be the path of a folder, or None. Received: root={root!r}")
+        raise ConfigurationError(
+            f"root must be the path of a folder, or None. Received: root={root!r}"
+        )
 
 
 def _checksums(
@@ -219,7 +360,11 @@ def _checksums(
 
 
 def _folder(root: str | os.PathLike[str] | None, name: str) -> Path:
-    return expanded(root) if root is not None else user_cache() / name
+    folder = expanded(root) if root is not None else user_cache() / name
+    if folder.is_file():
+        rule = "root must be the folder the archive is in, or is to be downloaded into"
+        raise SourceError(f"{rule}. Received: {folder}, which is a file.")
+    return folder
 
 
 def _photographs(folder: Path) -> dict[int, str]:
@@ -237,7 +382,9 @@ def _photographs(folder: Path) -> dict[int, str]:
             continue
         number = int(match[1])
         if number in found:
-            raise SourceError(f"A photograph is there twice: {found[number]} and {path}. Remove one of them.")
+            raise SourceError(
+                f"A photograph is there twice: {found[number]} and {path}. Remove one of them."
+            )
         found[number] = path
     return dict(sorted(found.items()))
 

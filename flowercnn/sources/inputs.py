@@ -56,7 +56,11 @@ def _expand(item: Any) -> Iterator[tuple[str | None, ImageInput]]:
         yield None, item.read
     elif isinstance(item, Iterable):
         for member in item:
-            yield from _expand_path_in_list(member) if isinstance(member, (str, os.PathLike)) else _expand(member)
+            yield from (
+                _expand_path_in_list(member)
+                if isinstance(member, (str, os.PathLike))
+                else _expand(member)
+            )
     elif isinstance(item, Callable):  # type: ignore[arg-type]  # typing wants isinstance on a class
         yield None, item
     else:
