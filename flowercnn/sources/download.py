@@ -103,16 +103,14 @@ class Download:
         algorithm, _, digest = self.checksums[name].partition(":")
         try:
             with path.open("rb") as file:
-                right = not digest or (
-                    hashlib.file_digest(file, algorithm).hexdigest() == digest.lower()
-                )
+                actual = hashlib.file_digest(file, algorithm).hexdigest() if digest else ""
         except (FileNotFoundError, IsADirectoryError):
             return None
         except OSError as error:
             raise SourceError(
                 f"{path}: cannot be read ({reason_of(error)}). Check your access to it."
             ) from error
-        return right and (self.opens is None or self.opens(path))
+        return actual == digest.lower() and (self.opens is None or self.opens(path))
 
     def _retrieve(self, source: str, name: str, target: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -274,8 +272,8 @@ def _unpack(path: Path, folder: Path, wanted: re.Pattern[str]) -> None:
         os.replace(unfinished, folder / "jpg")  # noqa: PTH105 - a complete folder, or none
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise SourceError(
-            f"{path}: cannot be unpacked ({type(error).__name__}: {error}). Remove it to download it "
-            "again, and check that there is space on the disk."
+            f"{path}: cannot be unpacked ({type(error).__name__}: {error}). Remove it to download "
+            "it again, and check that there is space on the disk."
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -580,3 +580,19 @@ def test_photographs_where_they_are_on_this_computer(photographs: Path) -> None:
 def test_arguments_of_a_wrong_type_are_refused_at_once(kind: Any, name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=rf"^{name} must be .*Received: {name}="):
         kind(**{name: value})
+
+
+def test_a_file_without_a_checksum_is_checked_by_opening_it_and_may_have_another_name_here(
+    server: Any, tmp_path: Path
+) -> None:
+    server.files = {"/a.txt": b"rose"}
+    here, opens = {"a.txt": "b.txt"}, lambda path: path.read_bytes() == b"rose"
+    download = Download(server.url, {"a.txt": ""}, progress=False, renamed=here, opens=opens)
+    assert download.fetch("a.txt", tmp_path) == tmp_path / "b.txt"
+    server.files = {"/a.txt": b"<html>Log in first</html>"}
+    (tmp_path / "b.txt").unlink()
+    with pytest.raises(SourceError, match=r"not the official file.*put a.txt as b.txt from"):
+        download.fetch("a.txt", tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigurationError, match="checksums must be"):
+        Download(server.url, {"a.txt": ""})

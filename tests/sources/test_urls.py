@@ -132,6 +132,6 @@ def test_a_proxy_is_used_and_watched(
     monkeypatch.setenv("http_proxy", answers(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nrose"))
     assert url.fetch("http://flowers.example/a.jpg") == b"rose"
     monkeypatch.setattr(url, "_SECONDS_IN_ALL", 1)  # loading certificates takes a part
-    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{dripping(b'HTTP/1.1 200 OK')}")
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{dripping(b'HT')}")
     with pytest.raises(ImageError, match="TimeoutError"):
         url.fetch("https://flowers.example/a.jpg")
