@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders, written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -46,17 +46,13 @@ _DIGEST: Final = 16  # bytes at the end of a cache entry
 
 
 def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
-    """Return a path as the user means it: ``~`` at its beginning is the home folder, if there is one.
-
-    Args:
-        path: What the user gave.
-        name: Of the argument, for the error.
+    """Return a user's path with ``~`` replaced by the home folder, if there is one.
 
     Raises:
-        ConfigurationError: If it is no path.
+        ConfigurationError: If it is not a path; ``name`` is the argument's.
     """
     try:
-        return Path(os.path.expanduser(path))  # noqa: PTH111 - that of a Path fails where there is no home folder
+        return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser fails without a home
     except TypeError:
         raise ConfigurationError(
             f"{name} must be a path: a str or a pathlib.Path. Received: {name}={path!r}"
@@ -64,21 +60,23 @@ def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
 
 
 def can_be_written(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file could be written there, as far as can be told without writing; folders would be made."""
+    """Return whether a file could be written there, as far as known without writing."""
     try:
         target = as_path(path).absolute()
     except FileNotFoundError:  # the current folder was removed
         return False
-    above = next((folder for folder in target.parents if folder.exists()), None)  # none: a drive that is not there
-    return above is not None and above.is_dir() and os.access(above, os.W_OK | os.X_OK) and not target.is_dir()
+    above = next((folder for folder in target.parents if folder.exists()), None)
+    if above is None or target.is_dir():  # no folder above: a drive that is missing
+        return False
+    return above.is_dir() and os.access(above, os.W_OK | os.X_OK)
 
 
 def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill a temporary file beside ``path``, then move it there, and return the path.
+    """Let ``write`` fill a temporary file beside ``path``, move it there, and return the path.
 
-    Whatever goes wrong, the file that was there before stays as it was and no temporary file is left. The
-    temporary name ends like ``path``, for writers that go by the suffix. Where ``path`` is a link, what it points to
-    is replaced; who may read the file before may read the new one.
+    On failure the previous file is unchanged and no temporary file is left. The temporary name
+    ends like ``path``, for writers that depend on the suffix. Links are followed, and the mode of
+    the previous file is kept.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -99,7 +97,7 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) 
 
 
 def write_result(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
-    """Do what `replace_file` does with a file that a user has named.
+    """Replace a file named by a user, as `replace_file` does.
 
     Raises:
         OutputError: If it cannot be written.
@@ -113,12 +111,7 @@ def write_result(path: str | os.PathLike[str], write: Callable[[Path], object]) 
 def write_arrays(
     path: str | os.PathLike[str], arrays: Mapping[str, Any], about: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write named arrays to an ``.npz`` file, whole or not at all, and return its path.
-
-    Args:
-        path: The file.
-        arrays: The arrays by name; ``about`` is not a name they can have.
-        about: A JSON object kept beside them, or ``None``.
+    """Write arrays, and ``about`` as JSON, to an ``.npz`` file as a whole; return its path.
 
     Raises:
         ValueError: If an array would need pickle, or is named ``about``.
@@ -129,21 +122,20 @@ def write_arrays(
     stored = {name: np.asarray(array) for name, array in arrays.items()}
     pickled = sorted(name for name, array in stored.items() if array.dtype.hasobject)
     if _ABOUT in stored or pickled:
-        raise ValueError(f"arrays must be of numbers or text, not named 'about'. Received: {pickled or _ABOUT}")
+        rule = "arrays must be of numbers or text, not named 'about'"
+        raise ValueError(f"{rule}. Received: {pickled or _ABOUT}")
     if about is not None:
         stored[_ABOUT] = np.array(json.dumps(about))
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # given a name, NumPy adds the suffix .npz where it is missing
-            np.savez(file, **stored)  # type: ignore[arg-type]  # its stub reads the names as allow_pickle
+        with temporary.open("wb") as file:  # to a name NumPy would append .npz
+            np.savez(file, **stored)  # type: ignore[arg-type]  # its stub misreads the names
 
     return replace_file(path, write)
 
 
 def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """Return what `write_arrays` has written: the JSON object, empty if there is none, and the arrays by name.
-
-    Nothing is unpickled.
+    """Return the JSON object, or ``{}``, and the arrays of `write_arrays`; nothing is unpickled.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -161,19 +153,21 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
     except OSError:
         raise
     except Exception as error:  # NumPy and zipfile raise anything on damaged files
-        raise ValueError(f"{path}: not an .npz file, or damaged ({type(error).__name__}: {error})") from error
+        reason = f"not an .npz file, or damaged ({type(error).__name__}: {error})"
+        raise ValueError(f"{path}: {reason}") from error
     if not isinstance(about, dict):
-        raise ValueError(f"{path}: its entry 'about' must be a JSON object. Received: {type(about).__name__}")  # noqa: TRY004 - the file is at fault, not an argument
+        kind = type(about).__name__
+        raise ValueError(f"{path}: its entry 'about' must be a JSON object. Received: {kind}")  # noqa: TRY004 - the file is at fault
     return about, arrays
 
 
 def entry_digest() -> hashlib.blake2b:
-    """Return the hash whose digest ends a cache entry, for those written in pieces."""
+    """Return the hash whose digest ends a cache entry, for entries written in chunks."""
     return hashlib.blake2b(digest_size=_DIGEST)
 
 
 def write_entry(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a cache entry, its content followed by 16 bytes of digest, whole or not at all; return its path.
+    """Write a cache entry as a whole, content and 16 bytes of digest; return its path.
 
     Raises:
         OSError: If it cannot be written.
@@ -189,7 +183,7 @@ def read_entry(path: str | os.PathLike[str]) -> bytes:
     Raises:
         FileNotFoundError: If there is no such entry.
         OSError: If it cannot be read.
-        ValueError: If it was cut or changed.
+        ValueError: If it was truncated or changed.
     """
     entry = as_path(path).read_bytes()
     content = entry[:-_DIGEST]
@@ -201,10 +195,10 @@ def read_entry(path: str | os.PathLike[str]) -> bytes:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Make a folder that a user has named, if it is not there, and return its path.
+    """Create a folder named by a user if it is missing, and return its path.
 
     Raises:
-        OutputError: If it cannot be made.
+        OutputError: If it cannot be created.
     """
     folder = as_path(path)
     try:
@@ -215,19 +209,18 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def _unwritable(path: str | os.PathLike[str], error: OSError, way_out: str) -> OutputError:
-    return OutputError(
-        f"{path}: cannot be written ({error.strerror or error}). {way_out} in a folder that can be written."
-    )
+    reason = f"{path}: cannot be written ({error.strerror or error})"
+    return OutputError(f"{reason}. {way_out} in a folder that can be written.")
 
 
 def replace_folder(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill a temporary folder beside ``path``, then move it there, and return the path.
+    """Let ``write`` fill a temporary folder beside ``path``, move it there, and return the path.
 
-    Whatever goes wrong, what was there before stays as it was and no temporary folder is left. A folder that was
-    there is replaced only if it holds the same names at its top as the new one: it was written by the same program.
+    On failure the previous folder is unchanged and no temporary folder is left. A previous folder
+    is replaced only if its top-level names are among those of the new one.
 
     Raises:
-        OSError: If the folder cannot be written, or there is something else in its place.
+        OSError: If the folder cannot be written, or something else is in its place.
     """
     target = as_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -236,8 +229,12 @@ def replace_folder(path: str | os.PathLike[str], write: Callable[[Path], object]
         temporary.mkdir()
         write(temporary)
         if target.exists():
-            if {entry.name for entry in target.iterdir()} - {entry.name for entry in temporary.iterdir()}:
-                raise FileExistsError(errno.EEXIST, "there is another folder in its place", str(target))
+            if {entry.name for entry in target.iterdir()} - {
+                entry.name for entry in temporary.iterdir()
+            }:
+                raise FileExistsError(
+                    errno.EEXIST, "there is another folder in its place", str(target)
+                )
             target.rename(old)
         temporary.rename(target)
     finally:  # after Ctrl-C, too
@@ -250,7 +247,7 @@ def replace_folder(path: str | os.PathLike[str], write: Callable[[Path], object]
 
 
 def _beside(target: Path) -> Path:
-    """Return a name that nobody has. It ends like the target's, which may be as long as names can be."""
+    """Return a new name that ends like the target's, which may have the greatest length."""
     end = target.name
     while len(os.fsencode(end)) > _LONG_NAME:
         end = end[1:]
@@ -258,10 +255,10 @@ def _beside(target: Path) -> Path:
 
 
 def user_cache() -> Path:
-    """Return the platform's place for a user's caches.
+    """Return the platform's folder for a user's caches.
 
     Raises:
-        ConfigurationError: If there is none, as the user has no home.
+        ConfigurationError: If the user does not have a home.
     """
     with _explained():
         path = platformdirs.user_cache_path("flowercnn")
@@ -274,17 +271,17 @@ def user_home() -> Path:
     """Return the user's home.
 
     Raises:
-        ConfigurationError: If there is none.
+        ConfigurationError: If the user does not have one.
     """
     with _explained():
         return Path.home()
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Return a path with the user's home for ``~``.
+    """Return a path with ``~`` replaced by the user's home.
 
     Raises:
-        ConfigurationError: If there is none.
+        ConfigurationError: If the user does not have one.
     """
     with _explained():
         return Path(path).expanduser()
@@ -300,6 +297,6 @@ def _explained() -> Iterator[None]:
 
 def _homeless() -> ConfigurationError:
     return ConfigurationError(
-        "The user's home folder is not known: HOME is not set and the system has no entry for the user. "
-        "Set HOME, or give the folder: cache_dir or root."
+        "The user's home folder is not known: HOME is not set and the system does not know the "
+        "user. Set HOME, or give the folder: cache_dir or root."
     )

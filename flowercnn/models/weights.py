@@ -5,7 +5,6 @@ Both HDF5 formats of Keras are read: ``.weights.h5`` (Keras 3) and ``.h5`` (olde
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
@@ -18,10 +17,10 @@ from typing import Any, Final
 import numpy as np
 
 from flowercnn._utils import user_home
-from flowercnn.errors import ConfigurationError, ModelFileError, SourceError
+from flowercnn.errors import ConfigurationError, ModelFileError
 from flowercnn.models.backbone_table import BackboneSpec
 from flowercnn.models.graph import inputs_of, operation_of
-from flowercnn.sources import ResumingDownloader, shown
+from flowercnn.sources import Download
 
 _SERVER: Final = "https://storage.googleapis.com"
 _log = logging.getLogger(__name__)
@@ -47,56 +46,17 @@ def fetch_weights(spec: BackboneSpec, *, mirror: str | None = None, progress: bo
     """
     if mirror is not None and not str(mirror).startswith(("http://", "https://")):
         raise ConfigurationError(f"mirror must begin with http(s)://. Received: mirror={mirror!r}")
-    target = keras_cache() / spec.file
-    if target.is_file():
-        _check_cached(target, spec.checksum)
-        return target
-    url = f"{(mirror or _SERVER).rstrip('/')}/{spec.url}"
-    by_hand = (
-        f"Offline, put {shown(url)} at {target} by hand, or name a local file: "
-        'model_options={"weights": "my.weights.h5"}; weights=None starts from random ones.'
+    folder, _, name = spec.url.rpartition("/")
+    download = Download(
+        f"{(mirror or _SERVER).rstrip('/')}/{folder}",
+        {name: spec.checksum},
+        progress=progress,
+        renamed={name: spec.file},
+        opens=_is_hdf5,
+        hint=', or name a local file: model_options={"weights": "my.weights.h5"}; weights=None '
+        "starts from random ones",
     )
-    downloader = ResumingDownloader(target.with_name(f"{spec.file}.part"), progress)
-    try:
-        if downloader.part.is_file():
-            with contextlib.suppress(ValueError):  # a partial download of another file, now removed
-                return _retrieve(url, spec.checksum, target, downloader)
-        return _retrieve(url, spec.checksum, target, downloader)
-    except ValueError:  # from None: messages of pooch show the whole URL, perhaps with a password
-        raise SourceError(
-            f"{shown(url)}: what the server sends is not the official file. {by_hand}"
-        ) from None
-    except OSError as error:  # those of requests too
-        raise SourceError(
-            f"{shown(url)}: cannot be downloaded ({type(error).__name__}). {by_hand}"
-        ) from None
-
-
-def _check_cached(path: Path, checksum: str) -> None:
-    import pooch
-
-    algorithm, _, digest = checksum.partition(":")
-    if digest and pooch.file_hash(str(path), alg=algorithm) != digest:
-        raise SourceError(f"{path}: not the official file (its checksum differs). Remove it.")
-    if not _is_hdf5(path):
-        raise SourceError(f"{path}: not weights, or damaged. Remove it to download it again.")
-
-
-def _retrieve(url: str, checksum: str, target: Path, downloader: ResumingDownloader) -> Path:
-    import pooch
-
-    logger = pooch.get_logger()
-    level = logger.level
-    logger.setLevel("WARNING")  # its messages repeat the progress bar
-    try:
-        place = {"fname": target.name, "path": target.parent}
-        path = Path(pooch.retrieve(url, checksum or None, downloader=downloader, **place))
-    finally:
-        logger.setLevel(level)
-    if not _is_hdf5(path):  # an error page, which only a checksum would reveal otherwise
-        path.unlink()
-        raise ValueError("no HDF5 file")
-    return path
+    return download.fetch(name, keras_cache())
 
 
 def _is_hdf5(path: Path) -> bool:

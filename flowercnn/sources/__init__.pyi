@@ -10,7 +10,7 @@ from flowercnn.sources.compose import concat as concat
 from flowercnn.sources.compose import filter as filter  # noqa: A004 - sources.filter reads best
 from flowercnn.sources.compose import limit as limit
 from flowercnn.sources.compose import map_labels as map_labels
-from flowercnn.sources.download import ResumingDownloader as ResumingDownloader
+from flowercnn.sources.download import Download as Download
 from flowercnn.sources.flowers import Flower17 as Flower17
 from flowercnn.sources.flowers import Flower102 as Flower102
 from flowercnn.sources.folder import ImageFolder as ImageFolder
@@ -25,6 +25,5 @@ from flowercnn.sources.registry import registered_sources as registered_sources
 from flowercnn.sources.synthetic import SyntheticFlowers as SyntheticFlowers
 from flowercnn.sources.table import ImageTable as ImageTable
 from flowercnn.sources.tensorbay.source import TensorBay as TensorBay
-from flowercnn.sources.urls import shown as shown
 
 __all__: list[str]

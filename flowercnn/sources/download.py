@@ -1,9 +1,10 @@
-"""Files from a server: checked, resumed where they were cut off, in place only when they are whole."""
+"""Downloads: resumed where they were cut off, verified, and in place only when complete."""
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import os
 import re
 import secrets
@@ -11,21 +12,20 @@ import shutil
 import tarfile
 import time
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final
+from typing import Final
 
 from flowercnn._utils import progress_bar
 from flowercnn.errors import ConfigurationError, SourceError
-from flowercnn.sources.urls import shown
+from flowercnn.sources.urls import ContentError, open_url, reason_of, shown
 
 __all__ = ["Download", "ResumingDownloader", "unpack_photographs"]
 
 _ATTEMPTS: Final = 3
-_TIMEOUT: Final = (10, 60)  # seconds to connect, seconds of silence
+_PAUSE: Final = 60  # seconds without 16 KiB after which a connection is given up
 _ABANDONED: Final = 600  # seconds without a byte after which a download belongs to nobody
-_CHUNK: Final = 2**16  # at most so much is lost where a connection is
 _LARGEST_FILE: Final = 2**32
 _LARGEST_PHOTOGRAPH: Final = 2**26
 _PARTIAL_CONTENT: Final = 206
@@ -38,9 +38,13 @@ class Download:
 
     Args:
         url: Their folder, http:// or https://.
-        checksums: ``"sha256:..."`` or ``"md5:..."`` of each file wanted, by its name.
+        checksums: ``"sha256:..."`` or ``"md5:..."`` of each file, by its name; ``""`` if unknown,
+            which needs ``opens``.
         allowed: Whether anything may be downloaded.
         progress: Whether to show progress bars.
+        renamed: Local names of files that have another one on the server, by that one.
+        opens: Further check of a file.
+        hint: Another way out, for the error when a file cannot be downloaded.
 
     Raises:
         ConfigurationError: If ``url`` or a checksum is not of this form.
@@ -48,124 +52,126 @@ class Download:
 
     url: str
     checksums: Mapping[str, str]
-    allowed: bool
-    progress: bool
+    allowed: bool = True
+    progress: bool = True
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    opens: Callable[[Path], bool] | None = None
+    hint: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.url, str) or not self.url.startswith(("http://", "https://")):
-            raise ConfigurationError(f"url must begin with https:// or http://. Received: url={self.url!r}")
+            raise ConfigurationError(
+                f"url must begin with https:// or http://. Received: url={self.url!r}"
+            )
+        form = r"sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}" + ("|" if self.opens else "")
         for name, checksum in self.checksums.items():
-            if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}", str(checksum)):
+            if not re.fullmatch(form, str(checksum)):
                 raise ConfigurationError(
-                    f"checksums must be 'sha256:' or 'md5:' and hexadecimal digits. Received: {name}={checksum!r}"
+                    "checksums must be 'sha256:' or 'md5:' and hexadecimal digits. "
+                    f"Received: {name}={checksum!r}"
                 )
 
     def fetch(self, name: str, folder: Path) -> Path:
-        """Return the path of a file, downloaded into ``folder`` unless it is there with the right checksum.
+        """Return the path of a file in ``folder``, downloaded unless it is there.
 
         Raises:
-            SourceError: If it is neither there nor can be downloaded, or its checksum is wrong.
+            SourceError: If it is missing and cannot be downloaded, or is not the official file.
         """
-        target, source = folder / name, f"{self.url.rstrip('/')}/{name}"
-        is_right = self._is_right(target)
-        if is_right:
+        target, source = folder / self.renamed.get(name, name), f"{self.url.rstrip('/')}/{name}"
+        valid = self._is_valid(target, name)
+        if valid:
             return target
-        if is_right is not None:
+        if valid is not None:
             raise SourceError(
-                f"{target}: not the official file (its {self.checksums[name].partition(':')[0]} is another). "
-                "Remove it to download it anew."
+                f"{target}: not the official file, or damaged. Remove it to download it again."
             )
         if not self.allowed:
-            raise SourceError(f"{target}: the file is missing, and download=False. {self._by_hand(folder)}")
+            reason = f"{target}: the file is missing, and download=False"
+            raise SourceError(f"{reason}. {self._by_hand(folder)}")
         try:
-            return self._retrieve(source, name, folder)
-        except ValueError:
-            failure = "what the server sends is not the official file (its checksum is another)"
-        except OSError as error:  # those of requests too
-            failure = f"cannot be downloaded ({_reason(error)})"
-        if self._is_right(target):  # another process was faster
+            return self._retrieve(source, name, target)
+        except ContentError as error:
+            failure = f"what the server sends is not the official file ({error})"
+        except (OSError, ValueError) as error:
+            failure = f"cannot be downloaded ({reason_of(error)})"
+        if self._is_valid(target, name):  # another process was faster
             return target
-        # Not from what pooch and requests say: it has the whole URL, perhaps with a password.
         raise SourceError(f"{shown(source)}: {failure}. {self._by_hand(folder)}")
 
-    def _is_right(self, target: Path) -> bool | None:
-        """Return whether a file has the right checksum; ``None`` if it is not there.
-
-        Raises:
-            SourceError: If it cannot be read, or its folder is a file.
-        """
-        import pooch
-
-        algorithm, _, digest = self.checksums[target.name].partition(":")
+    def _is_valid(self, path: Path, name: str) -> bool | None:
+        """Return whether a file is the official one, or ``None`` if it is missing."""
+        algorithm, _, digest = self.checksums[name].partition(":")
         try:
-            found = pooch.file_hash(str(target), alg=algorithm)
+            with path.open("rb") as file:
+                actual = hashlib.file_digest(file, algorithm).hexdigest() if digest else ""
         except (FileNotFoundError, IsADirectoryError):
             return None
-        except NotADirectoryError as error:
-            raise SourceError(
-                f"root must be the folder the archive is in, or is to be downloaded into. Received: {target.parent}, "
-                "which is a file."
-            ) from error
         except OSError as error:
-            raise SourceError(f"{target}: cannot be read ({_reason(error)}). Check your access to it.") from error
-        return bool(found == digest.lower())
+            raise SourceError(
+                f"{path}: cannot be read ({reason_of(error)}). Check your access to it."
+            ) from error
+        return actual == digest.lower() and (self.opens is None or self.opens(path))
 
-    def _retrieve(self, source: str, name: str, folder: Path) -> Path:
-        import pooch
-
-        downloader = ResumingDownloader(folder / f"{name}.part", self.progress)
-        goes_on = bool(downloader.left_behind())
-        logger = pooch.get_logger()
-        level = logger.level
-        logger.setLevel("WARNING")  # it says on stderr what the progress bar says
+    def _retrieve(self, source: str, name: str, target: Path) -> Path:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.part")
+        downloader = ResumingDownloader(part, self.progress)
+        resumed = bool(downloader.left_behind())
         try:
-            return Path(pooch.retrieve(source, self.checksums[name], fname=name, path=folder, downloader=downloader))
-        except ValueError:
-            if not goes_on:
+            downloader(source, target, lambda path: bool(self._is_valid(path, name)))
+        except ContentError:
+            if not resumed:
                 raise
-        finally:
-            logger.setLevel(level)
+        else:
+            return target
         # What an earlier run had left may have been of another file. It is gone now.
-        return self._retrieve(source, name, folder)
+        return self._retrieve(source, name, target)
 
     def _by_hand(self, folder: Path) -> str:
-        missing = [name for name in self.checksums if not (folder / name).is_file()]
-        return f"Without a network, put {', '.join(missing)} from {shown(self.url)} into {folder} by hand."
+        local = {name: self.renamed.get(name, name) for name in self.checksums}
+        missing = [
+            name if name == file else f"{name} as {file}"
+            for name, file in local.items()
+            if not (folder / file).is_file()
+        ]
+        where = f"from {shown(self.url)} into {folder}"
+        return f"Without a network, put {', '.join(missing)} {where} by hand{self.hint}."
 
 
 @dataclass(frozen=True, slots=True)
 class ResumingDownloader:
-    """What pooch downloads with: goes on where an earlier attempt, or an earlier run, was cut off.
+    """Download that continues where an earlier attempt, or an earlier run, was cut off.
 
-    Several processes may download the same file into one folder: each moves what has come so far to a name of its own
-    before it adds to it, and moves it back if it fails.
+    Several processes may download the same file into one folder: each moves the unfinished file
+    to a name of its own before it appends to it, and moves it back if it fails.
 
     Args:
-        part: The file that holds what had come when an earlier run failed.
+        part: The unfinished file of an earlier run that failed.
         progress: Whether to show progress bars.
     """
 
     part: Path
     progress: bool
 
-    def __call__(self, url: str, output_file: str, _pooch: object) -> None:
-        """Write the file at ``url`` to ``output_file``, which pooch checks and moves."""
+    def __call__(self, url: str, target: Path, is_valid: Callable[[Path], bool]) -> None:
+        """Write the file at ``url`` to ``target`` once it is complete and valid."""
         own = self._claim()
         try:
             self._persist(url, own)
-            own.replace(output_file)
-        except ValueError:
+            if not is_valid(own):
+                raise ContentError("its checksum is another, or it does not open")
+            own.replace(target)
+        except ContentError:
             own.unlink(missing_ok=True)
             raise
         finally:
-            with contextlib.suppress(OSError):  # there is nothing left of it, or another process has left something
+            with contextlib.suppress(OSError):  # it is in place, or was removed
                 own.replace(self.part)
 
     def left_behind(self) -> list[Path]:
-        """Return the files an earlier run has left, that of one that was killed included."""
-        private = self.part.parent.glob(f".*.{glob.escape(self.part.name)}")
+        """Return the unfinished files of earlier runs, also of a run that was killed."""
         found = [self.part] if self.part.is_file() else []
-        for path in private:
+        for path in self.part.parent.glob(f".*.{glob.escape(self.part.name)}"):
             with contextlib.suppress(OSError):  # its owner was faster
                 if time.time() - path.stat().st_mtime > _ABANDONED:
                     found.append(path)
@@ -188,57 +194,56 @@ class ResumingDownloader:
 
         for attempt in range(_ATTEMPTS):
             try:
-                self._go_on(url, own)
-            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
+                return self._resume(url, own)
+            except (requests.ConnectionError, requests.Timeout, TimeoutError):
                 if attempt == _ATTEMPTS - 1:
                     raise
-            else:
-                return
-
-    def _go_on(self, url: str, part: Path) -> None:
-        import requests
-
-        have = part.stat().st_size if part.is_file() else 0
-        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
-        with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-            if have and response.status_code == _RANGE_NOT_SATISFIABLE:
-                part.unlink()  # nothing can be after what is there: it is whole, or of another file
-                return self._go_on(url, part)
-            response.raise_for_status()
-            if response.status_code != _PARTIAL_CONTENT:
-                have = 0
-            length = response.headers.get("Content-Length", "")
-            total = have + int(length) if length.isdigit() else None
-            with part.open("ab" if have else "wb") as file:
-                self._copy(response, file, have, total, self.part.name.removesuffix(".part"))
         return None
 
-    def _copy(self, response: Any, file: IO[bytes], have: int, total: int | None, name: str) -> None:
-        with progress_bar(total=total, description=name, unit="B", enabled=self.progress) as bar:
-            bar.update(have)
-            for chunk in response.iter_content(_CHUNK):
-                if file.tell() + len(chunk) > _LARGEST_FILE:
-                    raise ValueError(f"more than {_LARGEST_FILE:,} bytes")
-                file.write(chunk)
-                bar.update(len(chunk))
+    def _resume(self, url: str, own: Path) -> None:
+        start = own.stat().st_size if own.is_file() else 0
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        limits = {"pause": _PAUSE, "size": _LARGEST_FILE}
+        with open_url(url, **limits, headers=headers) as (response, chunks):
+            if start and response.status_code == _RANGE_NOT_SATISFIABLE:
+                own.unlink()  # nothing follows what is there: it is complete, or of another file
+                return self._resume(url, own)
+            response.raise_for_status()
+            if response.status_code != _PARTIAL_CONTENT:
+                start = 0
+            length = response.headers.get("Content-Length", "")
+            bar = progress_bar(
+                total=start + int(length) if length.isdigit() else None,
+                description=self.part.name.removesuffix(".part"),
+                unit="B",
+                enabled=self.progress,
+            )
+            with own.open("ab" if start else "wb") as file, bar:
+                bar.update(start)
+                for chunk in chunks:
+                    file.write(chunk)
+                    bar.update(len(chunk))
+        return None
 
 
-def unpack_photographs(download: Download, archive: str, folder: Path, wanted: re.Pattern[str]) -> None:
-    """Write the photographs of an archive to ``folder/jpg``, which appears only when it is complete.
+def unpack_photographs(
+    download: Download, archive: str, folder: Path, wanted: re.Pattern[str]
+) -> None:
+    """Unpack the photographs of an archive into ``folder/jpg``, which appears only when complete.
 
-    A photograph keeps its own name and nothing of the folders it has in the archive, so no name or link in the
-    archive can lead anywhere. The archive is removed afterwards if it was downloaded for this.
+    A photograph keeps its own name and nothing of its folders in the archive, so that no name or
+    link can lead outside. The archive is removed afterwards if it was downloaded for this.
 
     Args:
         download: Where the archive comes from if it is not in ``folder``.
         archive: Its name.
-        folder: Where to.
-        wanted: What the names of photographs look like.
+        folder: Folder to unpack into.
+        wanted: Pattern of the names of photographs.
 
     Raises:
         SourceError: If the archive is missing or damaged, or ``folder`` cannot be written.
     """
-    given = (folder / archive).is_file()
+    was_there = (folder / archive).is_file()
     try:
         path = download.fetch(archive, folder)
         _unpack(path, folder, wanted)
@@ -246,7 +251,7 @@ def unpack_photographs(download: Download, archive: str, folder: Path, wanted: r
         if _has_photographs(folder / "jpg", wanted):  # another process was faster
             return
         raise
-    if not given:
+    if not was_there:
         with contextlib.suppress(OSError):  # another process may be reading it
             path.unlink()
 
@@ -267,8 +272,8 @@ def _unpack(path: Path, folder: Path, wanted: re.Pattern[str]) -> None:
         os.replace(unfinished, folder / "jpg")  # noqa: PTH105 - a complete folder, or none
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise SourceError(
-            f"{path}: cannot be unpacked ({_reason(error)}). Remove it to download it anew, and see that there is "
-            "space on the disk."
+            f"{path}: cannot be unpacked ({type(error).__name__}: {error}). Remove it to download "
+            "it again, and check that there is space on the disk."
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -276,18 +281,11 @@ def _unpack(path: Path, folder: Path, wanted: re.Pattern[str]) -> None:
 
 def _write_member(members: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
     if member.size > _LARGEST_PHOTOGRAPH:
-        raise tarfile.TarError(f"{member.name}: {member.size:,} bytes are no photograph")
+        raise tarfile.TarError(
+            f"{member.name}: {member.size:,} bytes are too many for a photograph"
+        )
     content = members.extractfile(member)
     if content is None:
         raise tarfile.TarError(f"{member.name}: has no content")
     with content, path.open("xb") as file:
         shutil.copyfileobj(content, file)
-
-
-def _reason(error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status:
-        return f"HTTP {status}"
-    if type(error).__module__.startswith("requests"):
-        return type(error).__name__  # its message may have the whole URL, with a password
-    return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"

@@ -1,7 +1,8 @@
-"""The two flower data sets of the University of Oxford, with their official splits.
+# ruff: noqa: SIM905 - as lists, the names would take a line each
+"""Flower data sets of the University of Oxford, with their official splits.
 
-Nilsback & Zisserman, "A Visual Vocabulary for Flower Classification" (CVPR 2006) and "Automated Flower
-Classification over a Large Number of Classes" (ICVGIP 2008).
+Nilsback & Zisserman, "A Visual Vocabulary for Flower Classification" (CVPR 2006) and
+"Automated Flower Classification over a Large Number of Classes" (ICVGIP 2008).
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ __all__ = ["Flower17", "Flower102"]
 _SERVER: Final = "https://www.robots.ox.ac.uk/~vgg/data/flowers/"
 _PHOTOGRAPH: Final = re.compile(r"image_(\d{4,5})\.jpe?g", re.IGNORECASE)
 
-# SHA-256 as published by others who use the official files (TensorFlow Datasets lists those of the 102 categories);
-# of datasplits.mat only the MD5 is published.
+# SHA-256 as published by other users of the official files (TensorFlow Datasets has those of the
+# 102 categories); of datasplits.mat only the MD5 is published.
 _CHECKSUMS_17: Final = {
     "17flowers.tgz": "sha256:fe38a60f8b4a95e657551247d3e7d799a3fafcdbc595be504b12839967823d70",
     "datasplits.mat": "md5:4828cddfd0d803c5abbdebcb1e148a1e",
@@ -41,29 +42,38 @@ _CHECKSUMS_102: Final = {
 _EXTRAS_102: Final = ("imagelabels.mat", "setid.mat")
 
 _PER_CLASS_17: Final = 80
-_CLASSES_17: Final = (
-    *("Daffodil", "Snowdrop", "Lily Valley", "Bluebell", "Crocus", "Iris", "Tigerlily", "Tulip", "Fritillary"),
-    *("Sunflower", "Daisy", "Colts' Foot", "Dandelion", "Cowslip", "Buttercup", "Windflower", "Pansy"),
+_CLASSES_17: Final = tuple(
+    (
+        "Daffodil, Snowdrop, Lily Valley, Bluebell, Crocus, Iris, Tigerlily, Tulip, Fritillary, "
+        "Sunflower, Daisy, Colts' Foot, Dandelion, Cowslip, Buttercup, Windflower, Pansy"
+    ).split(", ")
 )
-_OTHER_SPELLINGS: Final = {"dandelalion": "dandelion", "dandelallion": "dandelion", "lillyvalley": "lilyvalley"}
+_OTHER_SPELLINGS: Final = {
+    "dandelalion": "dandelion",
+    "dandelallion": "dandelion",
+    "lillyvalley": "lilyvalley",
+}
 
-_CLASSES_102: Final = (
-    *("pink primrose", "hard-leaved pocket orchid", "canterbury bells", "sweet pea", "english marigold"),
-    *("tiger lily", "moon orchid", "bird of paradise", "monkshood", "globe thistle", "snapdragon", "colt's foot"),
-    *("king protea", "spear thistle", "yellow iris", "globe-flower", "purple coneflower", "peruvian lily"),
-    *("balloon flower", "giant white arum lily", "fire lily", "pincushion flower", "fritillary", "red ginger"),
-    *("grape hyacinth", "corn poppy", "prince of wales feathers", "stemless gentian", "artichoke", "sweet william"),
-    *("carnation", "garden phlox", "love in the mist", "mexican aster", "alpine sea holly", "ruby-lipped cattleya"),
-    *("cape flower", "great masterwort", "siam tulip", "lenten rose", "barbeton daisy", "daffodil", "sword lily"),
-    *("poinsettia", "bolero deep blue", "wallflower", "marigold", "buttercup", "oxeye daisy", "common dandelion"),
-    *("petunia", "wild pansy", "primula", "sunflower", "pelargonium", "bishop of llandaff", "gaura", "geranium"),
-    *("orange dahlia", "pink-yellow dahlia", "cautleya spicata", "japanese anemone", "black-eyed susan"),
-    *("silverbush", "californian poppy", "osteospermum", "spring crocus", "bearded iris", "windflower"),
-    *("tree poppy", "gazania", "azalea", "water lily", "rose", "thorn apple", "morning glory", "passion flower"),
-    *("lotus", "toad lily", "anthurium", "frangipani", "clematis", "hibiscus", "columbine", "desert-rose"),
-    *("tree mallow", "magnolia", "cyclamen", "watercress", "canna lily", "hippeastrum", "bee balm", "ball moss"),
-    *("foxglove", "bougainvillea", "camellia", "mallow", "mexican petunia", "bromelia", "blanket flower"),
-    *("trumpet creeper", "blackberry lily"),
+_CLASSES_102: Final = tuple(
+    (
+        "pink primrose, hard-leaved pocket orchid, canterbury bells, sweet pea, english marigold, "
+        "tiger lily, moon orchid, bird of paradise, monkshood, globe thistle, snapdragon, colt's "
+        "foot, king protea, spear thistle, yellow iris, globe-flower, purple coneflower, peruvian "
+        "lily, balloon flower, giant white arum lily, fire lily, pincushion flower, fritillary, "
+        "red ginger, grape hyacinth, corn poppy, prince of wales feathers, stemless gentian, "
+        "artichoke, sweet william, carnation, garden phlox, love in the mist, mexican aster, "
+        "alpine sea holly, ruby-lipped cattleya, cape flower, great masterwort, siam tulip, "
+        "lenten rose, barbeton daisy, daffodil, sword lily, poinsettia, bolero deep blue, "
+        "wallflower, marigold, buttercup, oxeye daisy, common dandelion, petunia, wild pansy, "
+        "primula, sunflower, pelargonium, bishop of llandaff, gaura, geranium, orange dahlia, "
+        "pink-yellow dahlia, cautleya spicata, japanese anemone, black-eyed susan, silverbush, "
+        "californian poppy, osteospermum, spring crocus, bearded iris, windflower, tree poppy, "
+        "gazania, azalea, water lily, rose, thorn apple, morning glory, passion flower, lotus, "
+        "toad lily, anthurium, frangipani, clematis, hibiscus, columbine, desert-rose, tree "
+        "mallow, magnolia, cyclamen, watercress, canna lily, hippeastrum, bee balm, ball moss, "
+        "foxglove, bougainvillea, camellia, mallow, mexican petunia, bromelia, blanket flower, "
+        "trumpet creeper, blackberry lily"
+    ).split(", ")
 )
 
 
@@ -71,23 +81,22 @@ _CLASSES_102: Final = (
 class Flower17:
     """17 species, 80 photographs each, with three official splits into 680, 340 and 340.
 
-    The photographs are recognised by their official names, ``image_0001.jpg`` to ``image_1360.jpg``, wherever below
-    ``root`` they are: all in one folder as in the official archive, or in a folder per class, complete or in part.
-    The number decides about the class; a folder named like another species is an error. Where there are none, they
-    come from ``17flowers.tgz`` and the parts from ``datasplits.mat``, which are downloaded (60 MB) unless they are
-    there. Keys are the official names.
+    Photographs are recognised anywhere below ``root``, complete or in part, by their official
+    names, ``image_0001.jpg`` to ``image_1360.jpg``, which are also the keys. The number determines
+    the class; a folder named like another species is an error. Without photographs,
+    ``17flowers.tgz`` and ``datasplits.mat`` (the split) are used, downloaded (60 MB) if missing.
 
     Args:
-        root: The folder; by default one in the user's cache. A folder with photographs is never changed, and the
-            official parts are then only known if ``datasplits.mat`` is in it.
-        download: Whether to download what is missing.
-        split: Which official split the samples carry, 1 to 3.
-        url: Where to download from: the official server, or a mirror with the same files.
-        checksums: Of other files than the official ones: ``{"17flowers.tgz": "sha256:..."}``.
+        root: Folder; by default one in the user's cache. A folder with photographs is never
+            changed, and needs ``datasplits.mat`` for the official split.
+        download: Whether to download missing files.
+        split: Official split of the samples, 1 to 3.
+        url: Official server, or a mirror with the same files.
+        checksums: Checksums of other than the official files: ``{"17flowers.tgz": "sha256:..."}``.
         progress: Whether to show progress bars.
 
     Raises:
-        ConfigurationError: If an argument has a value it cannot have.
+        ConfigurationError: If an argument is not valid.
         SourceError: If photographs are missing and cannot be downloaded (when iterated).
 
     Example:
@@ -106,14 +115,14 @@ class Flower17:
 
     def __post_init__(self) -> None:
         _check_root(self.root)
-        # 1.0 and True are equal to 1 but have no place in the name of a split.
+        # 1.0 and True are equal to 1 but cannot be in the name of a split.
         is_int = isinstance(self.split, (int, np.integer)) and not isinstance(self.split, bool)
         if not is_int or self.split not in (1, 2, 3):
             raise ConfigurationError(f"split must be 1, 2 or 3. Received: split={self.split!r}")
         self._download(_CHECKSUMS_17)
 
     def __iter__(self) -> Iterator[Sample]:
-        """Yield the photographs by number; what is missing is downloaded first."""
+        """Yield the photographs by number, after missing files are downloaded."""
         folder = _folder(self.root, "flower17")
         photographs = _photographs(folder)
         if not photographs:
@@ -138,21 +147,21 @@ class Flower17:
 class Flower102:
     """102 species, 40 to 258 photographs each, with the official split into 1,020, 1,020 and 6,149.
 
-    The photographs are recognised by their official names, ``image_00001.jpg`` to ``image_08189.jpg``, wherever below
-    ``root`` they are, complete or in part. Where there are none, the archive ``102flowers.tgz`` is taken, which is
-    downloaded (345 MB) unless it is there. Keys are the official names. The official files number the species; the
-    names are those everybody uses.
+    Photographs are recognised anywhere below ``root``, complete or in part, by their official
+    names, ``image_00001.jpg`` to ``image_08189.jpg``, which are also the keys. Without photographs,
+    ``102flowers.tgz`` is used, downloaded (345 MB) if missing. The official files number the
+    species; the names are those in common use.
 
     Args:
-        root: The folder; by default one in the user's cache. A folder with photographs is never changed: where
-            ``imagelabels.mat`` and ``setid.mat`` are not in it, they are taken from the cache.
-        download: Whether to download what is missing.
-        url: Where to download from: the official server, or a mirror with the same files.
-        checksums: Of other files than the official ones: ``{"102flowers.tgz": "sha256:..."}``.
+        root: Folder; by default one in the user's cache. A folder with photographs is never
+            changed: ``imagelabels.mat`` and ``setid.mat`` come from the cache if missing.
+        download: Whether to download missing files.
+        url: Official server, or a mirror with the same files.
+        checksums: Checksums of other than the official files: ``{"102flowers.tgz": "sha256:..."}``.
         progress: Whether to show progress bars.
 
     Raises:
-        ConfigurationError: If an argument has a value it cannot have.
+        ConfigurationError: If an argument is not valid.
         SourceError: If photographs or labels are missing and cannot be downloaded (when iterated).
 
     Example:
@@ -173,13 +182,14 @@ class Flower102:
         self._download(_CHECKSUMS_102)
 
     def __iter__(self) -> Iterator[Sample]:
-        """Yield the photographs by number; what is missing is downloaded first."""
+        """Yield the photographs by number, after missing files are downloaded."""
         folder = _folder(self.root, "flower102")
         photographs = _photographs(folder)
         extras = _folder(None, "flower102") if photographs else folder
         download = self._download(_EXTRAS_102 if photographs else _CHECKSUMS_102)
         labels, splits = (
-            folder / name if (folder / name).is_file() else download.fetch(name, extras) for name in _EXTRAS_102
+            folder / name if (folder / name).is_file() else download.fetch(name, extras)
+            for name in _EXTRAS_102
         )
         if not photographs:
             photographs = _fetched_photographs(download, "102flowers.tgz", folder)
@@ -197,49 +207,47 @@ class Flower102:
 
 def _check_root(root: object) -> None:
     if root is not None and not isinstance(root, (str, os.PathLike)):
-        raise ConfigurationError(f"root must be the path of a folder, or None. Received: root={root!r}")
+        rule = "root must be the path of a folder, or None"
+        raise ConfigurationError(f"{rule}. Received: root={root!r}")
 
 
 def _checksums(
     official: Mapping[str, str], others: Mapping[str, str] | None, wanted: Iterable[str]
 ) -> dict[str, str]:
-    if others is None:
-        others = {}
-    if not isinstance(others, Mapping):
-        raise ConfigurationError(
-            "checksums must be a mapping of file names to checksums, such as {'setid.mat': 'sha256:...'}. "
-            f"Received: checksums={others!r}"
-        )
-    for name in others:
+    chosen = {} if others is None else others
+    if not isinstance(chosen, Mapping):
+        rule = "a mapping of file names to checksums, such as {'setid.mat': 'sha256:...'}"
+        raise ConfigurationError(f"checksums must be {rule}. Received: checksums={others!r}")
+    for name in chosen:
         if name not in official:
-            raise ConfigurationError(
-                f"checksums may name {few(list(official))}.{closest(name, official)} Received: {name!r}"
-            )
-    return {name: others.get(name, official[name]) for name in wanted}
+            rule = f"checksums may name {few(list(official))}"
+            raise ConfigurationError(f"{rule}.{closest(name, official)} Received: {name!r}")
+    return {name: chosen.get(name, official[name]) for name in wanted}
 
 
 def _folder(root: str | os.PathLike[str] | None, name: str) -> Path:
-    return expanded(root) if root is not None else user_cache() / name
+    folder = expanded(root) if root is not None else user_cache() / name
+    if folder.is_file():
+        rule = "root must be the folder the archive is in, or is to be downloaded into"
+        raise SourceError(f"{rule}. Received: {folder}, which is a file.")
+    return folder
 
 
 def _photographs(folder: Path) -> dict[int, str]:
-    """Path of each photograph by its number, in order; none if the folder is not there.
-
-    Raises:
-        SourceError: If a number is there twice.
-    """
+    """Return the path of each photograph by its number, in order."""
     if not folder.is_dir():
         return {}
-    found: dict[int, str] = {}
+    paths: dict[int, str] = {}
     for path in find_images(str(folder), or_none=True):
         match = _PHOTOGRAPH.fullmatch(os.path.basename(path))  # noqa: PTH119 - thousands of them
         if match is None:
             continue
-        number = int(match[1])
-        if number in found:
-            raise SourceError(f"A photograph is there twice: {found[number]} and {path}. Remove one of them.")
-        found[number] = path
-    return dict(sorted(found.items()))
+        other = paths.setdefault(int(match[1]), path)
+        if other != path:
+            raise SourceError(
+                f"A photograph is there twice: {other} and {path}. Remove one of them."
+            )
+    return dict(sorted(paths.items()))
 
 
 def _fetched_photographs(download: Download, archive: str, folder: Path) -> dict[int, str]:
@@ -248,24 +256,25 @@ def _fetched_photographs(download: Download, archive: str, folder: Path) -> dict
 
 
 def _check_numbers(photographs: Mapping[int, str], count: int, folder: Path) -> None:
-    strange = [number for number in photographs if not 1 <= number <= count]
-    if strange or not photographs:
+    wrong = [number for number in photographs if not 1 <= number <= count]
+    if wrong or not photographs:
         raise SourceError(
-            f"{folder}: the photographs must be numbered 1 to {count}. Received: {few(strange) or 'no photographs'}. "
-            "Give other pictures as flowercnn.ImageFolder."
+            f"{folder}: the photographs must be numbered 1 to {count}. Received: "
+            f"{few(wrong) or 'no photographs'}. Give other images as flowercnn.ImageFolder."
         )
 
 
 def _check_class_folders(photographs: Mapping[int, str]) -> None:
-    """Refuse a folder named like another species than its photographs are."""
+    """Check that no folder is named like another species than that of its photographs."""
     species = {_plain(name): name for name in _CLASSES_17}
     for number, path in photographs.items():
-        named = species.get(_plain(os.path.basename(os.path.dirname(path))))  # noqa: PTH119, PTH120 - thousands
+        folder = os.path.basename(os.path.dirname(path))  # noqa: PTH119, PTH120 - thousands
+        named = species.get(_plain(folder))
         official = _CLASSES_17[(number - 1) // _PER_CLASS_17]
         if named is not None and named != official:
             raise SourceError(
-                f"{path}: the folder says {named!r}, but photograph {number} is {official!r} officially. If the "
-                "folder is right, give it as flowercnn.ImageFolder."
+                f"{path}: the folder says {named!r}, but photograph {number} is {official!r} "
+                "officially. If the folder is right, give it as flowercnn.ImageFolder."
             )
 
 
@@ -275,26 +284,18 @@ def _plain(name: str) -> str:
 
 
 def _parts(numbers: Sequence[Sequence[int]]) -> dict[int, SplitName]:
-    """Part of each photograph by its number."""
-    train, val, test = numbers
-    parts: dict[int, SplitName] = dict.fromkeys(train, "train")
-    parts |= dict.fromkeys(val, "val")
-    parts |= dict.fromkeys(test, "test")
-    return parts
+    """Return the part of each photograph by its number."""
+    names: tuple[SplitName, ...] = ("train", "val", "test")
+    return {each: name for name, part in zip(names, numbers, strict=True) for each in part}
 
 
 def _read_matrices(path: Path, names: Sequence[str]) -> list[list[int]]:
-    """Return the numbers of each named matrix of a MATLAB file.
-
-    Raises:
-        SourceError: If it is no such file.
-    """
+    """Return the numbers of each named matrix of a MATLAB file."""
     from scipy.io import loadmat
 
     try:
         matrices: dict[str, Any] = loadmat(path, variable_names=list(names))
         return [[int(number) for number in matrices[name].ravel()] for name in names]
     except Exception as error:  # SciPy raises anything on damaged files
-        raise SourceError(
-            f"{path}: not the official file with {few(names)} ({type(error).__name__}). Remove it to fetch it anew."
-        ) from error
+        reason = f"not the official file with {few(names)} ({type(error).__name__})"
+        raise SourceError(f"{path}: {reason}. Remove it to download it again.") from error

@@ -1,4 +1,4 @@
-"""What users hand to a classifier, as pairs of key and picture."""
+"""Inputs of a classifier, as pairs of key and image."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from flowercnn.sources.urls import fetch, is_url
 __all__ = ["PredictInput", "keyed_pictures", "one_picture"]
 
 PredictInput: TypeAlias = "ImageInput | Sample | DataSource | Iterable[Any]"
-"""One picture (an ``http`` or ``https`` URL and an open file included), a folder, archive or pattern, a data set or
-source, or an iterable of those."""
+"""One image (also a URL or an open file), a folder, archive, pattern, data set, or source, or an
+iterable of those."""
 
-_ONE_PICTURE_DIMENSIONS: Final = 3
-_KINDS_OF_TEXTS_AND_OBJECTS: Final = "OSTU"  # as NumPy names them
+_IMAGE_DIMENSIONS: Final = 3
+_TEXTS_AND_OBJECTS: Final = "OSTU"  # as NumPy names them
 
 
 def keyed_pictures(images: PredictInput) -> Iterator[tuple[str, ImageInput]]:
-    """Yield key and picture of everything in ``images``, in order, listing folders as it meets them.
+    """Yield key and image of everything in ``images``, in order; folders are listed when reached.
 
-    The key of a file is its path, of a picture in an archive its path in it, of a URL the URL, of a sample its key,
-    of anything else its number from 0.
+    The key of a file is its path, of an image in an archive its path in it, of a URL the URL, of
+    a sample its key, of anything else its number from 0.
 
     Raises:
-        ConfigurationError: If something is no picture and nothing that holds pictures.
-        SourceError: If a folder or archive cannot be listed, or nothing fits a pattern; in an iterable it becomes a
-            picture that cannot be read.
+        ConfigurationError: If something is neither an image nor holds images.
+        SourceError: If a folder or archive cannot be listed, or nothing matches a pattern; in an
+            iterable it becomes an image that cannot be read.
     """
     for number, (key, image) in enumerate(_expand(images)):
         yield (str(number) if key is None else key), image
@@ -56,18 +56,19 @@ def _expand(item: Any) -> Iterator[tuple[str | None, ImageInput]]:
         yield None, item.read
     elif isinstance(item, Iterable):
         for member in item:
-            yield from _expand_path_in_list(member) if isinstance(member, (str, os.PathLike)) else _expand(member)
+            is_path = isinstance(member, (str, os.PathLike))
+            yield from _expand_listed_path(member) if is_path else _expand(member)
     elif isinstance(item, Callable):  # type: ignore[arg-type]  # typing wants isinstance on a class
         yield None, item
     else:
         raise ConfigurationError(
-            "Pictures must be paths, URLs, bytes, open files, Pillow images, uint8 arrays, samples, folders, or "
-            f"iterables of those. Received: {type(item).__name__} {item!r}"
+            "Images must be paths, URLs, bytes, open files, Pillow images, uint8 arrays, samples, "
+            f"folders, or iterables of those. Received: {type(item).__name__} {item!r}"
         )
 
 
-def _expand_path_in_list(member: str | os.PathLike[str]) -> Iterator[tuple[str, ImageInput]]:
-    """Yield what a path names; if that is nothing, one picture that cannot be read: the others do not wait for it."""
+def _expand_listed_path(member: str | os.PathLike[str]) -> Iterator[tuple[str, ImageInput]]:
+    """Yield the images of a path; where there are none, one that cannot be read."""
     path = os.fspath(member)
     try:
         yield from _expand_path(path)
@@ -88,49 +89,49 @@ def _expand_path(path: str) -> Iterator[tuple[str, ImageInput]]:
         yield from ((found, found) for found in find_images(path))
     elif os.path.lexists(path):
         if is_archive(path):
-            yield from sorted(_pictures_in(open_archive(path)), key=itemgetter(0))
+            yield from sorted(_images_in(open_archive(path)), key=itemgetter(0))
         else:
             yield path, path
     elif glob.has_magic(path):
-        found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - as the user wrote it, absolute or not
-        files = [name for name in found if os.path.isfile(name)]  # noqa: PTH113
+        matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - as the user wrote it, absolute or not
+        files = [name for name in matches if os.path.isfile(name)]  # noqa: PTH113
         if not files:
-            raise SourceError(f"{path}: no file fits this pattern.")
+            raise SourceError(f"{path}: no file matches this pattern.")
         yield from ((name, name) for name in files)
     else:
-        yield path, path  # its prediction will say that it is not there
+        yield path, path  # its prediction will have the error
 
 
-def _pictures_in(archive: ListedTree, folder: str = "") -> Iterator[tuple[str, ImageInput]]:
-    """Yield path and picture of all in an archive, unsorted: as in a folder, it takes no class folders to be one."""
+def _images_in(archive: ListedTree, folder: str = "") -> Iterator[tuple[str, ImageInput]]:
+    """Yield path and image of all in an archive, with or without class folders, unsorted."""
     for name, kind, handle in archive.entries(folder):
         if kind == "folder":
-            yield from _pictures_in(archive, handle)
+            yield from _images_in(archive, handle)
         elif kind == "file" and is_image(name):
             yield folder + name, handle
 
 
 def one_picture(image: PredictInput) -> tuple[str, ImageInput]:
-    """Return the key and the only picture there is.
+    """Return key and image of an input that is a single image.
 
     Raises:
-        ConfigurationError: If there are several, or none.
+        ConfigurationError: If it is several, or none.
         FlowerCNNError: As `keyed_pictures`.
     """
     pairs = list(islice(keyed_pictures(image), 2))
     if len(pairs) != 1:
         found = "several: give one at a time, or many to predict()" if pairs else "none"
-        raise ConfigurationError(f"image must be one picture. Received: {found}")
+        raise ConfigurationError(f"image must be a single image. Received: {found}")
     return pairs[0]
 
 
 def _is_open_file(item: Any) -> bool:
-    """Return whether this can be read like a file; a data set has a method of that name, too."""
+    """Return whether this is read like a file; a data set has a method ``read``, too."""
     return callable(getattr(item, "read", None)) and not hasattr(item, "class_names")
 
 
 def _is_one_array(item: Any) -> bool:
-    """Return whether this is an array of pixels; one of paths or other things is an iterable of them."""
-    if not isinstance(item, np.ndarray) or item.ndim > _ONE_PICTURE_DIMENSIONS:
+    """Return whether this is an array of pixels, not of paths or other objects."""
+    if not isinstance(item, np.ndarray) or item.ndim > _IMAGE_DIMENSIONS:
         return False
-    return item.ndim == 0 or item.dtype.kind not in _KINDS_OF_TEXTS_AND_OBJECTS
+    return item.ndim == 0 or item.dtype.kind not in _TEXTS_AND_OBJECTS

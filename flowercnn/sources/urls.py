@@ -1,28 +1,41 @@
-"""Images behind http URLs, and URLs as they may be shown: nothing that may be secret."""
+"""HTTP client of the library, and URLs without their secrets."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
+import math
 import re
 import socket
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Self
-from urllib.parse import quote, urlsplit, urlunsplit
 
 from flowercnn.errors import ConfigurationError, ImageError
 
-__all__ = ["StorageOptions", "checked_options", "fetch", "is_url", "key_of_url", "shown"]
+__all__ = [
+    "ContentError",
+    "StorageOptions",
+    "checked_options",
+    "fetch",
+    "is_url",
+    "key_of_url",
+    "open_url",
+    "reason_of",
+    "shown",
+]
 
-
+_CHUNK: Final = 2**14
+_CONNECT: Final = 10  # seconds
+_REDIRECTS: Final = 10
 _SECONDS: Final = 10
 _SECONDS_IN_ALL: Final = 60
 _MOST_BYTES: Final = 64 * 2**20
-_STAYS: Final = "%/?:@!$&'()*+,;=~"  # of a path or query, besides letters and digits
+
+
+class ContentError(ValueError):
+    """Content that is larger than allowed, or not the file that was wanted."""
 
 
 def is_url(text: str) -> bool:
@@ -31,128 +44,173 @@ def is_url(text: str) -> bool:
 
 
 def fetch(url: str) -> bytes:
-    """Return what an ``http`` or ``https`` URL holds: at most 64 MiB, within a minute.
-
-    Redirections are followed to the same two schemes only. Spaces, and letters that are not ASCII, are sent as
-    browsers send them.
+    """Return the content of an ``http`` or ``https`` URL: at most 64 MiB, within a minute.
 
     Raises:
-        ImageError: If it cannot be had. The message does not repeat user names, passwords or queries.
+        ImageError: If it cannot be fetched. The message shows no user name, password or query.
     """
+    limits = {"seconds": _SECONDS_IN_ALL, "pause": _SECONDS, "size": _MOST_BYTES}
     try:
-        with _Watch(_SECONDS_IN_ALL) as watch, _opener(watch).open(_in_ascii(url), timeout=_SECONDS) as answer:
-            content = _read(answer)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise ImageError(f"{shown(url)}: the server answered {error.code} {error.reason}.") from None
-    except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "reason", None) or type(error).__name__
-        raise ImageError(f"{shown(url)}: cannot be fetched ({reason}).") from None
-    except http.client.HTTPException as error:
-        raise ImageError(f"{shown(url)}: cannot be fetched ({type(error).__name__}).") from None
-    if len(content) > _MOST_BYTES:
-        raise ImageError(f"{shown(url)}: more than {_MOST_BYTES:,} bytes.")
-    return content
+        with open_url(url, **limits, headers={"Accept": "image/*"}) as (response, chunks):
+            response.raise_for_status()
+            return b"".join(chunks)
+    except ContentError as error:
+        reason = str(error)
+    except (OSError, ValueError) as error:
+        reason = f"cannot be fetched ({reason_of(error)})"
+    raise ImageError(f"{shown(url)}: {reason}.")
 
 
-def _in_ascii(url: str) -> str:
-    """Return a URL as it is sent: as it is typed, it may have spaces and any letters."""
-    parts = urlsplit(url)
-    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
-    return urlunsplit((parts.scheme, host, quote(parts.path, _STAYS), quote(parts.query, _STAYS), ""))
+@contextlib.contextmanager
+def open_url(
+    url: str,
+    *,
+    pause: float,
+    size: int,
+    seconds: float | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Iterator[tuple[Any, Iterator[bytes]]]:
+    """Open an ``http`` or ``https`` URL; yield the response of `requests`, and its body in chunks.
+
+    At most ten redirects are followed, to the same two schemes. The body is yielded as it is sent.
+
+    Args:
+        url: The URL.
+        pause: Seconds until the answer to each request, and between chunks of 16 KiB.
+        size: Most bytes of the body.
+        seconds: Seconds until the end of the body, or ``None`` for no limit.
+        headers: Headers of the request.
+
+    Raises:
+        TimeoutError: If a limit of time is exceeded, whatever the server is sending.
+        ContentError: If the body is larger than ``size``.
+        OSError, ValueError: If the request fails; their messages may show the whole URL.
+    """
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    with _Watch(pause, seconds) as watch, requests.Session() as session:
+        session.headers.update({"User-Agent": "flowercnn", "Accept-Encoding": "identity"})
+        session.max_redirects = _REDIRECTS
+        session.hooks["response"].append(watch.answered)
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, _adapter(watch))
+        try:
+            limits = (min(_CONNECT, pause), pause)
+            with session.get(url, headers=headers, stream=True, timeout=limits) as response:
+                yield response, _chunks(response, watch, size)
+        except HTTPError as error:  # of a malformed answer, or while the body is read
+            raise requests.ConnectionError from error
 
 
-def _opener(watch: _Watch) -> urllib.request.OpenerDirector:
-    # Not the default opener: that one also follows redirections to ftp and opens files.
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        _WatchedHTTP(watch),
-        _WatchedHTTPS(watch),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    opener.addheaders = [("User-Agent", "flowercnn"), ("Accept", "image/*")]
-    return opener
+def _chunks(response: Any, watch: _Watch, size: int) -> Iterator[bytes]:
+    import requests
+
+    received = 0
+    for chunk in response.raw.stream(_CHUNK, decode_content=False):
+        watch.rearm()
+        received += len(chunk)
+        if received > size:
+            raise ContentError(f"more than {size:,} bytes")
+        yield chunk
+    if response.raw.length_remaining:  # urllib3 1 does not raise
+        raise requests.ConnectionError("the body was cut off")
 
 
-def _read(answer: Any) -> bytes:
-    """Read an answer until its end or the limit."""
-    content = bytearray()
-    while len(content) <= _MOST_BYTES and (chunk := answer.read1(2**16)):
-        content += chunk
-    return bytes(content)
+def _adapter(watch: _Watch) -> Any:
+    """Return an adapter of `requests` whose connections, those to a proxy too, are watched."""
+    from requests.adapters import HTTPAdapter
+
+    class Adapter(HTTPAdapter):
+        def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
+            pool: Any = super().get_connection_with_tls_context(*arguments, **options)
+            kind = pool.ConnectionCls
+
+            def connect(connection: Any) -> socket.socket:
+                return watch.add(kind._new_conn(connection))  # noqa: SLF001 - before TLS there is no public way
+
+            pool.ConnectionCls = type(kind.__name__, (kind,), {"_new_conn": connect})
+            return pool
+
+    return Adapter()
 
 
 class _Watch:
-    """Ends connections when the time is over: a server may drip, even in the middle of a header or of TLS.
+    """Watchdog that ends connections in time: a server may drip, even in headers or TLS.
 
     Args:
-        seconds: How long all of it may take.
+        pause: Seconds from one `rearm` to the next.
+        seconds: Seconds in all, or ``None``.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._over = threading.Event()
-        self._ends: list[socket.socket] = []
-        self._timer = threading.Timer(seconds, self._end)
-        self._timer.daemon = True
+    def __init__(self, pause: float, seconds: float | None) -> None:
+        self._pause = pause
+        self._end = math.inf if seconds is None else time.monotonic() + seconds
+        self._left = threading.Event()
+        self._over = False
+        self._sockets: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._wait, name="flowercnn-http", daemon=True)
+        self.rearm()
 
     def __enter__(self) -> Self:
-        self._timer.start()
+        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Say so if the time was over, whatever that looked like to who was reading."""
-        self._timer.cancel()
-        for end in self._ends:
-            end.close()
-        if self._over.is_set() and (kind is None or issubclass(kind, Exception)):
-            raise TimeoutError
+        """Raise TimeoutError in place of whatever the end of the connection has caused."""
+        self._left.set()
+        self._thread.join()
+        for each in self._sockets:
+            each.close()
+        if self._over and (kind is None or issubclass(kind, Exception)):
+            raise TimeoutError from None
 
-    def connect(self, *arguments: Any, **options: Any) -> socket.socket:
-        """Connect as `socket.create_connection` does."""
-        connection = socket.create_connection(*arguments, **options)
-        self._ends.append(connection.dup())  # stays ours when TLS takes the connection over
-        if self._over.is_set():
-            self._end()
+    def rearm(self) -> None:
+        self._until = min(self._end, time.monotonic() + self._pause)
+
+    def answered(self, response: Any, **_: Any) -> None:
+        """Hook of `requests`: it would read the body of a redirect, of any size."""
+        self.rearm()
+        if response.is_redirect:
+            response.raw.close()
+
+    def add(self, connection: socket.socket) -> socket.socket:
+        self._sockets.append(connection.dup())  # stays open when TLS takes the connection over
+        if self._over:
+            self._shut()
         return connection
 
-    def _end(self) -> None:
-        self._over.set()
-        for end in self._ends:
+    def _wait(self) -> None:
+        while not self._left.wait(max(0.0, self._until - time.monotonic())):
+            if time.monotonic() >= self._until:
+                self._over = True
+                self._shut()
+                return
+
+    def _shut(self) -> None:
+        for each in self._sockets:
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                each.shutdown(socket.SHUT_RDWR)
 
 
-class _Watched(urllib.request.AbstractHTTPHandler):
-    def __init__(self, watch: _Watch) -> None:
-        super().__init__()
-        self._watch = watch
-
-    def do_open(self, http_class: Any, req: urllib.request.Request, **options: Any) -> Any:
-        def connection(host: str, **more: Any) -> Any:
-            made = http_class(host, **more)
-            made._create_connection = self._watch.connect  # noqa: SLF001 - there is no public way in
-            return made
-
-        return super().do_open(connection, req, **options)
-
-
-class _WatchedHTTP(_Watched, urllib.request.HTTPHandler):
-    pass
-
-
-class _WatchedHTTPS(_Watched, urllib.request.HTTPSHandler):
-    pass
+def reason_of(error: BaseException) -> str:
+    """Return why a request failed, without the URL that messages of `requests` repeat."""
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    if status >= 400:  # noqa: PLR2004 - the errors of HTTP
+        return f"HTTP {status}"
+    name = type(error).__name__
+    cause: BaseException | None = error
+    while cause is not None:
+        if text := getattr(cause, "strerror", None):
+            return f"{name}: {text}"
+        cause = cause.__cause__ if cause.__suppress_context__ else cause.__context__
+    return name
 
 
 class StorageOptions(dict[str, Any]):
-    """What fsspec needs for a URL. It may hold passwords, so it is neither shown nor pickled.
+    """Options of fsspec for a URL. They may hold passwords: never shown, never pickled.
 
-    A source that arrives in another process has none: there, fsspec's own configuration decides.
+    In another process a source has none: there, fsspec's own configuration decides.
     """
 
     def __repr__(self) -> str:
@@ -166,23 +224,22 @@ class StorageOptions(dict[str, Any]):
 
 
 def checked_options(value: Any) -> StorageOptions:
-    """Return the argument ``storage_options``; ``None`` is none.
+    """Return the argument ``storage_options``, empty for ``None``.
 
     Raises:
-        ConfigurationError: If it is no mapping of names.
+        ConfigurationError: If it is not a mapping of names.
     """
-    if value is None:
-        return StorageOptions()
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+    options = {} if value is None else value
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
         raise ConfigurationError(
             "storage_options must be a mapping of names to values, such as {'anon': True}. "
             f"Received: {type(value).__name__}"  # not the value: it may be a password
         )
-    return StorageOptions(value)
+    return StorageOptions(options)
 
 
 def shown(where: str) -> str:
-    """Return a path or URL without what may be secret in it: user, password, query.
+    """Return a path or URL without its secrets: user, password, query.
 
     Example:
         >>> shown("zip://a::https://me:pw@example.org/p.zip?token=1"), shown("photos/rose?.jpg")
@@ -192,11 +249,10 @@ def shown(where: str) -> str:
 
 
 def key_of_url(url: str) -> str:
-    """Return a text that tells a URL from others, without what may be secret; a query becomes its hash."""
+    """Return a URL without its secrets, distinct from others: a query becomes its hash."""
     _, question_mark, query = url.partition("?")
-    return (
-        f"{shown(url)}?{hashlib.blake2b(query.encode(), digest_size=8).hexdigest()}" if question_mark else shown(url)
-    )
+    digest = hashlib.blake2b(query.encode(), digest_size=8).hexdigest()
+    return f"{shown(url)}?{digest}" if question_mark else shown(url)
 
 
 def _bare(url: str) -> str:

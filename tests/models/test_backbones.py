@@ -405,7 +405,8 @@ def test_without_a_network_the_error_says_which_file_to_put_where(
         )
     assert "secret" not in str(caught.value)
     assert spec.url in str(caught.value)
-    assert str(tmp_path / "models" / spec.file) in str(caught.value)
+    assert f"put {spec.file} from http" in str(caught.value)
+    assert f"into {tmp_path / 'models'} by hand" in str(caught.value)
     (tmp_path / "models").mkdir(exist_ok=True)
     (tmp_path / "models" / spec.file).write_bytes(b"cut off")
     with pytest.raises(fc.SourceError, match="not the official file"):

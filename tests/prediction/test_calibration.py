@@ -503,8 +503,10 @@ def test_explanations_take_one_picture_as_predict_one_does(
         assert np.array_equal(explain(predictor, file).heat, expected)
     assert np.array_equal(explain(predictor, sample).heat, explain(predictor, sample.image).heat)
     with pytest.raises(
-        fc.ConfigurationError, match=r"image must be one picture\. Received: several"
+        fc.ConfigurationError, match=r"image must be a single image\. Received: several"
     ):
         explain(predictor, coloured)
-    with pytest.raises(fc.ConfigurationError, match=r"image must be one picture\. Received: none"):
+    with pytest.raises(
+        fc.ConfigurationError, match=r"image must be a single image\. Received: none"
+    ):
         explain(predictor, [])

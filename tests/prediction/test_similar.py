@@ -67,5 +67,5 @@ def test_only_one_picture_has_pictures_like_it(
         coloured.subset(range(2)),
         photo_folder,
     ):
-        with pytest.raises(fc.ConfigurationError, match="image must be one picture"):
+        with pytest.raises(fc.ConfigurationError, match="image must be a single image"):
             predictor.find_similar(image, coloured)  # type: ignore[arg-type]  # that is the point

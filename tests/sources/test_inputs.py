@@ -86,7 +86,7 @@ def test_patterns_name_files(predictor: fc.Predictor, photo_folder: Path, monkey
     assert [p.key for p in predictor.predict("red/[01].png")] == ["red/0.png", "red/1.png"]
     Path("red/[x].png").write_bytes(Path("red/0.png").read_bytes())
     assert [p.key for p in predictor.predict("red/[x].png")] == ["red/[x].png"]
-    with pytest.raises(fc.SourceError, match="no file fits"):
+    with pytest.raises(fc.SourceError, match="no file matches"):
         predictor.predict("*.jpeg")
 
 
@@ -100,7 +100,7 @@ def test_paths_in_a_list_that_name_nothing_are_records(
     first, *between, last = predictor.predict([good, *bad, good])
     assert first.label == last.label == "red"
     assert [prediction.key for prediction in between] == bad
-    reasons = ("no file fits", "no file fits", "no images found", "bad.zip")
+    reasons = ("no file matches", "no file matches", "no images found", "bad.zip")
     assert all(reason in str(prediction.error) for reason, prediction in zip(reasons, between, strict=True))
     for path in (tmp_path / "*.jpg", tmp_path / "empty", tmp_path / "bad.zip"):
         with pytest.raises(fc.SourceError):
@@ -117,9 +117,9 @@ def test_open_files_are_pictures(predictor: fc.Predictor, photo_folder: Path) ->
 
 
 def test_one_picture_is_one_picture(predictor: fc.Predictor, photo_folder: Path) -> None:
-    with pytest.raises(fc.ConfigurationError, match="one picture. Received: several"):
+    with pytest.raises(fc.ConfigurationError, match="a single image. Received: several"):
         predictor.predict_one(photo_folder)
-    with pytest.raises(fc.ConfigurationError, match="one picture. Received: none"):
+    with pytest.raises(fc.ConfigurationError, match="a single image. Received: none"):
         predictor.predict_one([])
 
 

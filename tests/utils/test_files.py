@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 import flowercnn as fc
-from flowercnn._utils.files import can_be_written, make_folder, replace_file, replace_folder, write_result
+from flowercnn._utils.files import (
+    can_be_written,
+    make_folder,
+    replace_file,
+    replace_folder,
+    write_result,
+)
 from flowercnn._utils.interrupts import interrupts_deferred
 from flowercnn.errors import OutputError
 
@@ -32,11 +38,15 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_result_that_cannot_be_written_is_an_error_of_ours_and_of_the_system(tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_written_is_an_error_of_ours_and_of_the_system(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder.txt").mkdir()
     for path in (tmp_path / "file" / "x.txt", tmp_path / "folder.txt"):
-        with pytest.raises(fc.FlowerCNNError, match="cannot be written .* Give the name of a file in") as caught:
+        with pytest.raises(
+            fc.FlowerCNNError, match="cannot be written .* Give the name of a file in"
+        ) as caught:
             write_result(path, lambda temporary: temporary.touch())
         assert isinstance(caught.value, OSError)
     with pytest.raises(OutputError, match="Give the name of a folder in"):
@@ -62,12 +72,18 @@ def test_it_can_be_told_beforehand_whether_a_file_could_be_written(tmp_path: Pat
     assert not can_be_written(tmp_path)
 
 
-def test_where_nothing_is_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "exists", lambda _: False)  # as on a drive of Windows that is not there
+def test_where_nothing_is_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Path, "exists", lambda _: False
+    )  # as on a drive of Windows that is not there
     assert not can_be_written("x.keras")
 
 
-def test_in_a_folder_that_was_removed_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_folder_that_was_removed_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def gone() -> str:
         raise FileNotFoundError(2, "No such file or directory")
 
@@ -78,7 +94,10 @@ def test_in_a_folder_that_was_removed_nothing_can_be_written(tmp_path: Path, mon
 def test_a_link_stays_a_link_to_the_new_file(tmp_path: Path) -> None:
     (tmp_path / "real.txt").write_text("old")
     (tmp_path / "link.txt").symlink_to("real.txt")
-    assert replace_file(tmp_path / "link.txt", lambda temporary: temporary.write_text("new")) == tmp_path / "link.txt"
+    assert (
+        replace_file(tmp_path / "link.txt", lambda temporary: temporary.write_text("new"))
+        == tmp_path / "link.txt"
+    )
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real.txt").read_text() == "new"
     assert len(list(tmp_path.iterdir())) == 2
@@ -98,7 +117,9 @@ def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path, name: str) -> Non
     assert replace_folder(tmp_path / f"f{name[1:]}", lambda folder: (folder / "a").touch()).is_dir()
 
 
-def test_ctrl_c_between_two_folders_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_between_two_folders_keeps_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replace_folder(tmp_path / "model", lambda folder: (folder / "a").write_text("old"))
     rename, done = Path.rename, []
 
