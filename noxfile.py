@@ -10,7 +10,16 @@ import nox
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "imports", "typing", "tests", "tensorbay_newest", "minimums", "docs", "build"]
+nox.options.sessions = [
+    "lint",
+    "imports",
+    "typing",
+    "tests",
+    "tensorbay_newest",
+    "minimums",
+    "docs",
+    "build",
+]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 IN_TWO = ("-n", "2", "--dist", "loadfile")  # most tests keep less than two cores busy
@@ -52,7 +61,15 @@ def install(session: nox.Session, *names: str) -> None:
     locked = Path(session.create_tmp()) / "locked.txt"
     session.install("uv")
     session.run(
-        "uv", "export", "--frozen", "--all-groups", "--no-hashes", "--no-emit-project", "--quiet", "-o", str(locked)
+        "uv",
+        "export",
+        "--frozen",
+        "--all-groups",
+        "--no-hashes",
+        "--no-emit-project",
+        "--quiet",
+        "-o",
+        str(locked),
     )
     session.install(str(wheel), *groups(*names), "--constraint", str(locked))
 
@@ -120,8 +137,12 @@ def minimums(session: nox.Session) -> None:
     lowest = ("--resolution", "lowest-direct", "--all-extras", "--group", "test")
     session.install(*lowest, "-r", "pyproject.toml")
     session.install("--no-deps", str(wheel))
-    old = ("-W", "ignore::DeprecationWarning")  # what old packages call in new ones is not ours to change
-    # TensorBay's oldest version is the locked one, which the other tests have; what examples call has its own tests.
+    old = (
+        "-W",
+        "ignore::DeprecationWarning",
+    )  # what old packages call in new ones is not ours to change
+    # TensorBay's oldest version is the locked one, which the other tests have; what examples call
+    # has its own tests.
     left_out = ("--ignore=tests/sources/tensorbay", "--ignore=tests/test_examples.py")
     command = ("pytest", *IN_TWO, *left_out, *old, *chosen(session, "not slow"))
     session.run(*command, env={"PYTHONSAFEPATH": "1"})

@@ -21,7 +21,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
 default_role = "py:obj"
-# Links into other projects need a network while building: they are made where the pages are published.
+# Links into other projects need a network while building: they are made where the pages are
+# published.
 published = bool(os.environ.get("READTHEDOCS"))
 intersphinx_mapping = (
     {"python": ("https://docs.python.org/3", None), "numpy": ("https://numpy.org/doc/stable", None)}

@@ -66,7 +66,12 @@ def run() -> fc.TrainingRun:
     """A finished training on the coloured pictures, with splits and evaluation."""
     # At full size throughout: unlike photographs, noise looks otherwise when it is shrunk.
     recipe = dataclasses.replace(recipe_of("fast"), progressive=())
-    settings: dict[str, Any] = {"image_size": (32, 32), "epochs": 16, "batch_size": 8, "recipe": recipe}
+    settings: dict[str, Any] = {
+        "image_size": (32, 32),
+        "epochs": 16,
+        "batch_size": 8,
+        "recipe": recipe,
+    }
     return fc.train(coloured_source(), model="fast", val=0.2, progress=False, **settings)
 
 
@@ -116,8 +121,13 @@ class Pictures:
             case 2:
                 chance = random.Random(seed)
                 share = chance.uniform(0.9, 0.97)
-                left, top = chance.uniform(0, width * (1 - share)), chance.uniform(0, height * (1 - share))
-                return image.crop((int(left), int(top), int(left + width * share), int(top + height * share)))
+                left, top = (
+                    chance.uniform(0, width * (1 - share)),
+                    chance.uniform(0, height * (1 - share)),
+                )
+                return image.crop(
+                    (int(left), int(top), int(left + width * share), int(top + height * share))
+                )
             case _:
                 return ImageEnhance.Brightness(image).enhance(1.25)
 

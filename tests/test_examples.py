@@ -23,7 +23,11 @@ from flowercnn.sources.tensorbay.credentials import KEY_VARIABLES
 
 ROOT = Path(__file__).parents[1]
 SLOW = ("backbones.md", "train.md")  # more than half a minute each
-PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if "_build" not in path.parts]
+PAGES = [
+    path
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if "_build" not in path.parts
+]
 MODULES = sorted(module.name for module in pkgutil.walk_packages(fc.__path__, "flowercnn."))
 
 
@@ -37,7 +41,9 @@ def examples(page: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def tensorbay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TensorBayServer, TensorBayServer, Path]]:
+def tensorbay(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[TensorBayServer, TensorBayServer, Path]]:
     """A TensorBay on this machine, another one that speaks TLS, and the authority to trust."""
     files = {"train": example_files(60), "test": example_files(30, 60)}
     flowers = ServedDataset("Flower17-1", files, EXAMPLE_CLASSES, tags={"v1.0": files})
@@ -48,7 +54,9 @@ def tensorbay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Tensor
 
 @pytest.fixture
 def workplace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensorbay: tuple[TensorBayServer, TensorBayServer, Path]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tensorbay: tuple[TensorBayServer, TensorBayServer, Path],
 ) -> None:
     """A folder with ``photos/``, three species of drawn flowers, and a home whose profile leads to a TensorBay."""
     server, secured, authority = tensorbay
@@ -56,7 +64,11 @@ def workplace(
         f"[profiles]\ndefault = \n\t{server.key}\n\t{server.url}\nwork = \n\t{server.key}\n"
     )
     (tmp_path / "our-authority.pem").write_bytes(authority.read_bytes())
-    for name, value in {"HOME": tmp_path, "XDG_CACHE_HOME": tmp_path / "cache", "OUR_TENSORBAY": secured.url}.items():
+    for name, value in {
+        "HOME": tmp_path,
+        "XDG_CACHE_HOME": tmp_path / "cache",
+        "OUR_TENSORBAY": secured.url,
+    }.items():
         monkeypatch.setenv(name, str(value))
     for name in KEY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -92,7 +104,11 @@ def test_there_are_examples_to_run() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_in_docstrings_are_true(name: str, predictor: fc.Predictor) -> None:
     module = importlib.import_module(name)
-    names = {**vars(module), "predictor": predictor, "picture": next(iter(Path("photos").rglob("*.png")))}
+    names = {
+        **vars(module),
+        "predictor": predictor,
+        "picture": next(iter(Path("photos").rglob("*.png"))),
+    }
     results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, name, globs=names):
         results.run(test)

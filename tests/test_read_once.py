@@ -36,7 +36,14 @@ class Counting:
         self.bad, self.parts = bad, parts
 
     def __iter__(self) -> Iterator[fc.Sample]:
-        splits: tuple[Literal["train", "val", "test"], ...] = ("train", "train", "train", "train", "val", "test")
+        splits: tuple[Literal["train", "val", "test"], ...] = (
+            "train",
+            "train",
+            "train",
+            "train",
+            "val",
+            "test",
+        )
         for number, name in enumerate(NAMES):
             split = splits[number % 6] if self.parts else None
             yield fc.Sample(name, name.split("/")[0], self._image(name), split=split)
@@ -59,11 +66,16 @@ class Counting:
         {"duplicates": "ignore"},
         {"val": 0.0},
         {"test": 0.0},
-        {"preprocessing": fc.Preprocessing(image_size=(32, 32), memory_limit=0), "image_size": None},
+        {
+            "preprocessing": fc.Preprocessing(image_size=(32, 32), memory_limit=0),
+            "image_size": None,
+        },
     ],
     ids=["usual", "duplicates ignored", "no val", "no test", "on disk"],
 )
-def test_each_image_is_fetched_once(settings: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_is_fetched_once(
+    settings: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = Counting()
     fc.train(source, **{**SETTINGS, **settings})
@@ -86,10 +98,14 @@ def test_each_image_is_fetched_once_where_bad_ones_are_left_out(duplicates: Any)
 
 
 @pytest.mark.parametrize("duplicates", ["group", "ignore"])
-def test_bad_images_are_named_before_any_training(duplicates: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_images_are_named_before_any_training(
+    duplicates: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("flowercnn.training.loop.Loop.run", None)
     source = Counting(bad=("blue/3.png", "red/7.png"))
-    with pytest.raises(fc.ImageError, match=r"2 of 24 images cannot be used: blue/3.png: .* red/7.png"):
+    with pytest.raises(
+        fc.ImageError, match=r"2 of 24 images cannot be used: blue/3.png: .* red/7.png"
+    ):
         fc.train(source, duplicates=duplicates, **SETTINGS)
     source.check()
 

@@ -66,7 +66,9 @@ def test_predictions_show_the_answer_or_why_there_is_none() -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_plot_is_drawn_on_its_ground(run: fc.TrainingRun, tmp_path: Path, *, dark: bool) -> None:
+def test_every_plot_is_drawn_on_its_ground(
+    run: fc.TrainingRun, tmp_path: Path, *, dark: bool
+) -> None:
     assert run.evaluation is not None
     curves = run.history.to_dict()
     pictures = [np.zeros((8, 8, 3), np.uint8)] * 3
@@ -75,10 +77,14 @@ def test_every_plot_is_drawn_on_its_ground(run: fc.TrainingRun, tmp_path: Path, 
         "learning rate": plots.learning_rate_figure(curves, dark=dark),
         "counts": plots.class_counts_figure({"a": 3, "$b$": 1}, dark=dark),
         "samples": plots.sample_grid(pictures, ["a", "b", "$c$"], dark=dark),
-        "confusion": plots.confusion_figure(run.evaluation.confusion_matrix, run.evaluation.class_names, dark=dark),
+        "confusion": plots.confusion_figure(
+            run.evaluation.confusion_matrix, run.evaluation.class_names, dark=dark
+        ),
         "reliability": plots.reliability_figure(run.evaluation.reliability, dark=dark),
         "classes": plots.per_class_figure(run.evaluation.per_class, dark=dark),
-        "predictions": plots.prediction_grid(pictures, ["a"] * 3, ["a", "b", "c"], [0.5] * 3, dark=dark),
+        "predictions": plots.prediction_grid(
+            pictures, ["a"] * 3, ["a", "b", "c"], [0.5] * 3, dark=dark
+        ),
         "overlay": plots.overlay_figure(pictures, pictures, ["a", "b", "c"], dark=dark),
     }
     for name, figure in figures.items():

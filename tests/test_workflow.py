@@ -13,7 +13,9 @@ from flowercnn.training.trainer import TrainerSettings
 FAST: dict[str, Any] = {"model": "article", "image_size": (24, 24), "epochs": 1, "progress": False}
 
 
-def test_one_call_goes_from_a_folder_to_a_saved_tested_model(photo_folder: Path, tmp_path: Path) -> None:
+def test_one_call_goes_from_a_folder_to_a_saved_tested_model(
+    photo_folder: Path, tmp_path: Path
+) -> None:
     run = fc.train(photo_folder, out=tmp_path / "model.keras", **FAST)
     assert run.splits is not None
     assert [len(part) for part in run.splits] == [21, 3, 6]
@@ -22,7 +24,9 @@ def test_one_call_goes_from_a_folder_to_a_saved_tested_model(photo_folder: Path,
     loaded = fc.Predictor.load(tmp_path / "model.keras")
     assert loaded.info["test"]["accuracy"] == run.evaluation.accuracy
     assert run.predictor.info["test"] == loaded.info["test"]
-    assert loaded.info["fingerprints"] == {name: part.fingerprint() for name, part in run.splits._asdict().items()}
+    assert loaded.info["fingerprints"] == {
+        name: part.fingerprint() for name, part in run.splits._asdict().items()
+    }
 
 
 def test_a_test_on_the_pictures_learned_from_is_warned_of(
@@ -45,9 +49,14 @@ def test_the_same_seed_gives_the_same_evaluation(photo_folder: Path) -> None:
 def test_where_pictures_come_from_does_not_change_the_weights(photo_folder: Path) -> None:
     dataset = fc.Dataset.from_source(fc.ImageFolder(photo_folder))
     in_memory = fc.InMemory(
-        [Path(str(s.image)).read_bytes() for s in dataset], [s.label for s in dataset], keys=dataset.keys
+        [Path(str(s.image)).read_bytes() for s in dataset],
+        [s.label for s in dataset],
+        keys=dataset.keys,
     )
-    a, b = (fc.train(source, **FAST).predictor.model.get_weights() for source in (photo_folder, in_memory))
+    a, b = (
+        fc.train(source, **FAST).predictor.model.get_weights()
+        for source in (photo_folder, in_memory)
+    )
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
@@ -65,10 +74,13 @@ def test_predefined_parts_are_used(photo_folder: Path) -> None:
 
 def test_parts_of_some_samples_only_are_an_error_and_not_drawn_anew(coloured: fc.Dataset) -> None:
     samples = [
-        dataclasses.replace(sample, split="test" if number % 2 else "train") for number, sample in enumerate(coloured)
+        dataclasses.replace(sample, split="test" if number % 2 else "train")
+        for number, sample in enumerate(coloured)
     ]
     samples[4] = dataclasses.replace(samples[4], split=None)
-    with pytest.raises(fc.SplitError, match=f"1 of 30 samples without one: {samples[4].key}. Give each a part"):
+    with pytest.raises(
+        fc.SplitError, match=f"1 of 30 samples without one: {samples[4].key}. Give each a part"
+    ):
         fc.train(samples, **FAST)
 
 
@@ -91,7 +103,9 @@ def test_no_test_part_is_no_evaluation(photo_folder: Path) -> None:
         ({"image_size": (0, 10)}, "image_size"),
     ],
 )
-def test_wrong_arguments_are_found_before_anything_is_read(settings: dict[str, Any], reason: str) -> None:
+def test_wrong_arguments_are_found_before_anything_is_read(
+    settings: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(fc.ConfigurationError, match=reason):
         fc.train("a folder that does not exist", **settings)
 
@@ -101,7 +115,9 @@ def test_type_checkers_know_every_argument_of_the_trainer() -> None:
     assert set(TrainerSettings.__annotations__) == fields - {"model", "seed"}
 
 
-def test_a_network_that_cannot_be_saved_is_found_before_training(photo_folder: Path, tmp_path: Path) -> None:
+def test_a_network_that_cannot_be_saved_is_found_before_training(
+    photo_folder: Path, tmp_path: Path
+) -> None:
     from flowercnn.models.backend import import_keras
 
     keras = import_keras()
@@ -115,19 +131,30 @@ def test_a_network_that_cannot_be_saved_is_found_before_training(photo_folder: P
     settings: dict[str, Any] = {"model": own, "epochs": 10**6, "progress": False}
     with pytest.raises(fc.ModelFileError, match="Half"):
         fc.train(photo_folder, out=tmp_path / "model.keras", **settings)
-    settings = settings | {"model": "backbone:own", "model_options": {"backbone": own, "scaling": "tf"}}
+    settings = settings | {
+        "model": "backbone:own",
+        "model_options": {"backbone": own, "scaling": "tf"},
+    }
     with pytest.raises(fc.ModelFileError, match="Half"):
         fc.train(photo_folder, out=tmp_path / "model.keras", image_size=(24, 24), **settings)
 
 
-def test_a_model_within_a_model_is_trained_calibrated_and_saved(photo_folder: Path, tmp_path: Path) -> None:
+def test_a_model_within_a_model_is_trained_calibrated_and_saved(
+    photo_folder: Path, tmp_path: Path
+) -> None:
     from flowercnn.models.backend import import_keras
 
     keras = import_keras()
     layers = keras.layers
-    base = keras.Sequential([keras.Input((24, 24, 3)), layers.Rescaling(1 / 255), layers.Conv2D(4, 3)])
-    own = keras.Sequential([base, layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")])
-    run = fc.train(photo_folder, model=own, epochs=1, out=tmp_path / "m.keras", val=0.3, progress=False)
+    base = keras.Sequential(
+        [keras.Input((24, 24, 3)), layers.Rescaling(1 / 255), layers.Conv2D(4, 3)]
+    )
+    own = keras.Sequential(
+        [base, layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")]
+    )
+    run = fc.train(
+        photo_folder, model=own, epochs=1, out=tmp_path / "m.keras", val=0.3, progress=False
+    )
     assert run.predictor.calibration is not None
     assert fc.Predictor.load(tmp_path / "m.keras").class_names == run.predictor.class_names
 
@@ -218,7 +245,9 @@ def test_a_damaged_file_is_named_or_left_out(photo_folder: Path) -> None:
     assert (*run.skipped, *run.evaluation.skipped) == ("red/0.png",)
 
 
-def test_a_damaged_test_picture_is_found_before_training(photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_test_picture_is_found_before_training(
+    photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def trained(*_: Any, **__: Any) -> None:
         raise AssertionError("the training began")
 
@@ -226,7 +255,9 @@ def test_a_damaged_test_picture_is_found_before_training(photo_folder: Path, mon
     for path in sorted(photo_folder.glob("*/*.png")):  # until the damaged picture is one of test
         content = path.read_bytes()
         path.write_bytes(b"")
-        splits = fc.Dataset.from_source(fc.ImageFolder(photo_folder)).split(val=0.1, test=0.2, progress=False)
+        splits = fc.Dataset.from_source(fc.ImageFolder(photo_folder)).split(
+            val=0.1, test=0.2, progress=False
+        )
         key = f"{path.parent.name}/{path.name}"
         if key in splits.test.keys:
             break

@@ -50,7 +50,9 @@ class Views:
         views = [whole, whole[:, ::-1]] if self.mirror else [whole]
         if self.parts:
             height, width = (math.ceil(_LARGER * side) for side in preprocessing.image_size)
-            large = Image.fromarray(preprocessing.replace(image_size=(height, width)).decode(content))
+            large = Image.fromarray(
+                preprocessing.replace(image_size=(height, width)).decode(content)
+            )
             random = generator(self.seed, "parts", sample.key)
             for number in range(self.parts):
                 part = _random_part(large, preprocessing.image_size, random)

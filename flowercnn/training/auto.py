@@ -36,8 +36,8 @@ def weights_at_hand(weights: Any = None) -> dict[str, Path]:
     """Return the files of pretrained weights that need no download, by backbone.
 
     Args:
-        weights: A file or several named by the user, told apart by the network's name in the file's name, or a
-            mapping from backbone to file. What lies in Keras's cache is found without.
+        weights: A file or several named by the user, told apart by the network's name in the file's
+            name, or a mapping from backbone to file. What lies in Keras's cache is found without.
 
     Raises:
         ConfigurationError: If something is no path, or a file's name names no network.
@@ -47,8 +47,15 @@ def weights_at_hand(weights: Any = None) -> dict[str, Path]:
         return found
     if isinstance(weights, Mapping):
         _check_files(weights.values(), weights)
-        return found | {PREFIX + str(name).lower().removeprefix(PREFIX): Path(file) for name, file in weights.items()}
-    files = list(weights) if isinstance(weights, Iterable) and not isinstance(weights, str) else [weights]
+        return found | {
+            PREFIX + str(name).lower().removeprefix(PREFIX): Path(file)
+            for name, file in weights.items()
+        }
+    files = (
+        list(weights)
+        if isinstance(weights, Iterable) and not isinstance(weights, str)
+        else [weights]
+    )
     _check_files(files, weights)
     for file in files:
         plain = re.sub(r"[^a-z0-9]", "", Path(file).name.lower())
@@ -65,23 +72,29 @@ def weights_at_hand(weights: Any = None) -> dict[str, Path]:
 def _check_files(files: Iterable[Any], weights: Any) -> None:
     if not all(isinstance(file, (str, os.PathLike)) for file in files):
         raise ConfigurationError(
-            'weights of model="auto" must be a path, several, or a mapping such as {"mobilenet": "file.weights.h5"}. '
+            'weights of model="auto" must be a path, several, or a mapping such as {"mobilenet": '
+            '"file.weights.h5"}. '
             f"Received: weights={weights!r}"
         )
 
 
 def choose_trainer(
-    train: Dataset, *, seed: int = 0, settings: Mapping[str, Any] | None = None, progress: bool = False
+    train: Dataset,
+    *,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    progress: bool = False,
 ) -> tuple[Trainer, str]:
     """Return the trainer of what does best on ``train`` in cross-validation, and the reason in a sentence.
 
-    Compared are ``fast``, from scratch, and every backbone whose weights are at hand, with its last layer trained.
+    Compared are ``fast``, from scratch, and every backbone whose weights are at hand, with its last
+    layer trained.
 
     Args:
         train: The data learned from; nothing else is looked at.
         seed: Of folds and training.
-        settings: Other arguments of `Trainer`; ``model_options={"weights": ...}`` names weights, ``time_budget`` is
-            the time for all.
+        settings: Other arguments of `Trainer`; ``model_options={"weights": ...}`` names weights,
+            ``time_budget`` is the time for all.
         progress: Whether to show progress bars.
 
     Raises:
@@ -92,7 +105,8 @@ def choose_trainer(
     options = dict(given.pop("model_options", {}))
     if options.get("backbone") is not None:
         raise ConfigurationError(
-            'model_options["backbone"] is a network of your own, which model="auto" does not compare. '
+            'model_options["backbone"] is a network of your own, which model="auto" does not '
+            "compare. "
             'Pass model="backbone:own".'
         )
     weights = options.pop("weights", None)
@@ -122,7 +136,8 @@ def choose_trainer(
         scores["fast"] = _score_scratch(trial, train, seed, progress=progress)
         rest = None if seconds is None else max(1.0, seconds - (time.perf_counter() - started))
         trainers["fast"] = dataclasses.replace(scratch, time_budget=None if told else rest)
-    # Of equals the first: a backbone, which trains in seconds. What could not be tested is worse than what was.
+    # Of equals the first: a backbone, which trains in seconds. What could not be tested is worse
+    # than what was.
     best = max(scores, key=lambda name: -1.0 if math.isnan(scores[name]) else scores[name])
     reason = _reason(best, scores, skipped)
     _log.info(reason)
@@ -133,11 +148,19 @@ def _reason(best: str, scores: Mapping[str, float], skipped: Sequence[str]) -> s
     """Return why it was ``best``."""
     tested = {name: score for name, score in scores.items() if not math.isnan(score)}
     untested = [name for name in scores if name not in tested]
-    compared = ", ".join(f"{name} {score:.1%}" for name, score in sorted(tested.items(), key=lambda item: -item[1]))
-    why = f"accuracy in cross-validation on train was {compared}" if tested else "nothing tells which is better"
+    compared = ", ".join(
+        f"{name} {score:.1%}" for name, score in sorted(tested.items(), key=lambda item: -item[1])
+    )
+    why = (
+        f"accuracy in cross-validation on train was {compared}"
+        if tested
+        else "nothing tells which is better"
+    )
     reason = f"auto chose {best}: {why}."
     if untested:
-        reason += f" {', '.join(untested)} could not be cross-validated: too few pictures of a class."
+        reason += (
+            f" {', '.join(untested)} could not be cross-validated: too few pictures of a class."
+        )
     if not any(name.startswith(PREFIX) for name in scores):
         reason += " No pretrained weights were at hand; with some, few pictures go much further."
     if skipped:
@@ -171,12 +194,16 @@ def _score_scratch(trainer: Trainer, train: Dataset, seed: int, *, progress: boo
     for fold in folds:
         left_out = set(fold.test.keys)
         # All the rest: a class with one picture cannot be tested, but is learned.
-        learned = train.subset([number for number, key in enumerate(train.keys) if key not in left_out])
+        learned = train.subset(
+            [number for number, key in enumerate(train.keys) if key not in left_out]
+        )
         if len(np.unique(learned.labels)) < 2:  # noqa: PLR2004 - all copies of a class were in this fold
             return math.nan
         run = trainer.fit(learned, progress=False)
         if run.interrupted:
             raise KeyboardInterrupt
-        evaluation = evaluate(run.predictor, fold.test, bad_images=trainer.bad_images, progress=False)
+        evaluation = evaluate(
+            run.predictor, fold.test, bad_images=trainer.bad_images, progress=False
+        )
         hits, total = hits + evaluation.accuracy * len(evaluation), total + len(evaluation)
     return hits / total

@@ -44,12 +44,15 @@ def parse_time(budget: str | float) -> float:
         seconds = float(budget)
     if not 0 < seconds < math.inf:
         raise ConfigurationError(
-            f"time_budget must be seconds over 0 or a text such as '90s', '10min' or '1h'. Received: {budget!r}"
+            "time_budget must be seconds over 0 or a text such as '90s', '10min' or '1h'. "
+            f"Received: {budget!r}"
         )
     return seconds
 
 
-def deadline_of(budget: str | float | None, started: float, checkpoint: Checkpoint | None = None) -> float | None:
+def deadline_of(
+    budget: str | float | None, started: float, checkpoint: Checkpoint | None = None
+) -> float | None:
     """Return when a training must be over, or ``None`` without a budget, which is for all its epochs.
 
     Args:
@@ -74,7 +77,9 @@ def fit_epochs(recipe: Recipe, seconds: float, seconds_per_area: float, *, done:
     fewest = max(1, done)
 
     def needed(epochs: int) -> float:
-        return _area(dataclasses.replace(recipe, epochs=epochs, adapt=False), done) * seconds_per_area
+        return (
+            _area(dataclasses.replace(recipe, epochs=epochs, adapt=False), done) * seconds_per_area
+        )
 
     more = bisect_right(range(fewest + 1, _MOST_EPOCHS + 1), seconds * _RESERVE, key=needed)
     return dataclasses.replace(recipe, epochs=fewest + more, adapt=False)
@@ -82,7 +87,9 @@ def fit_epochs(recipe: Recipe, seconds: float, seconds_per_area: float, *, done:
 
 def _area(recipe: Recipe, done: int) -> int:
     """Return the square pixels of the pictures trained at, summed over the epochs from ``done`` on."""
-    since = [max(done, math.ceil(start * recipe.epochs)) for start, _ in recipe.progressive] or [done]
+    since = [max(done, math.ceil(start * recipe.epochs)) for start, _ in recipe.progressive] or [
+        done
+    ]
     until = [*since[1:], recipe.epochs]
     return sum(
         (end - start) * math.prod(recipe.training_size(start))
@@ -93,5 +100,8 @@ def _area(recipe: Recipe, done: int) -> int:
 
 def measured(recipe: Recipe, history: History) -> float:
     """Return the median seconds of all epochs but the first, by square pixel of the picture they trained at."""
-    times = [each / math.prod(recipe.training_size(number)) for number, each in enumerate(history.seconds)]
+    times = [
+        each / math.prod(recipe.training_size(number))
+        for number, each in enumerate(history.seconds)
+    ]
     return float(np.median(times[1:]))

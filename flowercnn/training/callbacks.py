@@ -29,4 +29,6 @@ def make_callback_list(
     if given:  # metrics that were never used have no names, and callbacks could not tell which way is better
         model.compute_metrics(None, np.zeros(1), np.eye(1, model.output_shape[1]))
         model.reset_metrics()
-    return import_keras().callbacks.CallbackList(given, model=model, epochs=epochs, steps=steps, verbose=0)
+    return import_keras().callbacks.CallbackList(
+        given, model=model, epochs=epochs, steps=steps, verbose=0
+    )

@@ -44,7 +44,8 @@ class Checkpoints:
 
     Args:
         folder: Where they are; it may not be there yet.
-        fingerprint: A name for everything that decides about the weights: no other training goes on from them.
+        fingerprint: A name for everything that decides about the weights: no other training goes on
+            from them.
     """
 
     folder: Path
@@ -54,14 +55,17 @@ class Checkpoints:
         """Write the checkpoint, whole or not at all; the one before is replaced only by a complete one.
 
         Raises:
-            TrainingError: If it cannot be written, or another training has written there since this one began.
+            TrainingError: If it cannot be written, or another training has written there since this
+                one began.
         """
         path = self.folder / _NAME
         if _fingerprint_of(path) not in (None, self.fingerprint):
             raise _of_another(path)
         history = [
             {**epoch, "seconds": seconds}
-            for epoch, seconds in zip(checkpoint.history.epochs, checkpoint.history.seconds, strict=True)
+            for epoch, seconds in zip(
+                checkpoint.history.epochs, checkpoint.history.seconds, strict=True
+            )
         ]
         counts = {name: len(values) for name, values in checkpoint.arrays.items() if len(values)}
         about = {
@@ -132,6 +136,7 @@ def _damaged(path: Path) -> TrainingError:
 
 def _of_another(path: Path) -> TrainingError:
     return TrainingError(
-        f"{path}: the checkpoint belongs to another training (other data, model, seed or settings). "
+        f"{path}: the checkpoint belongs to another training (other data, model, seed or "
+        "settings). "
         "Give another checkpoint_dir, or remove it to start anew."
     )

@@ -26,7 +26,8 @@ def check_classes_left(labels: npt.NDArray[np.int64], skipped: Sequence[str]) ->
     """
     if len(np.unique(labels)) < 2:  # noqa: PLR2004 - one class leaves nothing to tell apart
         raise DataError(
-            "Without the pictures that cannot be decoded, fewer than two classes are left. Replace those: "
+            "Without the pictures that cannot be decoded, fewer than two classes are left. Replace "
+            "those: "
             f"{few(skipped)}"
         )
 
@@ -44,7 +45,8 @@ def check_finite(arrays: Iterable[Any], what: str, learning_rate: float) -> None
     """
     if not all(np.isfinite(np.asarray(array)).all() for array in arrays):
         raise TrainingError(
-            f"The training diverged: {what} not finite. Use a lower learning_rate (it was {learning_rate:g})."
+            f"The training diverged: {what} not finite. Use a lower learning_rate (it was "
+            f"{learning_rate:g})."
         )
 
 

@@ -31,9 +31,10 @@ class CrossValidation:
 
     Args:
         folds: The evaluation of each fold.
-        evaluation: All folds together: every picture of the data set, predicted by a classifier that has not learned
-            from it.
-        interrupted: Whether Ctrl-C ended it early. Then only the pictures of the finished folds are there.
+        evaluation: All folds together: every picture of the data set, predicted by a classifier
+            that has not learned from it.
+        interrupted: Whether Ctrl-C ended it early. Then only the pictures of the finished folds are
+            there.
     """
 
     folds: tuple[Evaluation, ...]
@@ -54,18 +55,22 @@ class CrossValidation:
     def interval(self) -> tuple[float, float]:
         """Where that mean lies at 95 %: Student's t over the folds, and the Wilson interval of all pictures together.
 
-        It holds both: folds that happen to be alike would else make it as narrow as one likes. Folds share training
-        pictures, so it is a little too narrow all the same (Bengio & Grandvalet 2004). Of a single finished fold it
-        is not known: 0 to 1.
+        It holds both: folds that happen to be alike would else make it as narrow as one likes.
+        Folds share training pictures, so it is a little too narrow all the same (Bengio &
+        Grandvalet 2004). Of a single finished fold it is not known: 0 to 1.
         """
         from scipy.stats import t
 
         count = len(self.folds)
         if count == 1:
             return 0.0, 1.0
-        spread = float(t.ppf(0.975, count - 1)) * statistics.stdev(self.accuracies) / math.sqrt(count)
+        spread = (
+            float(t.ppf(0.975, count - 1)) * statistics.stdev(self.accuracies) / math.sqrt(count)
+        )
         low, high = self.evaluation.accuracy_interval
-        return min(low, max(0.0, self.mean_accuracy - spread)), max(high, min(1.0, self.mean_accuracy + spread))
+        return min(low, max(0.0, self.mean_accuracy - spread)), max(
+            high, min(1.0, self.mean_accuracy + spread)
+        )
 
     def label_issues(self) -> list[LabelIssue]:
         """Return the pictures, those first whose label is most probably wrong; see `label_issues`."""
@@ -75,8 +80,10 @@ class CrossValidation:
         """Return the result in one line."""
         low, high = self.interval
         return (
-            f"accuracy {self.mean_accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), mean of {len(self.folds)} "
-            f"folds on {len(self.evaluation)} pictures{', stopped early' if self.interrupted else ''}"
+            f"accuracy {self.mean_accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), mean of "
+            f"{len(self.folds)} "
+            f"folds on {len(self.evaluation)} "
+            f"pictures{', stopped early' if self.interrupted else ''}"
         )
 
 
@@ -93,8 +100,8 @@ def cross_validate(
 ) -> CrossValidation:
     """Train ``k`` times, each time without one of ``k`` parts of the data, and test on that part.
 
-    One classifier is in memory at a time, and of each only the probabilities are kept. Ctrl-C ends it and returns the
-    finished folds.
+    One classifier is in memory at a time, and of each only the probabilities are kept. Ctrl-C ends
+    it and returns the finished folds.
 
     Args:
         source: As in `train`.
@@ -102,15 +109,17 @@ def cross_validate(
         model: A registered name or a Keras model; see `Trainer`.
         seed: Of the folds and of every training.
         duplicates: As in `Dataset.split`.
-        checkpoint_dir: A folder where each finished fold is kept, and the state of the one under way. If it holds
-            those of the same cross-validation, that one is continued, to the same result.
+        checkpoint_dir: A folder where each finished fold is kept, and the state of the one under
+            way. If it holds those of the same cross-validation, that one is continued, to the same
+            result.
         progress: Whether to show progress bars.
         **settings: Other arguments of `Trainer`: ``epochs``, ``batch_size``, ``image_size``, ...
 
     Raises:
-        FlowerCNNError: Whatever the steps raise; see `Dataset.from_source`, `Dataset.folds`, `Trainer.fit`.
-        TrainingError: If Ctrl-C comes before the first fold is finished, or ``checkpoint_dir`` is of another
-            cross-validation.
+        FlowerCNNError: Whatever the steps raise; see `Dataset.from_source`, `Dataset.folds`,
+            `Trainer.fit`.
+        TrainingError: If Ctrl-C comes before the first fold is finished, or ``checkpoint_dir`` is
+            of another cross-validation.
 
     Example:
         >>> from flowercnn import SyntheticFlowers
@@ -140,7 +149,9 @@ def cross_validate(
             _log.info("Fold %d of %d: %s", number, k, evaluations[-1].summary())
     except KeyboardInterrupt:
         if not evaluations:
-            raise TrainingError(f"Stopped by Ctrl-C before the first of {k} folds was finished.") from None
+            raise TrainingError(
+                f"Stopped by Ctrl-C before the first of {k} folds was finished."
+            ) from None
         interrupted = True
         _log.warning("Stopped by Ctrl-C: %d of %d folds are finished.", len(evaluations), k)
     finally:
@@ -161,7 +172,9 @@ def _tested(trainer: Trainer, fold: Fold, place: Path | None, *, progress: bool)
     return evaluation
 
 
-def _trained_and_tested(trainer: Trainer, fold: Fold, checkpoint_dir: Path | None, *, progress: bool) -> Evaluation:
+def _trained_and_tested(
+    trainer: Trainer, fold: Fold, checkpoint_dir: Path | None, *, progress: bool
+) -> Evaluation:
     run = trainer.fit(fold.train, checkpoint_dir=checkpoint_dir, progress=progress)
     if run.interrupted:
         raise KeyboardInterrupt
@@ -178,7 +191,9 @@ def _keep_evaluation(path: Path, evaluation: Evaluation, fingerprint: str) -> No
     try:
         write_arrays(path, {"keys": np.array(evaluation.keys), "y_prob": evaluation.y_prob}, about)
     except OSError as error:
-        raise TrainingError(f"{path}: the fold cannot be kept ({error.strerror or error}).") from error
+        raise TrainingError(
+            f"{path}: the fold cannot be kept ({error.strerror or error})."
+        ) from error
 
 
 def _kept_evaluation(path: Path, dataset: Dataset, fingerprint: str) -> Evaluation | None:
@@ -194,7 +209,8 @@ def _kept_evaluation(path: Path, dataset: Dataset, fingerprint: str) -> Evaluati
         keys, y_prob = arrays["keys"].tolist(), arrays["y_prob"]
         if about["fingerprint"] != fingerprint:
             raise TrainingError(
-                f"{path}: is of other data, settings or seed. Use another checkpoint_dir, or delete this one."
+                f"{path}: is of other data, settings or seed. Use another checkpoint_dir, or "
+                "delete this one."
             )
         place = {key: index for index, key in enumerate(dataset.keys)}
         kept = [place[key] for key in keys]

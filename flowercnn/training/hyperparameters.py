@@ -16,7 +16,12 @@ import numpy as np
 
 from flowercnn._utils import as_path, check_count
 from flowercnn.data import Dataset
-from flowercnn.errors import ConfigurationError, FlowerCNNError, MissingDependencyError, TrainingError
+from flowercnn.errors import (
+    ConfigurationError,
+    FlowerCNNError,
+    MissingDependencyError,
+    TrainingError,
+)
 from flowercnn.evaluation import evaluate
 from flowercnn.models import Recipe
 from flowercnn.training.trainer import Trainer
@@ -36,8 +41,10 @@ class SearchResult:
     """What a search found.
 
     Args:
-        recipe: The best recipe; give it to a `Trainer` with the other settings of the one that searched.
-        accuracy: Its mean accuracy over the folds, 0-1. Being the best of many, it flatters: measure on test.
+        recipe: The best recipe; give it to a `Trainer` with the other settings of the one that
+            searched.
+        accuracy: Its mean accuracy over the folds, 0-1. Being the best of many, it flatters:
+            measure on test.
         trials: Every finished trial: what was tried, and its mean accuracy.
     """
 
@@ -49,11 +56,14 @@ class SearchResult:
 def usual_space(trial: Any, recipe: Recipe) -> Recipe:
     """Vary what matters most: learning rate, weight decay, label smoothing and augmentation."""
     changes: dict[str, Any] = {
-        "learning_rate": recipe.learning_rate * trial.suggest_float("learning_rate_factor", 1 / 3, 3, log=True),
+        "learning_rate": recipe.learning_rate
+        * trial.suggest_float("learning_rate_factor", 1 / 3, 3, log=True),
         "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2),
     }
     if recipe.weight_decay:
-        changes["weight_decay"] = recipe.weight_decay * trial.suggest_float("weight_decay_factor", 0.1, 10, log=True)
+        changes["weight_decay"] = recipe.weight_decay * trial.suggest_float(
+            "weight_decay_factor", 0.1, 10, log=True
+        )
     if recipe.augmentation is not None:
         changes["augmentation"] = dataclasses.replace(
             recipe.augmentation,
@@ -75,8 +85,9 @@ def search(
 ) -> SearchResult:
     """Try recipes and return the one with the best mean accuracy over the folds of ``train``.
 
-    Give it the ``train`` part of a split: what it never gets it can never select on. Trials that do worse than the
-    median of those before are given up after a fold. Ctrl-C ends the search and returns the best so far.
+    Give it the ``train`` part of a split: what it never gets it can never select on. Trials that do
+    worse than the median of those before are given up after a fold. Ctrl-C ends the search and
+    returns the best so far.
 
     Args:
         train: The data learned from.
@@ -89,15 +100,17 @@ def search(
 
     Raises:
         MissingDependencyError: If Optuna is not installed.
-        ConfigurationError: If ``train`` is no data set, ``trials`` no int of at least 1, or ``study`` is a
-            folder or holds another search.
+        ConfigurationError: If ``train`` is no data set, ``trials`` no int of at least 1, or
+            ``study`` is a folder or holds another search.
         TrainingError: If no trial was finished, or ``study`` cannot be read or written.
     """
     _check_arguments(train, trials)
     try:
         import optuna
     except ImportError as error:
-        raise MissingDependencyError("A search needs Optuna: pip install 'flowercnn[search]'") from error
+        raise MissingDependencyError(
+            "A search needs Optuna: pip install 'flowercnn[search]'"
+        ) from error
     base = trainer or Trainer()
     plan = base.plan(train)
     parts = train.folds(folds, seed=base.seed, progress=progress)
@@ -111,7 +124,11 @@ def search(
             run = trainer.fit(fold.train, progress=progress)
             if run.interrupted:
                 raise KeyboardInterrupt
-            accuracies.append(evaluate(run.predictor, fold.test, bad_images=base.bad_images, progress=False).accuracy)
+            accuracies.append(
+                evaluate(
+                    run.predictor, fold.test, bad_images=base.bad_images, progress=False
+                ).accuracy
+            )
             trial.report(float(np.mean(accuracies)), number)
             if trial.should_prune():
                 raise optuna.TrialPruned
@@ -133,13 +150,18 @@ def search(
         raise TrainingError("No trial was finished. Try more, or lower learning rates.")
     best = max(finished, key=lambda trial: trial.value)
     recipe = space(optuna.trial.FixedTrial(best.params), plan.recipe)
-    return SearchResult(recipe, float(best.value), tuple((dict(each.params), float(each.value)) for each in finished))
+    return SearchResult(
+        recipe,
+        float(best.value),
+        tuple((dict(each.params), float(each.value)) for each in finished),
+    )
 
 
 def _check_arguments(train: object, trials: Any) -> None:
     if not isinstance(train, Dataset):
         raise ConfigurationError(
-            "train must be a flowercnn.Dataset, such as the train part of a split; make one of a source with "
+            "train must be a flowercnn.Dataset, such as the train part of a split; make one of a "
+            "source with "
             f"Dataset.from_source. Received: train={train!r}"
         )
     check_count("trials", trials)
@@ -156,15 +178,21 @@ def _ctrl_c_ends() -> Iterator[None]:
 def _with_recipe(base: Trainer, recipe: Recipe) -> Trainer:
     """Return the trainer with another recipe, which goes before its own settings; what it was told stays told."""
     own = ("epochs", "batch_size", "learning_rate")
-    told: dict[str, Any] = {name: None if getattr(base, name) is None else getattr(recipe, name) for name in own}
+    told: dict[str, Any] = {
+        name: None if getattr(base, name) is None else getattr(recipe, name) for name in own
+    }
     return dataclasses.replace(base, recipe=recipe, image_size=None, **told)
 
 
 def _name_of(space: Space) -> str:
-    return f"{getattr(space, '__module__', '')}.{getattr(space, '__qualname__', type(space).__name__)}"
+    return (
+        f"{getattr(space, '__module__', '')}.{getattr(space, '__qualname__', type(space).__name__)}"
+    )
 
 
-def _check_study(kept: Any, path: object, trainer: Trainer, train: Dataset, settings: list[Any]) -> None:
+def _check_study(
+    kept: Any, path: object, trainer: Trainer, train: Dataset, settings: list[Any]
+) -> None:
     """Refuse a file with the study of another search."""
     if path is None:
         return
@@ -182,13 +210,17 @@ def _open_study(optuna: Any, path: str | os.PathLike[str] | None, seed: int) -> 
     with nullcontext() if file is None else _explained(file):
         study = optuna.create_study(
             study_name="flowercnn",
-            storage=None if file is None else optuna.storages.JournalStorage(_Journal(optuna, file)),
+            storage=None
+            if file is None
+            else optuna.storages.JournalStorage(_Journal(optuna, file)),
             direction="maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
             load_if_exists=True,
         )
     # A search that goes on must not draw again what it has tried.
-    study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.get_trials(deepcopy=False))) % 2**32)
+    study.sampler = optuna.samplers.TPESampler(
+        seed=(seed + len(study.get_trials(deepcopy=False))) % 2**32
+    )
     return study
 
 
@@ -206,7 +238,9 @@ class _Journal:
     def __init__(self, optuna: Any, path: Path) -> None:
         self._path = path.absolute()
         if path.is_dir():
-            raise ConfigurationError(f"study must be a file. Received a folder: study={str(path)!r}")
+            raise ConfigurationError(
+                f"study must be a file. Received a folder: study={str(path)!r}"
+            )
         self._path.parent.mkdir(parents=True, exist_ok=True)
         old_lock = Path(f"{self._path}.lock")
         if old_lock.is_symlink() and not old_lock.exists():  # Optuna would wait for it without end
@@ -215,7 +249,9 @@ class _Journal:
         self._lock = optuna.storages.journal.JournalFileOpenLock(str(self._path))
         if self._path.exists():
             self._cut_torn_end()
-        self._backend = optuna.storages.journal.JournalFileBackend(str(self._path), lock_obj=self._lock)
+        self._backend = optuna.storages.journal.JournalFileBackend(
+            str(self._path), lock_obj=self._lock
+        )
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         with _explained(self._path):
@@ -236,7 +272,8 @@ class _Journal:
             content = self._path.read_bytes()
             if not content.startswith(_BEGINNING) and not _BEGINNING.startswith(content):
                 raise ConfigurationError(
-                    f"study={str(self._path)!r} is not a file a search has written. Give another file."
+                    f"study={str(self._path)!r} is not a file a search has written. Give another "
+                    "file."
                 )
             end = _end_of_lines(content)
             if end < len(content):
@@ -270,7 +307,8 @@ def _explained(path: Path) -> Iterator[None]:
     except (OSError, AssertionError, ValueError, LookupError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise TrainingError(
-            f"study={str(path)!r} cannot be read or written ({reason}). See that there is space on the disk, or "
+            f"study={str(path)!r} cannot be read or written ({reason}). See that there is space on "
+            "the disk, or "
             "remove it to start anew."
         ) from error
 

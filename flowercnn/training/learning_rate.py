@@ -42,7 +42,12 @@ class LearningRates:
         figure = Figure(figsize=(6, 4), layout="constrained")
         axes = figure.subplots()
         axes.semilogx(self.rates, self.losses)
-        axes.axvline(self.suggestion, linestyle="--", color="tab:orange", label=f"suggested: {self.suggestion:.2g}")
+        axes.axvline(
+            self.suggestion,
+            linestyle="--",
+            color="tab:orange",
+            label=f"suggested: {self.suggestion:.2g}",
+        )
         axes.set(xlabel="learning rate", ylabel="loss", title="Learning rate")
         axes.grid(alpha=0.3)
         axes.legend()
@@ -65,19 +70,26 @@ def read_suggestion(rates: Sequence[float], losses: Sequence[float]) -> Learning
     """
     if len(losses) < _FEWEST:
         raise TrainingError(
-            f"The loss is no number, or far too large, from a rate of {rates[len(losses) - 1]:g} on. Try lower rates."
+            f"The loss is no number, or far too large, from a rate of {rates[len(losses) - 1]:g} "
+            "on. Try lower rates."
             if losses
             else "The loss is no number at the lowest rate. Try lower rates."
         )
     smooth = _smoothed(losses)
-    # Fastest per factor of the rate, before the lowest loss; the first steps say more of the batch than of the rate.
+    # Fastest per factor of the rate, before the lowest loss; the first steps say more of the batch
+    # than of the rate.
     slopes = np.gradient(smooth, np.log(rates))
     skipped = len(rates) // _FEWEST
     lowest = int(smooth.argmin())
     falling = slopes[skipped : lowest + 1]
     if not len(falling) or falling.min() >= 0:
-        raise TrainingError(f"The loss did not fall at any rate from {rates[0]:g} to {rates[-1]:g}. Try lower rates.")
-    return LearningRates(tuple(rates), tuple(smooth.tolist()), float(rates[skipped + int(falling.argmin())]))
+        raise TrainingError(
+            f"The loss did not fall at any rate from {rates[0]:g} to {rates[-1]:g}. Try lower "
+            "rates."
+        )
+    return LearningRates(
+        tuple(rates), tuple(smooth.tolist()), float(rates[skipped + int(falling.argmin())])
+    )
 
 
 def _smoothed(losses: Sequence[float]) -> npt.NDArray[np.float64]:

@@ -71,16 +71,21 @@ class Loop:
         self.recipe = recipe
         self._train, self._val = train, val
         with seeded_weights(seed):  # for the random numbers of dropout layers
-            self._twin = make_training_copy(model, precision=precision, any_size=bool(recipe.progressive))
+            self._twin = make_training_copy(
+                model, precision=precision, any_size=bool(recipe.progressive)
+            )
         for since, _ in recipe.progressive:
             check_training_size(self._twin, recipe.training_size(math.ceil(since * recipe.epochs)))
         self._optimizer = optimizer or make_optimizer(recipe)
         counts = np.bincount(train[1], minlength=model.output_shape[1])
         self._step = TrainStep(self._twin, self._optimizer, recipe, recipe.class_weights(counts))
         self._infer = tf.function(
-            lambda pixels: self.model(tf.cast(pixels, tf.float32), training=False), reduce_retracing=True
+            lambda pixels: self.model(tf.cast(pixels, tf.float32), training=False),
+            reduce_retracing=True,
         )
-        self._part = micro_batch_size(model, most=recipe.batch_size, itemsize=2 if precision == "bfloat16" else 4)
+        self._part = micro_batch_size(
+            model, most=recipe.batch_size, itemsize=2 if precision == "bfloat16" else 4
+        )
         whole = uses_batch_statistics(model) or recipe.mixing is not None
         self._batches = TrainingBatches(
             *train,
@@ -109,7 +114,8 @@ class Loop:
         Args:
             callbacks: Keras callbacks.
             progress: Whether to show a bar.
-            patience: Stop after so many epochs without a lower ``val_loss`` and keep the best epoch's weights.
+            patience: Stop after so many epochs without a lower ``val_loss`` and keep the best
+                epoch's weights.
             deadline: Fit the epochs that are left to this time of ``time.perf_counter``.
             checkpoints: Where the state is kept after each epoch, or ``None``.
             checkpoint: Where to go on, or ``None`` for the beginning.
@@ -139,7 +145,9 @@ class Loop:
                     if checkpoints is not None:
                         checkpoints.write(self._state(history))
             except KeyboardInterrupt:
-                _log.warning("Stopped by Ctrl-C in epoch %d; what was learned is kept.", len(history) + 1)
+                _log.warning(
+                    "Stopped by Ctrl-C in epoch %d; what was learned is kept.", len(history) + 1
+                )
                 interrupted = True
         best = self._stopping.weights if self._stopping is not None else ()
         self.model.set_weights(best or self._step.weights())
@@ -156,7 +164,8 @@ class Loop:
     def _refit_early(self, ended: Sequence[float], image_size: tuple[int, int]) -> None:
         """Fit the epochs to the deadline in the first epoch, as soon as some steps are timed.
 
-        What was planned came from a trial; where the plan is one epoch, no other would be there to tell better.
+        What was planned came from a trial; where the plan is one epoch, no other would be there to
+        tell better.
 
         Args:
             ended: When each of its steps was over.
@@ -200,10 +209,16 @@ class Loop:
                 return
             yield loss / size
 
-    def _endless(self, output_size: tuple[int, int] | None = None) -> Iterator[tuple[Iterator[MicroBatch], int]]:
+    def _endless(
+        self, output_size: tuple[int, int] | None = None
+    ) -> Iterator[tuple[Iterator[MicroBatch], int]]:
         """Yield batches and their sizes, epoch after epoch."""
         for epoch in count():
-            yield from zip(self._batches.epoch(epoch, output_size=output_size), self._batches.sizes(), strict=True)
+            yield from zip(
+                self._batches.epoch(epoch, output_size=output_size),
+                self._batches.sizes(),
+                strict=True,
+            )
 
     def _epoch(self, history: History, callback_list: Any, bar: Any) -> History:
         epoch = len(history)
@@ -215,7 +230,11 @@ class Loop:
         self.model.set_weights(weights)
         if self._val is not None:
             logs |= self._validate(*self._val)
-            check_finite([logs["val_loss"]], f"val_loss after epoch {epoch + 1} is", self.recipe.learning_rate)
+            check_finite(
+                [logs["val_loss"]],
+                f"val_loss after epoch {epoch + 1} is",
+                self.recipe.learning_rate,
+            )
         callback_list.on_epoch_end(epoch, logs)
         if self._stopping is not None and self._stopping.see(logs, self._step.weights()):
             _log.info("val_loss has not fallen for long: stopped after epoch %d.", epoch + 1)
@@ -242,11 +261,14 @@ class Loop:
             loss, correct = self._step(batch, size, image_size)
             if not math.isfinite(loss):
                 raise TrainingError(
-                    f"The training diverged: the loss in epoch {epoch + 1} is {loss}. Use a lower learning_rate "
+                    f"The training diverged: the loss in epoch {epoch + 1} is {loss}. Use a lower "
+                    "learning_rate "
                     f"(it was {recipe.learning_rate:g})."
                 )
             losses, hits = losses + loss, hits + correct
-            callback_list.on_train_batch_end(number, {"loss": loss / size, "accuracy": correct / size})
+            callback_list.on_train_batch_end(
+                number, {"loss": loss / size, "accuracy": correct / size}
+            )
             bar.update(size)
             if not epoch:
                 ended.append(time.perf_counter())
@@ -255,13 +277,24 @@ class Loop:
 
     def _validate(self, pixels: Pixels, labels: npt.NDArray[np.int64]) -> dict[str, float]:
         """Loss and accuracy on val, computed from predictions (not diluted as batch-wise metrics are)."""
-        parts = [np.arange(i, min(i + self._part, len(labels))) for i in range(0, len(labels), self._part)]
-        probabilities = np.concatenate([self._infer(pixels.take(part)).numpy() for part in parts]).astype(np.float64)
-        return {f"val_{name}": value for name, value in loss_and_accuracy(labels, probabilities).items()}
+        parts = [
+            np.arange(i, min(i + self._part, len(labels)))
+            for i in range(0, len(labels), self._part)
+        ]
+        probabilities = np.concatenate(
+            [self._infer(pixels.take(part)).numpy() for part in parts]
+        ).astype(np.float64)
+        return {
+            f"val_{name}": value for name, value in loss_and_accuracy(labels, probabilities).items()
+        }
 
     def _state(self, history: History) -> Checkpoint:
-        # All variables, not the weights alone: dropout layers keep the state of their random numbers.
-        arrays = {name: [np.asarray(variable) for variable in values] for name, values in self._variables().items()}
+        # All variables, not the weights alone: dropout layers keep the state of their random
+        # numbers.
+        arrays = {
+            name: [np.asarray(variable) for variable in values]
+            for name, values in self._variables().items()
+        }
         if self._stopping is not None:
             arrays["best"] = list(self._stopping.weights)
         return Checkpoint(arrays, history, self.recipe.epochs)

@@ -19,7 +19,9 @@ _GAP: Final = 0.2
 _WORSE_THAN_GUESSING: Final = 1.5
 
 
-def balance_note(weights: npt.NDArray[np.float32] | None, class_names: Sequence[str]) -> tuple[str, ...]:
+def balance_note(
+    weights: npt.NDArray[np.float32] | None, class_names: Sequence[str]
+) -> tuple[str, ...]:
     """Return a sentence about classes that count more than others, if they do.
 
     Args:
@@ -52,7 +54,9 @@ def advice(history: History, num_classes: int) -> tuple[str, ...]:
     gap = last["accuracy"] - last.get("val_accuracy", math.inf)
     if last["accuracy"] > _LEARNED_BY_HEART and gap > _GAP:
         said.append(
-            f"The network learns the training pictures by heart: {last['accuracy']:.0%} of them are right, of val "
-            f"{last['val_accuracy']:.0%}. More pictures or stronger augmentation help; more epochs do not."
+            f"The network learns the training pictures by heart: {last['accuracy']:.0%} of them "
+            "are right, of val "
+            f"{last['val_accuracy']:.0%}. More pictures or stronger augmentation help; more epochs "
+            "do not."
         )
     return tuple(said)

@@ -44,7 +44,9 @@ def make_optimizer_by_depth(recipe: Recipe, model: Any, stages: Mapping[str, int
     """
     optimizers = import_keras().optimizers
     # By variable, not by name: those of a model within the model do not have its name.
-    by_variable = {id(each): _SLOWER ** stages[layer.name] for layer in model.layers for each in layer.weights}
+    by_variable = {
+        id(each): _SLOWER ** stages[layer.name] for layer in model.layers for each in layer.weights
+    }
     rates = [by_variable[id(each)] for each in model.trainable_variables]
 
     class AdamByDepth(optimizers.AdamW):  # type: ignore[name-defined, misc]  # Keras is untyped
@@ -65,8 +67,9 @@ def make_optimizer_by_depth(recipe: Recipe, model: Any, stages: Mapping[str, int
 def make_muon(learning_rate: float, weight_decay: float) -> Any:
     """Return the optimizer Muon (Jordan et al. 2024), for convolutions too; other variables are left to Adam.
 
-    Each step of a kernel, seen as a matrix (height x width x channels in, channels out), has all singular values near
-    one, so that every direction is learned at the same pace. Keras's own Muon leaves kernels of convolutions to Adam.
+    Each step of a kernel, seen as a matrix (height x width x channels in, channels out), has all
+    singular values near one, so that every direction is learned at the same pace. Keras's own Muon
+    leaves kernels of convolutions to Adam.
 
     Args:
         learning_rate: Of the kernels; Adam's is 0.15 times that.
@@ -78,8 +81,8 @@ def make_muon(learning_rate: float, weight_decay: float) -> Any:
 def orthogonalized(matrix: Any) -> Any:
     """Return a matrix with the singular vectors of ``matrix`` and singular values near one (0.7 to 1.2).
 
-    Newton and Schulz's iteration with Jordan's coefficients, four rounds, computed on the small square matrix of
-    inner products; the result is applied to ``matrix`` once.
+    Newton and Schulz's iteration with Jordan's coefficients, four rounds, computed on the small
+    square matrix of inner products; the result is applied to ``matrix`` once.
 
     Args:
         matrix: Tensor of shape (rows, columns), float32.
@@ -115,7 +118,9 @@ def _muon_class() -> Any:
             super().build(variables)
             self.momentums = self.add_optimizer_variables(variables, "momentum")
             self.velocities = [
-                None if _is_kernel(variable) else self.add_variable_from_reference(variable, name="velocity")
+                None
+                if _is_kernel(variable)
+                else self.add_variable_from_reference(variable, name="velocity")
                 for variable in variables
             ]
 
@@ -126,16 +131,21 @@ def _muon_class() -> Any:
             if velocity is None:
                 momentum.assign(_MOMENTUM * momentum + gradient)
                 matrix = tf.reshape(gradient + _MOMENTUM * momentum, [-1, variable.shape[-1]])
-                # A kernel with more outputs than inputs needs longer steps to change its outputs as much.
+                # A kernel with more outputs than inputs needs longer steps to change its outputs as
+                # much.
                 scale = math.sqrt(max(1.0, matrix.shape[1] / matrix.shape[0]))
-                variable.assign_sub(rate * scale * tf.reshape(orthogonalized(matrix), variable.shape))
+                variable.assign_sub(
+                    rate * scale * tf.reshape(orthogonalized(matrix), variable.shape)
+                )
                 return
             first, second = _BETAS
             step = tf.cast(self.iterations + 1, tf.float32)
             momentum.assign(first * momentum + (1 - first) * gradient)
             velocity.assign(second * velocity + (1 - second) * tf.square(gradient))
             correction = tf.sqrt(1 - second**step) / (1 - first**step)
-            variable.assign_sub(_ADAM_SHARE * rate * correction * momentum / (tf.sqrt(velocity) + 1e-7))
+            variable.assign_sub(
+                _ADAM_SHARE * rate * correction * momentum / (tf.sqrt(velocity) + 1e-7)
+            )
 
     return Muon
 

@@ -83,13 +83,21 @@ class Plan:
             progress: Whether a backbone shows the progress of its download.
 
         Raises:
-            ConfigurationError: If it does not map images of this size to probabilities of so many classes.
+            ConfigurationError: If it does not map images of this size to probabilities of so many
+                classes.
         """
         image_size = self.preprocessing.image_size
         if isinstance(self.model, str):
-            options = {**({"progress": progress} if is_backbone(self.model) else {}), **self.model_options}
+            options = {
+                **({"progress": progress} if is_backbone(self.model) else {}),
+                **self.model_options,
+            }
             return build_model(
-                self.model, image_size=image_size, num_classes=self.num_classes, seed=self.seed, **options
+                self.model,
+                image_size=image_size,
+                num_classes=self.num_classes,
+                seed=self.seed,
+                **options,
             )
         check_shapes(self.model, "model", image_size, self.num_classes)
         check_probabilities(self.model, "model")
@@ -97,12 +105,19 @@ class Plan:
             return copy_model(self.model)
         except ConfigurationError:  # a ValueError too
             raise
-        except (NotImplementedError, TypeError, ValueError) as error:  # what Keras raises for layers of one's own
+        except (
+            NotImplementedError,
+            TypeError,
+            ValueError,
+        ) as error:  # what Keras raises for layers of one's own
             raise ConfigurationError(
-                f"model has a layer that cannot be copied; each needs get_config and from_config. {error}"
+                "model has a layer that cannot be copied; each needs get_config and from_config. "
+                f"{error}"
             ) from error
 
-    def checkpoints(self, folder: Path | None, train: Dataset, val: Dataset | None) -> Checkpoints | None:
+    def checkpoints(
+        self, folder: Path | None, train: Dataset, val: Dataset | None
+    ) -> Checkpoints | None:
         """Return the checkpoints of this training; the arguments are those of `fingerprint`."""
         return None if folder is None else Checkpoints(folder, self.fingerprint(train, val))
 
@@ -125,13 +140,19 @@ class Plan:
             train.keys,
             None if not val else (val.content_fingerprint(), val.keys),
         )
-        return hashlib.blake2b(repr(parts).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+        return hashlib.blake2b(
+            repr(parts).encode("utf-8", "backslashreplace"), digest_size=16
+        ).hexdigest()
 
     def _network(self) -> object:
         """Return what identifies the untrained network: a name can be registered for another builder."""
         if not is_backbone(self.model):
             return model_fingerprint(self.build())
-        options = {name: _content(value) for name, value in self.model_options.items() if name not in _WITHOUT_EFFECT}
+        options = {
+            name: _content(value)
+            for name, value in self.model_options.items()
+            if name not in _WITHOUT_EFFECT
+        }
         return str(self.model).lower(), sorted(options.items())
 
 
@@ -140,7 +161,9 @@ def load(dataset: Dataset, plan: Plan, *, progress: bool) -> tuple[Data, tuple[s
     loaded = dataset.load(plan.preprocessing, bad_images=plan.bad_images, progress=progress)
     if loaded.skipped:
         _log.warning(
-            "%s cannot be decoded and are left out: %s", counted(len(loaded.skipped), "image"), few(loaded.skipped)
+            "%s cannot be decoded and are left out: %s",
+            counted(len(loaded.skipped), "image"),
+            few(loaded.skipped),
         )
     return (loaded.pixels, loaded.labels), loaded.skipped
 

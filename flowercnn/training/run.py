@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from flowercnn.data import Splits
-from flowercnn.evaluation import Evaluation, history_figure, learning_rate_figure, line_chart, save_figure
+from flowercnn.evaluation import (
+    Evaluation,
+    history_figure,
+    learning_rate_figure,
+    line_chart,
+    save_figure,
+)
 from flowercnn.models import Recipe
 from flowercnn.prediction import Predictor
 
@@ -22,12 +28,14 @@ __all__ = ["History", "TrainingRun"]
 class History:
     """One mapping per finished epoch, with the keys ``loss``, ``accuracy`` and ``learning_rate``.
 
-    With validation data there are ``val_loss`` and ``val_accuracy`` too. ``loss`` and ``accuracy`` are means over the
-    pictures as they were trained on, augmented, while the weights changed; those of val are taken at the epoch's end.
+    With validation data there are ``val_loss`` and ``val_accuracy`` too. ``loss`` and ``accuracy``
+    are means over the pictures as they were trained on, augmented, while the weights changed; those
+    of val are taken at the epoch's end.
 
     Args:
         epochs: The mappings, in order.
-        seconds: How long each epoch took. No two trainings take as long, so histories are compared without it.
+        seconds: How long each epoch took. No two trainings take as long, so histories are compared
+            without it.
     """
 
     epochs: tuple[Mapping[str, float], ...] = ()
@@ -43,7 +51,8 @@ class History:
     def to_dict(self) -> dict[str, list[float]]:
         """Return a list per quantity, as ``keras.callbacks.History.history`` has it.
 
-        Where a training went on with other validation data than before, epochs without any have NaN.
+        Where a training went on with other validation data than before, epochs without any have
+        NaN.
         """
         names = dict.fromkeys(name for epoch in self.epochs for name in epoch)
         return {name: [epoch.get(name, math.nan) for epoch in self.epochs] for name in names}
@@ -82,8 +91,10 @@ class TrainingRun:
         seed: The seed of weights, order and augmentation.
         precision: ``"float32"`` or ``"bfloat16"``: how activations were held.
         seconds: Wall-clock seconds by step: ``"decode"``, ``"train"``, ``"total"``.
-        interrupted: Whether Ctrl-C ended the training early. What was learned until then is in ``predictor``.
-        skipped: Keys of training and validation pictures that could not be decoded and were left out.
+        interrupted: Whether Ctrl-C ended the training early. What was learned until then is in
+            ``predictor``.
+        skipped: Keys of training and validation pictures that could not be decoded and were left
+            out.
         notes: What a user should know about how the training went, in sentences; usually nothing.
         splits: Who learned from what, if `train` split the data.
         evaluation: The figures on ``test``, if `train` measured them.
@@ -112,6 +123,8 @@ class TrainingRun:
         ended = ", stopped early" if self.interrupted else ""
         tested = self.evaluation._repr_html_() if self.evaluation is not None else ""
         return (
-            f"<div><style>{_NOTEBOOK_STYLE}</style><div class='flowercnn'><p>Trained {len(self.history)} epochs in "
-            f"{self.seconds.get('total', 0):.0f} s{ended}: {escape(last)}</p>{charts}{tested}</div></div>"
+            f"<div><style>{_NOTEBOOK_STYLE}</style><div class='flowercnn'><p>Trained "
+            f"{len(self.history)} epochs in "
+            f"{self.seconds.get('total', 0):.0f} s{ended}: "
+            f"{escape(last)}</p>{charts}{tested}</div></div>"
         )

@@ -71,21 +71,32 @@ def fit_from_scratch(
     with interrupts_deferred() as deferred:  # what was learned is not lost to a late Ctrl-C
         network = fold_normalization(loop.model)
     finished = time.perf_counter()
-    info = {"model": plan.name, "seed": plan.seed, "epochs": len(history), "train_samples": len(data[1])}
+    info = {
+        "model": plan.name,
+        "seed": plan.seed,
+        "epochs": len(history),
+        "train_samples": len(data[1]),
+    }
     return TrainingRun(
         predictor=Predictor(network, train.class_names, plan.preprocessing, info=info),
         history=history,
         recipe=loop.recipe,
         seed=plan.seed,
         precision=plan.precision,
-        seconds={"decode": decoded - started, "train": finished - decoded, "total": finished - started},
+        seconds={
+            "decode": decoded - started,
+            "train": finished - decoded,
+            "total": finished - started,
+        },
         interrupted=interrupted or bool(deferred),
         skipped=(*skipped, *val_skipped),
         notes=_notes(loop.recipe, history, data[1], train.class_names),
     )
 
 
-def _recipe(plan: Plan, data: Data, deadline: float | None, checkpoint: Checkpoint | None) -> Recipe:
+def _recipe(
+    plan: Plan, data: Data, deadline: float | None, checkpoint: Checkpoint | None
+) -> Recipe:
     """Return the recipe for so many pictures and so much time, or with the epochs that were settled before."""
     recipe = plan.adapted_recipe(len(data[1]))
     if checkpoint is not None:
@@ -107,7 +118,10 @@ def _notes(
 ) -> tuple[str, ...]:
     """Log what the user should know of how it went, and return it."""
     counts = np.bincount(labels, minlength=len(class_names))
-    notes = (*balance_note(recipe.class_weights(counts), class_names), *advice(history, len(class_names)))
+    notes = (
+        *balance_note(recipe.class_weights(counts), class_names),
+        *advice(history, len(class_names)),
+    )
     for note in notes:
         _log.warning(note)
     return notes

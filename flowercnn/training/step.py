@@ -21,11 +21,16 @@ class TrainStep:
         model: The Keras model to train, in place.
         optimizer: A Keras optimizer.
         recipe: For label smoothing and the moving average.
-        class_weights: Shape (num_classes,), float32: the weight of each class in the loss; ``None`` for equal ones.
+        class_weights: Shape (num_classes,), float32: the weight of each class in the loss; ``None``
+            for equal ones.
     """
 
     def __init__(
-        self, model: Any, optimizer: Any, recipe: Recipe, class_weights: npt.NDArray[np.float32] | None = None
+        self,
+        model: Any,
+        optimizer: Any,
+        recipe: Recipe,
+        class_weights: npt.NDArray[np.float32] | None = None,
     ) -> None:
         import tensorflow as tf
 
@@ -34,14 +39,17 @@ class TrainStep:
         self._recipe = recipe
         self._class_weights = class_weights
         self._gradients = tf.function(self._compute_gradients, reduce_retracing=True)
-        self.average = [tf.Variable(weight.value) for weight in model.weights] if recipe.average else []
+        self.average = (
+            [tf.Variable(weight.value) for weight in model.weights] if recipe.average else []
+        )
         self.steps = tf.Variable(0, dtype=tf.int64)
         optimizer.build(model.trainable_variables)
 
         @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow is untyped
         def update(gradients: list[Any]) -> None:
             optimizer.apply(gradients, model.trainable_variables)
-            # The average forgets the first weights fast: after k steps it reaches back at most k of them.
+            # The average forgets the first weights fast: after k steps it reaches back at most k of
+            # them.
             steps = tf.cast(self.steps.assign_add(1), tf.float32)
             decay = tf.minimum(recipe.average, steps / (steps + 9.0))
             for average, weight in zip(self.average, model.weights, strict=bool(self.average)):
@@ -63,13 +71,18 @@ class TrainStep:
             image_size: (height, width) to augment or shrink them to.
 
         Returns:
-            The sum of the pictures' losses, and how many were classified correctly before the change.
+            The sum of the pictures' losses, and how many were classified correctly before the
+            change.
         """
         total: list[Any] | None = None
         losses, hits = 0.0, 0
         for part in parts:
             loss, correct, gradients = self._gradients(part, np.float32(batch_size), image_size)
-            total = gradients if total is None else [a + b for a, b in zip(total, gradients, strict=True)]
+            total = (
+                gradients
+                if total is None
+                else [a + b for a, b in zip(total, gradients, strict=True)]
+            )
             losses, hits = losses + float(loss), hits + int(correct)
         if total is not None:
             self._update(total)
@@ -96,21 +109,26 @@ class TrainStep:
         with tf.GradientTape() as tape:
             losses, probabilities = self._losses(pixels, targets / weights)
             loss = tf.reduce_sum(losses * weights[:, 0])
-            # A penalty on weights counts once per picture here, so that the parts of a batch add up to one of it.
+            # A penalty on weights counts once per picture here, so that the parts of a batch add up
+            # to one of it.
             penalty = sum(tf.cast(each, tf.float32) for each in self._model.losses) * tf.cast(
                 tf.shape(pixels)[0], tf.float32
             )
             objective = (loss + penalty) / batch_size
         variables = [variable.value for variable in self._model.trainable_variables]
-        gradients = tape.gradient(objective, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(probabilities, axis=1), part.labels), tf.int64))
+        gradients = tape.gradient(
+            objective, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        correct = tf.reduce_sum(
+            tf.cast(tf.equal(tf.argmax(probabilities, axis=1), part.labels), tf.int64)
+        )
         return loss, correct, gradients
 
     def _losses(self, pixels: Any, targets: Any) -> tuple[Any, Any]:
         """Return the loss of each picture and its probabilities.
 
-        Networks that are trained side by side each have their own loss; a common one would let them divide the work,
-        and their errors would no longer average out.
+        Networks that are trained side by side each have their own loss; a common one would let them
+        divide the work, and their errors would no longer average out.
         """
         import tensorflow as tf
 
@@ -119,12 +137,14 @@ class TrainStep:
             probabilities = self._model(pixels, training=True)
             if probabilities.dtype != tf.float32:  # a model of the user's own
                 probabilities = tf.cast(probabilities, tf.float32)
-            # Keras computes this from the logits where the model ends in a softmax: exact for any probability.
+            # Keras computes this from the logits where the model ends in a softmax: exact for any
+            # probability.
             return keras.ops.categorical_crossentropy(targets, probabilities), probabilities
         last = self._model.layers[-1]
         both = keras.Model(self._model.inputs[0], [self._model.outputs[0], last.input])
         probabilities, mean = both(pixels, training=True)
-        # The last layer sees the features of all, divided by their number: each has its own rows of the kernel.
+        # The last layer sees the features of all, divided by their number: each has its own rows of
+        # the kernel.
         size = mean.shape[1] // self._members
         features = tf.reshape(tf.cast(mean, tf.float32) * self._members, [-1, self._members, size])
         kernels = tf.reshape(last.kernel.value, [self._members, size, last.units])

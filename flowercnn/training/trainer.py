@@ -59,23 +59,27 @@ class Trainer:
     """Trains a network by its recipe; every argument left ``None`` is what the recipe says.
 
     Args:
-        model: A registered name (see `list_models`), or a Keras model of your own from pixels 0-255 to probabilities,
-            which is copied and not changed.
-        epochs: How often every training picture is seen; where the recipe adapts, by their number (`Recipe.adapted`).
+        model: A registered name (see `list_models`), or a Keras model of your own from pixels 0-255
+            to probabilities, which is copied and not changed.
+        epochs: How often every training picture is seen; where the recipe adapts, by their number
+            (`Recipe.adapted`).
         batch_size: Pictures per step; likewise.
         image_size: (height, width) in pixels.
         learning_rate: The highest learning rate.
-        seed: Of first weights, order and augmentation. Same seed, data, machine and number of threads: same weights.
+        seed: Of first weights, order and augmentation. Same seed, data, machine and number of
+            threads: same weights.
         recipe: Another recipe than the model's own.
         preprocessing: Other preprocessing than the recipe's; for the cache, too.
         model_options: Options of the model's builder.
-        precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``: how activations are held in training.
-        time_budget: Seconds, or a text such as ``"10min"``: take as many epochs as fit, at least one, told from
-            the time of some steps and then of each epoch; of a backbone's last convolution, at most those of the
-            recipe. A training that goes on from a checkpoint has what is left of it. Runs are then not repeatable,
-            as other work on the machine changes the number of epochs.
-        early_stopping: Stop when ``val_loss`` has not fallen for so many epochs, and keep the best epoch's weights.
-            That selects on ``val``; its figures are then flattering.
+        precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``: how activations are held in
+            training.
+        time_budget: Seconds, or a text such as ``"10min"``: take as many epochs as fit, at least
+            one, told from the time of some steps and then of each epoch; of a backbone's last
+            convolution, at most those of the recipe. A training that goes on from a checkpoint has
+            what is left of it. Runs are then not repeatable, as other work on the machine changes
+            the number of epochs.
+        early_stopping: Stop when ``val_loss`` has not fallen for so many epochs, and keep the best
+            epoch's weights. That selects on ``val``; its figures are then flattering.
         bad_images: ``"error"`` or ``"skip"``: what to do about pictures that cannot be decoded.
 
     Raises:
@@ -110,7 +114,9 @@ class Trainer:
         for name, kind in (("recipe", Recipe), ("preprocessing", Preprocessing)):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
-                raise ConfigurationError(f"{name} must be a {kind.__name__} or None. Received: {name}={value!r}")
+                raise ConfigurationError(
+                    f"{name} must be a {kind.__name__} or None. Received: {name}={value!r}"
+                )
         if self.bad_images not in get_args(BadImages):
             raise ConfigurationError(
                 f"bad_images must be 'error' or 'skip'. Received: bad_images={self.bad_images!r}"
@@ -118,13 +124,18 @@ class Trainer:
         if self.time_budget is not None:
             parse_time(self.time_budget)
             if self.epochs is not None:
-                raise ConfigurationError("epochs and time_budget exclude each other. Give one of them.")
+                raise ConfigurationError(
+                    "epochs and time_budget exclude each other. Give one of them."
+                )
         patience = self.early_stopping
         if isinstance(patience, np.integer) and patience > 0:
             object.__setattr__(self, "early_stopping", int(patience))
-        elif patience is not None and (isinstance(patience, bool) or not isinstance(patience, int) or patience < 1):
+        elif patience is not None and (
+            isinstance(patience, bool) or not isinstance(patience, int) or patience < 1
+        ):
             raise ConfigurationError(
-                f"early_stopping must be a number of epochs of at least 1. Received: early_stopping={patience!r}"
+                "early_stopping must be a number of epochs of at least 1. Received: "
+                f"early_stopping={patience!r}"
             )
         if not isinstance(self.model_options, Mapping):
             raise ConfigurationError(
@@ -170,12 +181,14 @@ class Trainer:
         Args:
             train: The data learned from.
             val: Watched after each epoch, never learned from; ``None`` or empty for none.
-            checkpoint_dir: A folder where the state is kept after each epoch. If it holds the checkpoint of the
-                same training, that one is continued, to the same result as if it had never stopped.
-            callbacks: ``keras.callbacks.Callback`` objects, or one alone. They see the model with the weights of the
-                epoch's end; weights they set are kept if set at the end of training, as ``EarlyStopping`` does.
-                Learning rates they set are overwritten unless the recipe's schedule is constant. What
-                ``ModelCheckpoint`` writes has the optimizer in it: load it with ``compile=False``.
+            checkpoint_dir: A folder where the state is kept after each epoch. If it holds the
+                checkpoint of the same training, that one is continued, to the same result as if it
+                had never stopped.
+            callbacks: ``keras.callbacks.Callback`` objects, or one alone. They see the model with
+                the weights of the epoch's end; weights they set are kept if set at the end of
+                training, as ``EarlyStopping`` does. Learning rates they set are overwritten unless
+                the recipe's schedule is constant. What ``ModelCheckpoint`` writes has the optimizer
+                in it: load it with ``compile=False``.
             progress: Whether to show progress bars.
 
         Returns:
@@ -185,14 +198,15 @@ class Trainer:
             DataError: If there is less than two classes to tell apart.
             SplitError: If a key is in both ``train`` and ``val``, or their classes differ.
             ImageError: If pictures cannot be decoded (all are named).
-            TrainingError: If the loss, the weights or the network's answers are no longer finite, or a checkpoint
-                cannot be used.
+            TrainingError: If the loss, the weights or the network's answers are no longer finite,
+                or a checkpoint cannot be used.
         """
         listed = listed_callbacks(callbacks)
         _check_data(train, val)
         if self.early_stopping is not None and not val:
             raise DataError(
-                "early_stopping needs val, pictures to stop by: give fit a second data set. Cross-validation has "
+                "early_stopping needs val, pictures to stop by: give fit a second data set. "
+                "Cross-validation has "
                 "none: leave early_stopping out."
             )
         folder = None if checkpoint_dir is None else as_path(checkpoint_dir, "checkpoint_dir")
@@ -200,14 +214,23 @@ class Trainer:
             from flowercnn.training.transfer.backbone import fit_backbone as fit
         else:
             from flowercnn.training.scratch import fit_from_scratch as fit
-        return fit(self.plan(train), train, val, checkpoint_dir=folder, callbacks=listed, progress=progress)
+        return fit(
+            self.plan(train), train, val, checkpoint_dir=folder, callbacks=listed, progress=progress
+        )
 
     def find_learning_rate(
-        self, train: Dataset, *, lowest: float = 1e-5, highest: float = 1.0, steps: int = 100, progress: bool = True
+        self,
+        train: Dataset,
+        *,
+        lowest: float = 1e-5,
+        highest: float = 1.0,
+        steps: int = 100,
+        progress: bool = True,
     ) -> LearningRates:
         """Train for some steps with a rising learning rate and suggest one (Smith 2017).
 
-        The network trained for this is thrown away. Give the suggestion to a trainer as ``learning_rate``.
+        The network trained for this is thrown away. Give the suggestion to a trainer as
+        ``learning_rate``.
 
         Args:
             train: The data learned from.
@@ -223,17 +246,22 @@ class Trainer:
         whole = hasattr(steps, "__index__") and not isinstance(steps, bool)
         if not 0 < lowest < highest < math.inf or not whole or steps < _FEWEST_RATES:
             raise ConfigurationError(
-                f"Rates must rise from over 0, in a whole number of at least {_FEWEST_RATES} steps. "
+                f"Rates must rise from over 0, in a whole number of at least {_FEWEST_RATES} "
+                "steps. "
                 f"Received: lowest={lowest!r}, highest={highest!r}, steps={steps!r}"
             )
         _check_data(train, None)
         plan = self.plan(train)
         model = plan.build(progress=progress)
         data, _ = load(train, plan, progress=progress)
-        loop = Loop(model, plan.adapted_recipe(len(data[1])), data, seed=plan.seed, precision=plan.precision)
+        loop = Loop(
+            model, plan.adapted_recipe(len(data[1])), data, seed=plan.seed, precision=plan.precision
+        )
         rates = np.geomspace(lowest, highest, steps).tolist()
         losses: list[float] = []
-        for loss in tracked(loop.losses_at(rates), total=steps, description="Rates", unit="step", enabled=progress):
+        for loss in tracked(
+            loop.losses_at(rates), total=steps, description="Rates", unit="step", enabled=progress
+        ):
             losses.append(loss)
             if loss > _MUCH_WORSE * min(losses):
                 break
@@ -250,12 +278,15 @@ class Trainer:
                     "model must be a registered name or a Keras model with one picture input. "
                     f"Received: model={self.model!r}"
                 )
-            base = self.recipe or (Recipe() if None in shape[1:3] else Recipe(image_size=shape[1:3]))
+            base = self.recipe or (
+                Recipe() if None in shape[1:3] else Recipe(image_size=shape[1:3])
+            )
         image_size = self.image_size
         if self.preprocessing is not None:
             if image_size is not None and tuple(image_size) != self.preprocessing.image_size:
                 raise ConfigurationError(
-                    f"image_size and preprocessing.image_size must agree. Received: {image_size} and "
+                    f"image_size and preprocessing.image_size must agree. Received: {image_size} "
+                    "and "
                     f"{self.preprocessing.image_size}. Give one of them."
                 )
             image_size = self.preprocessing.image_size
@@ -285,20 +316,29 @@ def _check_data(train: Dataset, val: Dataset | None) -> None:
     present = np.unique(train.labels)
     if len(present) < 2:  # noqa: PLR2004 - one class leaves nothing to tell apart
         raise DataError(
-            f"A classifier needs pictures of at least two classes. Received: {len(train)} pictures of "
-            f"{few(train.encoder.decode(present)) or 'none'}. If the folders of the classes are in that one, give it "
+            f"A classifier needs pictures of at least two classes. Received: {len(train)} pictures "
+            "of "
+            f"{few(train.encoder.decode(present)) or 'none'}. If the folders of the classes are in "
+            "that one, give it "
             "as the source."
         )
     if not val:
         return
     if val.class_names != train.class_names:
-        raise SplitError("train and val must have the same class_names: make both with Dataset.split.")
+        raise SplitError(
+            "train and val must have the same class_names: make both with Dataset.split."
+        )
     both = sorted(set(train.keys) & set(val.keys))
     if both:
-        raise SplitError(f"{len(both)} samples are in both train and val: {few(both)}. Make both with Dataset.split.")
+        raise SplitError(
+            f"{len(both)} samples are in both train and val: {few(both)}. Make both with "
+            "Dataset.split."
+        )
 
 
-def make_trainer(caller: Callable[..., Any], model: Any, seed: int, settings: TrainerSettings) -> Trainer:
+def make_trainer(
+    caller: Callable[..., Any], model: Any, seed: int, settings: TrainerSettings
+) -> Trainer:
     """Return a trainer from the keyword arguments of `train` or `cross_validate`.
 
     Raises:
@@ -309,6 +349,7 @@ def make_trainer(caller: Callable[..., Any], model: Any, seed: int, settings: Tr
     for name in settings:
         if name not in fields:
             raise ConfigurationError(
-                f"{caller.__name__} has no argument {name!r}.{closest(name, known)} Known: {', '.join(known)}."
+                f"{caller.__name__} has no argument {name!r}.{closest(name, known)} Known: "
+                f"{', '.join(known)}."
             )
     return Trainer(model, seed=seed, **settings)

@@ -1,7 +1,8 @@
 """How fast an audit is, against decoding alone: ``python tests/benchmarks/audit.py FOLDER [COUNT] [SIDE]``.
 
-Makes COUNT different pictures of SIDE pixels, each a part of a photograph of FOLDER, then decodes and audits them in
-turn, three times, and prints the medians. Decoding alone is by Pillow, at full size, in as many threads.
+Makes COUNT different pictures of SIDE pixels, each a part of a photograph of FOLDER, then decodes
+and audits them in turn, three times, and prints the medians. Decoding alone is by Pillow, at full
+size, in as many threads.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def make_pictures(photographs: Path, folder: Path, count: int, side: int) -> Non
         width, height = original.size
         share = random.uniform(0.4, 0.7)
         left, top = random.uniform(0, 1 - share, size=2) * (width, height)
-        part = original.crop((int(left), int(top), int(left + share * width), int(top + share * height)))
+        part = original.crop(
+            (int(left), int(top), int(left + share * width), int(top + share * height))
+        )
         if random.random() < 0.5:
             part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         part.resize((side, side)).save(folder / "ab"[number % 2] / f"{number}.jpg", quality=90)
@@ -64,12 +67,16 @@ def main() -> None:
         errands = [dataset.samples[start : start + ERRAND] for start in range(0, count, ERRAND)]
         times: dict[str, list[float]] = {"decode": [], "audit": []}
         for _ in range(3):
-            decoding = ordered_map(decode_fully, errands, workers=cpu_count(), window=4 * cpu_count())
+            decoding = ordered_map(
+                decode_fully, errands, workers=cpu_count(), window=4 * cpu_count()
+            )
             times["decode"].append(seconds(lambda decoding=decoding: list(decoding)))  # type: ignore[misc]
             fresh = fc.Dataset(dataset.samples, dataset.encoder)
             times["audit"].append(seconds(lambda fresh=fresh: fresh.audit(progress=False)))  # type: ignore[misc]
     alone, audited = (statistics.median(values) for values in times.values())
-    print(f"{count} pictures of {side} x {side}: decoding alone {alone:.1f} s, audit {audited:.1f} s")
+    print(
+        f"{count} pictures of {side} x {side}: decoding alone {alone:.1f} s, audit {audited:.1f} s"
+    )
     print(f"the audit has {alone / audited:.2f} of the speed of decoding alone")
 
 

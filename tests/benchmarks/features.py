@@ -30,7 +30,9 @@ PICTURES, ROUNDS = 96, 7
 def main(name: str = "mobilenet", weights: str | None = None) -> None:
     keras = import_keras()
     side = BACKBONES[name].side
-    model = build_backbone(name, (side, side), 17, weights=None if weights is None else Path(weights))
+    model = build_backbone(
+        name, (side, side), 17, weights=None if weights is None else Path(weights)
+    )
     stock = keras.Model(model.inputs[0], head_of(model).input)
     extractor = Extractor(model, images=1000)
     pixels = np.random.default_rng(0).integers(0, 256, (PICTURES, side, side, 3), dtype=np.uint8)

@@ -1,7 +1,7 @@
 """How fast sources are listed, beside `keras.utils.image_dataset_from_directory` in the same run.
 
-Run it with ``python tests/benchmarks/listing.py``. A million samples are listed in a process of their own, so that
-its peak of memory is theirs.
+Run it with ``python tests/benchmarks/listing.py``. A million samples are listed in a process of
+their own, so that its peak of memory is theirs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--million", action="store_true", help="List a million samples and print time and memory.")
+    parser.add_argument(
+        "--million", action="store_true", help="List a million samples and print time and memory."
+    )
     arguments = parser.parse_args()
     if arguments.million:
         print(json.dumps(list_a_million()))
@@ -69,7 +71,9 @@ def compare(folder: Path, count: int, runs: int) -> dict[str, object]:
     contestants: dict[str, Callable[[], int]] = {
         "keras": list_with_keras,
         "folder": lambda: len(Dataset.from_source(ImageFolder(root))),
-        "table": lambda: len(Dataset.from_source(ImageTable(table, image="image", label="label", root=root))),
+        "table": lambda: len(
+            Dataset.from_source(ImageTable(table, image="image", label="label", root=root))
+        ),
     }
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for name in list(contestants) * (1 + runs):  # the first round warms caches up
@@ -82,7 +86,9 @@ def compare(folder: Path, count: int, runs: int) -> dict[str, object]:
     return {
         "files": count,
         "median_seconds": {name: round(value, 4) for name, value in medians.items()},
-        "times_as_fast_as_keras": {name: round(medians["keras"] / medians[name], 1) for name in ("folder", "table")},
+        "times_as_fast_as_keras": {
+            name: round(medians["keras"] / medians[name], 1) for name in ("folder", "table")
+        },
     }
 
 
@@ -105,7 +111,9 @@ def list_a_million() -> dict[str, float]:
     seconds = time.perf_counter() - started
     if len(dataset) != MILLION:
         raise SystemExit(f"found {len(dataset)} of {MILLION} samples")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
     return {"samples": MILLION, "seconds": round(seconds, 1), "peak_mb": round(peak / 1e6)}
 
 

@@ -1,8 +1,9 @@
 """Measure prediction: python tests/benchmarks/predict.py MODEL.keras FOLDER [ROUNDS].
 
-Ratios of interleaved medians in one run: one picture from bytes against ``load_img`` + ``model.predict`` and against
-decoding plus a bare LiteRT invoke; a folder against ``image_dataset_from_directory`` + ``model.predict``; both once
-more with an int8 export; the command line with and without TensorFlow; memory over 20,000 pictures.
+Ratios of interleaved medians in one run: one picture from bytes against ``load_img`` +
+``model.predict`` and against decoding plus a bare LiteRT invoke; a folder against
+``image_dataset_from_directory`` + ``model.predict``; both once more with an int8 export; the
+command line with and without TensorFlow; memory over 20,000 pictures.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def bare_invoke(model: str, predictor: fc.Predictor) -> Callable[[bytes], object
     from ai_edge_litert.interpreter import Interpreter
 
     with zipfile.ZipFile(model) as archive:
-        interpreter = Interpreter(model_content=archive.read("model.tflite"), num_threads=os.cpu_count())
+        interpreter = Interpreter(
+            model_content=archive.read("model.tflite"), num_threads=os.cpu_count()
+        )
     interpreter.allocate_tensors()
     index = interpreter.get_input_details()[0]["index"]
 
@@ -70,10 +73,14 @@ def one_picture(model: str, small: Path, contents: list[bytes], rounds: int) -> 
     stock = keras.saving.load_model(model)
     predictor, int8 = fc.Predictor.load(model), fc.Predictor.load(small)
     bare = bare_invoke(model, predictor)
-    streams = {name: cycle(contents) for name in ("keras", "bare", "ours", "int8")}  # each sees the same pictures
+    streams = {
+        name: cycle(contents) for name in ("keras", "bare", "ours", "int8")
+    }  # each sees the same pictures
 
     def with_keras() -> None:
-        image = keras.utils.load_img(io.BytesIO(next(streams["keras"])), target_size=predictor.image_size)
+        image = keras.utils.load_img(
+            io.BytesIO(next(streams["keras"])), target_size=predictor.image_size
+        )
         stock.predict(keras.utils.img_to_array(image)[None], verbose=0)
 
     times = interleaved(
@@ -86,7 +93,10 @@ def one_picture(model: str, small: Path, contents: list[bytes], rounds: int) -> 
     print(f"one picture: {times['ours'] * 1e3:.2f} ms on {predictor.runtime}")
     print(f"  {times['keras'] / times['ours']:.1f} x faster than load_img + model.predict")
     print(f"  {times['ours'] / times['bare']:.2f} of decoding + bare LiteRT")
-    print(f"  int8: {times['int8'] * 1e3:.2f} ms, {times['keras'] / times['int8']:.1f} x faster than Keras")
+    print(
+        f"  int8: {times['int8'] * 1e3:.2f} ms, {times['keras'] / times['int8']:.1f} x faster than "
+        "Keras"
+    )
 
 
 def a_folder(model: str, small: Path, folder: str, rounds: int) -> None:
@@ -112,7 +122,10 @@ def a_folder(model: str, small: Path, folder: str, rounds: int) -> None:
     )
     print(f"a folder with Keras: {times['peer']:.2f} s")
     for name in ("litert", "keras", "int8"):
-        print(f"  {name}: {times[name]:.2f} s, {times['peer'] / times[name]:.2f} x the images per second")
+        print(
+            f"  {name}: {times[name]:.2f} s, {times['peer'] / times[name]:.2f} x the images per "
+            "second"
+        )
 
 
 def the_command(model: str, picture: str, rounds: int) -> None:
@@ -122,7 +135,10 @@ def the_command(model: str, picture: str, rounds: int) -> None:
         subprocess.run(arguments, check=True, capture_output=True)
 
     times = interleaved(rounds, light=lambda: run("litert"), heavy=lambda: run("keras"))
-    print(f"the command: {times['light']:.2f} s, {times['light'] / times['heavy']:.3f} of the time with TensorFlow")
+    print(
+        f"the command: {times['light']:.2f} s, {times['light'] / times['heavy']:.3f} of the time "
+        "with TensorFlow"
+    )
 
 
 def memory(model: str, contents: list[bytes]) -> None:

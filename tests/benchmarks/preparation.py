@@ -2,8 +2,8 @@
 
     python tests/benchmarks/preparation.py FOLDER
 
-Both decode the folder to the size ``fast`` uses, cut to shape, in turns; medians are printed. Then ours once more
-with a cache on disk: the first and the second run.
+Both decode the folder to the size ``fast`` uses, cut to shape, in turns; medians are printed. Then
+ours once more with a cache on disk: the first and the second run.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     PYTHONPATH=.:tests/servers python tests/benchmarks/remote_speed.py FOLDER [--rounds 3] ...
 
-FOLDER has one sub-folder of photographs per class. The SDK's loop reads 128 of them in one thread and without faults,
-of which it survives none. Rounds are interleaved; medians and their ratio are printed, and how much the memory grew.
+FOLDER has one sub-folder of photographs per class. The SDK's loop reads 128 of them in one thread
+and without faults, of which it survives none. Rounds are interleaved; medians and their ratio are
+printed, and how much the memory grew.
 """
 
 from __future__ import annotations
@@ -70,7 +71,11 @@ def served(folder: Path, knobs: Knobs) -> Iterator[tuple[str, str, str]]:
 
 def resident() -> float:
     """Megabytes of memory this process has now."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return (
+        int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        * os.sysconf("SC_PAGE_SIZE")
+        / 2**20
+    )
 
 
 def our_rate(url: str, key: str, authority: str, files: dict[str, Path]) -> tuple[float, float]:
@@ -110,7 +115,9 @@ def sdk_rate(url: str, key: str, authority: str) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency", type=float, default=0.05)
@@ -123,8 +130,14 @@ def main() -> None:
         for file in dataset.segments[segment]
     }
     healthy = Knobs(latency=given.latency)
-    faulty = Knobs(latency=given.latency, fault_rate=given.fault_rate, faults=FAULTS, retry_after="1")
-    rates: dict[str, list[float]] = {"SDK, no faults": [], "flowercnn, no faults": [], "flowercnn, faults": []}
+    faulty = Knobs(
+        latency=given.latency, fault_rate=given.fault_rate, faults=FAULTS, retry_after="1"
+    )
+    rates: dict[str, list[float]] = {
+        "SDK, no faults": [],
+        "flowercnn, no faults": [],
+        "flowercnn, faults": [],
+    }
     growth = 0.0
     with served(given.folder, healthy) as good, served(given.folder, faulty) as bad:
         sdk_rate(*good)  # imports what the SDK needs
@@ -135,11 +148,15 @@ def main() -> None:
                 rates[name].append(rate)
                 growth = max(growth, grown)
     peer = statistics.median(rates["SDK, no faults"])
-    print(f"{len(files)} pictures over TLS, {given.latency * 1000:.0f} ms latency, faults {given.fault_rate:.0%}")
+    print(
+        f"{len(files)} pictures over TLS, {given.latency * 1000:.0f} ms latency, faults "
+        f"{given.fault_rate:.0%}"
+    )
     for name, measured in rates.items():
         median = statistics.median(measured)
         print(
-            f"{name:22} {median:6.0f} pictures/s  ratio {median / peer:5.1f}  of {[round(rate) for rate in measured]}"
+            f"{name:22} {median:6.0f} pictures/s  ratio {median / peer:5.1f}  of "
+            f"{[round(rate) for rate in measured]}"
         )
     print(f"memory grew by {growth:.0f} MB at most; all bytes were compared")
 

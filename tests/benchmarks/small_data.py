@@ -2,10 +2,11 @@
 
     python tests/benchmarks/small_data.py FOLDER [FOLDS or FOLDER_TO_TEST]
 
-For each fold, ``fast`` is trained on the rest; then each example of Keras, with its own augmentation and optimizer,
-for as long as ``fast`` took. With a second folder, that is what all are tested on. Pictures reach Keras by
-``image_dataset_from_directory``, at 180 px as in its examples, or as large as they are. Accuracies are on pictures no
-network has learned from, with Wilson intervals.
+For each fold, ``fast`` is trained on the rest; then each example of Keras, with its own
+augmentation and optimizer, for as long as ``fast`` took. With a second folder, that is what all are
+tested on. Pictures reach Keras by ``image_dataset_from_directory``, at 180 px as in its examples,
+or as large as they are. Accuracies are on pictures no network has learned from, with Wilson
+intervals.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ def plain_network(classes: int, side: int) -> Any:
             *[
                 layer
                 for filters in (16, 32, 64)
-                for layer in (layers.Conv2D(filters, 3, padding="same", activation="relu"), layers.MaxPooling2D())
+                for layer in (
+                    layers.Conv2D(filters, 3, padding="same", activation="relu"),
+                    layers.MaxPooling2D(),
+                )
             ],
             layers.Dropout(0.2),
             layers.Flatten(),

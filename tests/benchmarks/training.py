@@ -2,10 +2,11 @@
 
     python tests/benchmarks/training.py [SIDE] [PYTHON_WITH_TORCH]
 
-Each contender is a process of its own and takes its rounds in turn with the others; medians are printed. A round is
-some steps: 32 pictures in, changed weights out. Ours is there twice: as ``fast`` trains, from uint8 pixels that are
-augmented and mixed, with Muon; and "alike", as the others are, with ready pixels and AdamW. Also printed: the share
-of this machine's fastest convolution.
+Each contender is a process of its own and takes its rounds in turn with the others; medians are
+printed. A round is some steps: 32 pictures in, changed weights out. Ours is there twice: as
+``fast`` trains, from uint8 pixels that are augmented and mixed, with Muon; and "alike", as the
+others are, with ready pixels and AdamW. Also printed: the share of this machine's fastest
+convolution.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def ours(side: int, *, alike: bool = False) -> Callable[[], object]:
     pixels = random.integers(0, 256, (BATCH * STEPS, stored, stored, 3), dtype=np.uint8)
     labels = random.integers(0, CLASSES, BATCH * STEPS)
     model = build_model("fast", image_size=recipe.image_size, num_classes=CLASSES)
-    loop = Loop(model, recipe, (MemoryPixels(pixels), labels), seed=0, precision=choose_precision("auto"))
+    loop = Loop(
+        model, recipe, (MemoryPixels(pixels), labels), seed=0, precision=choose_precision("auto")
+    )
     return lambda: loop.seconds_per_epoch(steps=STEPS)  # takes the steps of the one epoch there is
 
 
@@ -52,8 +55,12 @@ def keras_stock(side: int) -> Callable[[], object]:
     from flowercnn.models.registry import build_model
 
     keras = import_keras()
-    model = build_model("fast", image_size=(side, side), num_classes=CLASSES)  # stock layers, as every model file
-    model.compile(keras.optimizers.AdamW(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model = build_model(
+        "fast", image_size=(side, side), num_classes=CLASSES
+    )  # stock layers, as every model file
+    model.compile(
+        keras.optimizers.AdamW(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
     random = np.random.default_rng(0)
     pixels = random.uniform(0, 255, (BATCH * STEPS, side, side, 3)).astype(np.float32)
     labels = random.integers(0, CLASSES, BATCH * STEPS)
@@ -74,7 +81,8 @@ def torch_bfloat16(side: int) -> Callable[[], object]:
 
     def conv(inputs: int, filters: int, stride: int = 1) -> nn.Sequential:
         return nn.Sequential(
-            nn.Conv2d(inputs, filters, 3, stride, 1, bias=False), nn.BatchNorm2d(filters, eps=1e-3, momentum=0.1)
+            nn.Conv2d(inputs, filters, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(filters, eps=1e-3, momentum=0.1),
         )
 
     layers: list[nn.Module] = [conv(3, 32, 2), nn.ReLU()]
@@ -133,7 +141,13 @@ def ours_alike(side: int) -> Callable[[], object]:
     return ours(side, alike=True)
 
 
-CONTENDERS = {"flowercnn": ours, "alike": ours_alike, "keras": keras_stock, "torch": torch_bfloat16, "peak": peak}
+CONTENDERS = {
+    "flowercnn": ours,
+    "alike": ours_alike,
+    "keras": keras_stock,
+    "torch": torch_bfloat16,
+    "peak": peak,
+}
 
 
 def work(name: str, side: int) -> None:
@@ -174,7 +188,9 @@ def main(side: int = 80, torch_python: str | None = None) -> None:
         command = [python, __file__, "--work", name, str(side)]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    processes = {name: start(name, sys.executable) for name in ("flowercnn", "alike", "keras", "peak")}
+    processes = {
+        name: start(name, sys.executable) for name in ("flowercnn", "alike", "keras", "peak")
+    }
     if torch_python is not None:
         processes["torch"] = start("torch", torch_python)
     rounds: dict[str, list[float]] = {name: [] for name in processes}
@@ -186,10 +202,18 @@ def main(side: int = 80, torch_python: str | None = None) -> None:
     best = max(rounds.pop("peak"))
     speeds = {name: BATCH * STEPS / statistics.median(times) for name, times in rounds.items()}
     for name, speed in speeds.items():
-        ratios = [f"{mine} is {speeds[mine] / speed:.2f} times as fast" for mine in ("flowercnn", "alike")]
-        print(f"{name:10} {speed:7.1f} pictures/s at {side} px   {', '.join(ratios if name in THEIRS else [])}")
+        ratios = [
+            f"{mine} is {speeds[mine] / speed:.2f} times as fast" for mine in ("flowercnn", "alike")
+        ]
+        print(
+            f"{name:10} {speed:7.1f} pictures/s at {side} px   "
+            f"{', '.join(ratios if name in THEIRS else [])}"
+        )
     used = 3 * forward_gflop(side) * speeds["flowercnn"]
-    print(f"convolutions of flowercnn: {used:.0f} GFLOP/s, {used / best:.0%} of the fastest seen here ({best:.0f})")
+    print(
+        f"convolutions of flowercnn: {used:.0f} GFLOP/s, {used / best:.0%} of the fastest seen "
+        f"here ({best:.0f})"
+    )
 
 
 if __name__ == "__main__":

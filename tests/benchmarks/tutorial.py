@@ -1,6 +1,7 @@
 """Measure flowercnn against the tutorial's script: python tests/benchmarks/tutorial.py FOLDER [EPOCHS] [RUNS].
 
-Same photographs, network, epochs and batch; whole processes, in turn, medians of wall-clock time and peak memory.
+Same photographs, network, epochs and batch; whole processes, in turn, medians of wall-clock time
+and peak memory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ def measure(script: str, *arguments: str) -> dict[str, Any]:
     started = time.perf_counter()
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     with subprocess.Popen(
-        [sys.executable, str(HERE / script), *arguments], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, str(HERE / script), *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as process:
         output = process.stdout.read() if process.stdout else ""
         _, status, usage = os.wait4(process.pid, 0)

@@ -25,4 +25,12 @@ with tempfile.TemporaryDirectory() as cache:  # a first run: nothing is decoded 
 if run.evaluation is None or run.splits is None:
     sys.exit("no test part")
 parameters = run.predictor.model.count_params()
-print(json.dumps({"parameters": parameters, "accuracy": run.evaluation.accuracy, "train": len(run.splits.train)}))
+print(
+    json.dumps(
+        {
+            "parameters": parameters,
+            "accuracy": run.evaluation.accuracy,
+            "train": len(run.splits.train),
+        }
+    )
+)

@@ -25,14 +25,21 @@ def report(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
     """A report on 300 pictures of 17 classes, some names of which are markup."""
     random = np.random.default_rng(0)
     y_true = random.integers(len(CLASSES), size=300)
-    y_prob = random.dirichlet(np.full(len(CLASSES), 0.2), size=300) + 0.4 * np.eye(len(CLASSES))[y_true]
+    y_prob = (
+        random.dirichlet(np.full(len(CLASSES), 0.2), size=300) + 0.4 * np.eye(len(CLASSES))[y_true]
+    )
     y_prob = (y_prob / y_prob.sum(axis=1, keepdims=True)).astype(np.float32)
     textures = [pictures.encoded(pictures.texture(number, (300, 400))) for number in range(30)]
     samples = tuple(
-        fc.Sample(f"{EVIL}{number}.jpg", CLASSES[label], textures[number % 30]) for number, label in enumerate(y_true)
+        fc.Sample(f"{EVIL}{number}.jpg", CLASSES[label], textures[number % 30])
+        for number, label in enumerate(y_true)
     )
-    evaluation = fc.Evaluation(CLASSES, tuple(sample.key for sample in samples), y_true, y_prob, samples=samples)
-    audit = fc.Dataset.from_source(fc.InMemory(textures * 2, [EVIL, "rose"] * 30)).audit(progress=False)
+    evaluation = fc.Evaluation(
+        CLASSES, tuple(sample.key for sample in samples), y_true, y_prob, samples=samples
+    )
+    audit = fc.Dataset.from_source(fc.InMemory(textures * 2, [EVIL, "rose"] * 30)).audit(
+        progress=False
+    )
     history = {"accuracy": [0.2, 0.5, 0.7], "loss": [2.0, 1.2, 0.9], "val_loss": [2.1, 1.5, 1.1]}
     evaluation = dataclasses.replace(evaluation, history=history, audit=audit, info={"model": EVIL})
     return evaluation.save_report(tmp_path_factory.mktemp("report") / "report.html")
@@ -79,7 +86,9 @@ def test_no_error_is_logged_and_no_request_leaves_the_file(page: Any, report: Pa
         button.click()
     assert page.get_log("browser") == []
     sent = [
-        entry["message"] for entry in page.get_log("performance") if "Network.requestWillBeSent" in entry["message"]
+        entry["message"]
+        for entry in page.get_log("performance")
+        if "Network.requestWillBeSent" in entry["message"]
     ]
     assert all(report.as_uri() in message or '"url":"data:' in message for message in sent)
     assert page.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
@@ -92,7 +101,9 @@ def test_choosing_a_number_shows_its_pictures(page: Any) -> None:
     panel = page.find_element("id", "cell")
     assert f"({button.text})" in panel.text
     assert len(panel.find_elements("tag name", "img")) == int(button.text)
-    widths = page.execute_script("return [...document.querySelectorAll('#cell img')].map(i => i.naturalWidth)")
+    widths = page.execute_script(
+        "return [...document.querySelectorAll('#cell img')].map(i => i.naturalWidth)"
+    )
     assert min(widths) > 50
     assert button.get_attribute("aria-pressed") == "true"
 
@@ -134,7 +145,9 @@ def test_it_looks_right(page: Any, report: Path, scheme: str, width: int) -> Non
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shot))).convert("L"), dtype=float)
     ground = np.median(pixels)
     assert ground > 240 if scheme == "light" else ground < 50
-    assert 0.01 < (np.abs(pixels - ground) > 90).mean() < 0.6  # there is text and there are pictures
+    assert (
+        0.01 < (np.abs(pixels - ground) > 90).mean() < 0.6
+    )  # there is text and there are pictures
     contrast = page.execute_script(
         "const rgb = (c) => c.match(/[0-9.]+/g).slice(0, 3).map(Number);"
         "const linear = (v) => v <= 10 ? v / 255 / 12.92 : ((v / 255 + .055) / 1.055) ** 2.4;"
@@ -153,7 +166,10 @@ def test_a_screen_reader_is_told_what_things_are(page: Any) -> None:
     assert len(find(page, "h1")) == 1
     assert all(figure.get_attribute("aria-label") for figure in find(page, "svg[role=img]"))
     assert all(image.get_attribute("alt") for image in find(page, "img"))
-    assert all(find(table, "caption, th[scope]") for table in find(page, "table.sortable, .matrix table, .facts"))
+    assert all(
+        find(table, "caption, th[scope]")
+        for table in find(page, "table.sortable, .matrix table, .facts")
+    )
     ids = page.execute_script("return [...document.querySelectorAll('[id]')].map((e) => e.id)")
     assert len(set(ids)) == len(ids)
 

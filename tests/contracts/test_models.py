@@ -159,7 +159,9 @@ def test_chance_is_found() -> None:
         def call(self, inputs: Any) -> Any:
             return inputs + keras.random.normal(keras.ops.shape(inputs))
 
-    assert any("other predictions each time" in problem for problem in model_problems(network(Noisy())))
+    assert any(
+        "other predictions each time" in problem for problem in model_problems(network(Noisy()))
+    )
 
 
 def test_layers_that_cannot_be_saved_are_found() -> None:

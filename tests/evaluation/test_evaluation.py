@@ -329,8 +329,8 @@ def test_a_report_says_where_the_accuracy_lies_and_not_what_the_next_test_will_b
 ) -> None:
     page = page_of(tmp_path)
     assert (
-        "The accuracy on all images of the same kind is between 34.2% and 100.0% (95&nbsp;% interval"
-        in page
+        "The accuracy on all images of the same kind is between 34.2% and 100.0% (95&nbsp;% "
+        "interval" in page
     )
     assert "expect" not in page
 

@@ -46,7 +46,8 @@ def side(name: str) -> int:
 def shaken(net: Any) -> Any:
     """The network with normalisations that have seen data."""
     random = np.random.default_rng(1)
-    # With random weights of full strength the deepest is chaotic: rounding grows to any size, in float64 as well.
+    # With random weights of full strength the deepest is chaotic: rounding grows to any size, in
+    # float64 as well.
     strength = 0.7 if net.name == "efficientnetv2-l" else 1.0
     for weight in net.weights:
         kind = weight.path.rpartition("/")[2]

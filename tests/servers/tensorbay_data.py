@@ -61,7 +61,11 @@ class ServedFile:
         """Return the label as TensorBay sends it."""
         if self.label is not ...:
             return self.label
-        return {} if self.category is None else {"CLASSIFICATION": {"category": self.category, "attributes": {}}}
+        return (
+            {}
+            if self.category is None
+            else {"CLASSIFICATION": {"category": self.category, "attributes": {}}}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,9 @@ class ServedDataset:
     categories: Sequence[str] | None = None
     delimiter: str | None = None
     fusion: bool = False
-    branches: Mapping[str, Mapping[str, Sequence[ServedFile]]] = field(default_factory=dict, repr=False)
+    branches: Mapping[str, Mapping[str, Sequence[ServedFile]]] = field(
+        default_factory=dict, repr=False
+    )
     tags: Mapping[str, Mapping[str, Sequence[ServedFile]]] = field(default_factory=dict, repr=False)
 
     @property
@@ -102,7 +108,9 @@ class ServedDataset:
     def state(self, commit_id: str) -> Mapping[str, Sequence[ServedFile]] | None:
         """Return the segments at a commit, or ``None`` if there is no such commit."""
         states = {"main": self.segments, **self.branches, **self.tags}
-        return next((state for name, state in states.items() if self.commit_of(name) == commit_id), None)
+        return next(
+            (state for name, state in states.items() if self.commit_of(name) == commit_id), None
+        )
 
 
 @dataclass(slots=True)
@@ -114,17 +122,19 @@ class Knobs:
         fault_rate: Share of requests that go wrong, 0 to 1.
         faults: Which of `FAULTS` happen, equally often.
         hang: Seconds a request hangs before its connection is closed.
-        retry_after: Value of the ``Retry-After`` header of 429 and 503, or ``None`` for no such header.
+        retry_after: Value of the ``Retry-After`` header of 429 and 503, or ``None`` for no such
+            header.
         page_cap: Most entries a page of a listing has, whatever was asked for.
         lost: Files at the end of every listing that are announced but never sent.
         url_lifetime: Seconds the address of a file is good for.
         chunked: Whether files are sent in chunks, without their length.
         compressed: Whether answers of the API are compressed for who accepts that.
-        store: Address (``https://host:port/``) of another server with the same data sets, which serves the files.
+        store: Address (``https://host:port/``) of another server with the same data sets, which
+            serves the files.
         redirect: Address (``https://host:port``) requests are redirected to.
-        script: Faults of the next requests of a kind (see `Asked`), in order, ``""`` for none; before any at random.
-            Besides those of `FAULTS`, ``"page"`` (a web page with status 200), ``"nothing"`` (an empty JSON object)
-            and ``"redirect"`` (to `redirect`).
+        script: Faults of the next requests of a kind (see `Asked`), in order, ``""`` for none;
+            before any at random. Besides those of `FAULTS`, ``"page"`` (a web page with status
+            200), ``"nothing"`` (an empty JSON object) and ``"redirect"`` (to `redirect`).
         seed: Of the faults at random.
     """
 
@@ -179,7 +189,9 @@ def example_files(count: int, first: int = 0) -> list[ServedFile]:
 
 def example_dataset(name: str = "Flowers", train: int = 12, test: int = 6) -> ServedDataset:
     """Return a data set of `example_files` with the segments ``train`` and ``test``."""
-    return ServedDataset(name, {"train": example_files(train), "test": example_files(test, train)}, EXAMPLE_CLASSES)
+    return ServedDataset(
+        name, {"train": example_files(train), "test": example_files(test, train)}, EXAMPLE_CLASSES
+    )
 
 
 def loopback_certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:

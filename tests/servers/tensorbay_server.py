@@ -68,7 +68,8 @@ class TensorBayServer:
         datasets: What it serves.
         key: The access key it accepts.
         knobs: How it behaves.
-        tls: A server-side TLS context, such as `loopback_certificate` makes; ``None`` for plain HTTP.
+        tls: A server-side TLS context, such as `loopback_certificate` makes; ``None`` for plain
+            HTTP.
     """
 
     def __init__(
@@ -90,7 +91,9 @@ class TensorBayServer:
         self.stopping = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads, self._server.owner, self._server.tls = True, self, tls
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.01,), daemon=True
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -121,7 +124,9 @@ class TensorBayServer:
                 fault = self.knobs.script[what].pop(0)
             else:
                 fault = (
-                    self._random.choice(self.knobs.faults) if self._random.random() < self.knobs.fault_rate else ""
+                    self._random.choice(self.knobs.faults)
+                    if self._random.random() < self.knobs.fault_rate
+                    else ""
                 )
             self.asked.append(Asked(what, query, headers, fault))
         return "503" if fault == "expired" and what != "file" else fault
@@ -140,7 +145,9 @@ class TensorBayServer:
     def open_signed(self, path: str, query: Mapping[str, str]) -> bytes | None:
         """Return the file behind an address, or ``None`` if that is wrong or has expired."""
         expires = query.get("Expires", "0")
-        good = hmac.compare_digest(query.get("Signature", ""), self._signature(path.lstrip("/"), expires))
+        good = hmac.compare_digest(
+            query.get("Signature", ""), self._signature(path.lstrip("/"), expires)
+        )
         if not good or float(expires) < time.time():
             return None
         _, dataset_id, commit_id, segment, number = path.lstrip("/").split("/")
@@ -160,8 +167,12 @@ class TensorBayServer:
         if first != "datasets":
             raise _not_there("section", section)
         if not rest:
-            named = [entry for entry in self.datasets.values() if query.get("name", "") in entry.name]
-            return self._page([{"id": entry.id, "name": entry.name} for entry in named], "datasets", query)
+            named = [
+                entry for entry in self.datasets.values() if query.get("name", "") in entry.name
+            ]
+            return self._page(
+                [{"id": entry.id, "name": entry.name} for entry in named], "datasets", query
+            )
         dataset_id, _, part = rest.partition("/")
         dataset = self.datasets.get(dataset_id)
         if dataset is None:
@@ -193,11 +204,19 @@ class TensorBayServer:
 
     def _branches(self, dataset: ServedDataset, query: Mapping[str, str]) -> dict[str, Any]:
         names = [name for name in ("main", *dataset.branches) if query.get("name", name) == name]
-        return self._page([{"name": name, **_commit(dataset.commit_of(name))} for name in names], "branches", query)
+        return self._page(
+            [{"name": name, **_commit(dataset.commit_of(name))} for name in names],
+            "branches",
+            query,
+        )
 
     def _commits(self, dataset: ServedDataset, query: Mapping[str, str]) -> dict[str, Any]:
         wanted = query.get("commit", "main")
-        ids = [dataset.commit_of(wanted)] if wanted in ("main", *dataset.branches, *dataset.tags) else [wanted]
+        ids = (
+            [dataset.commit_of(wanted)]
+            if wanted in ("main", *dataset.branches, *dataset.tags)
+            else [wanted]
+        )
         if dataset.state(ids[0]) is None:
             raise _not_there("commit", wanted)
         return self._page([_commit(commit_id) for commit_id in ids], "commits", query)
@@ -210,7 +229,9 @@ class TensorBayServer:
         self._state(dataset, query)
         if dataset.categories is None:
             return {"catalog": {}}
-        classification: dict[str, Any] = {"categories": [{"name": name} for name in dataset.categories]}
+        classification: dict[str, Any] = {
+            "categories": [{"name": name} for name in dataset.categories]
+        }
         if dataset.delimiter is not None:
             classification["categoryDelimiter"] = dataset.delimiter
         return {"catalog": {"CLASSIFICATION": classification}}
@@ -220,7 +241,12 @@ class TensorBayServer:
         urls = self._urls(dataset, query)["urls"]
         answer = self._page(files, "dataDetails", query)
         answer["dataDetails"] = [
-            {"remotePath": file.path, "timestamp": 0, "label": file.dumped_label(), "url": url["url"]}
+            {
+                "remotePath": file.path,
+                "timestamp": 0,
+                "label": file.dumped_label(),
+                "url": url["url"],
+            }
             for file, url in zip(answer["dataDetails"], urls, strict=True)
         ]
         return answer
@@ -228,14 +254,17 @@ class TensorBayServer:
     def _urls(self, dataset: ServedDataset, query: Mapping[str, str]) -> dict[str, Any]:
         name = query["segmentName"]
         entries = [
-            {"remotePath": file.path, "number": number} for number, file in enumerate(self._files(dataset, query))
+            {"remotePath": file.path, "number": number}
+            for number, file in enumerate(self._files(dataset, query))
         ]
         answer = self._page(entries, "urls", query)
         for entry in answer["urls"]:
             entry["url"] = self.signed(dataset, query["commit"], name, entry.pop("number"))
         return answer
 
-    def _state(self, dataset: ServedDataset, query: Mapping[str, str]) -> Mapping[str, Sequence[ServedFile]]:
+    def _state(
+        self, dataset: ServedDataset, query: Mapping[str, str]
+    ) -> Mapping[str, Sequence[ServedFile]]:
         state = dataset.state(query.get("commit", ""))
         if state is None:
             raise _not_there("commit", query.get("commit", ""))
@@ -289,14 +318,18 @@ class _Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(address.query).items()}
         what = _kind_of(address.path)
-        fault = owner.begin(what, query, {name.lower(): value for name, value in self.headers.items()})
+        fault = owner.begin(
+            what, query, {name.lower(): value for name, value in self.headers.items()}
+        )
         try:
             owner.stopping.wait(owner.knobs.latency)
             self._answer(owner, address.path, query, what, fault)
         finally:
             owner.end()
 
-    def _answer(self, owner: TensorBayServer, path: str, query: Mapping[str, str], what: str, fault: str) -> None:
+    def _answer(
+        self, owner: TensorBayServer, path: str, query: Mapping[str, str], what: str, fault: str
+    ) -> None:
         if fault == "reset":
             # With a linger time of zero the system sends RST instead of an orderly end.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -306,29 +339,47 @@ class _Handler(BaseHTTPRequestHandler):
             owner.stopping.wait(owner.knobs.hang)
             self.close_connection = True
         elif fault.isdigit():
-            headers = {} if owner.knobs.retry_after is None else {"Retry-After": owner.knobs.retry_after}
-            self._send(int(fault), b'{"success": false, "message": "a fault was asked for"}', headers=headers)
+            headers = (
+                {} if owner.knobs.retry_after is None else {"Retry-After": owner.knobs.retry_after}
+            )
+            self._send(
+                int(fault),
+                b'{"success": false, "message": "a fault was asked for"}',
+                headers=headers,
+            )
         elif fault == "expired":
-            self._send(HTTPStatus.FORBIDDEN, b"<Error><Code>AccessDenied</Code></Error>", "application/xml")
+            self._send(
+                HTTPStatus.FORBIDDEN, b"<Error><Code>AccessDenied</Code></Error>", "application/xml"
+            )
         elif fault == "page":
-            self._send(HTTPStatus.OK, b"<html>Please log in to the wireless network</html>", "text/html")
+            self._send(
+                HTTPStatus.OK, b"<html>Please log in to the wireless network</html>", "text/html"
+            )
         elif fault == "nothing":
             self._send(HTTPStatus.OK, b"{}")
         elif fault == "redirect":
-            self._send(HTTPStatus.FOUND, b"", headers={"Location": f"{owner.knobs.redirect}{self.path}"})
+            self._send(
+                HTTPStatus.FOUND, b"", headers={"Location": f"{owner.knobs.redirect}{self.path}"}
+            )
         elif what == "file":
             self._send_file(owner, path, query, cut=fault == "cut")
         else:
             self._send_answer(owner, path, query, cut=fault == "cut")
 
-    def _send_file(self, owner: TensorBayServer, path: str, query: Mapping[str, str], *, cut: bool) -> None:
+    def _send_file(
+        self, owner: TensorBayServer, path: str, query: Mapping[str, str], *, cut: bool
+    ) -> None:
         content = owner.open_signed(path, query)
         if content is None:
-            self._send(HTTPStatus.FORBIDDEN, b"<Error><Code>AccessDenied</Code></Error>", "application/xml")
+            self._send(
+                HTTPStatus.FORBIDDEN, b"<Error><Code>AccessDenied</Code></Error>", "application/xml"
+            )
         else:
             self._send(HTTPStatus.OK, content, "image/jpeg", cut=cut, chunked=owner.knobs.chunked)
 
-    def _send_answer(self, owner: TensorBayServer, path: str, query: Mapping[str, str], *, cut: bool) -> None:
+    def _send_answer(
+        self, owner: TensorBayServer, path: str, query: Mapping[str, str], *, cut: bool
+    ) -> None:
         status, answer = HTTPStatus.OK, {}
         try:
             if not hmac.compare_digest(self.headers.get("X-Token", ""), owner.key):

@@ -101,8 +101,14 @@ class FileServer:
         if path in self.files or path in self.pages:
             return self.files.get(path) or self.pages[path]
         prefix = path.rstrip("/") + "/"
-        names = {name.removeprefix(prefix).partition("/") for name in self.files if name.startswith(prefix)}
-        links = "".join(f'<a href="{prefix}{name}{slash}">{name}</a>' for name, slash, _ in sorted(names))
+        names = {
+            name.removeprefix(prefix).partition("/")
+            for name in self.files
+            if name.startswith(prefix)
+        }
+        links = "".join(
+            f'<a href="{prefix}{name}{slash}">{name}</a>' for name, slash, _ in sorted(names)
+        )
         return links.encode() if links else None
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a branch for each fault
@@ -144,7 +150,9 @@ class FileServer:
                     self.send_header(name, value)
                 part = content[start:end]
                 self.send_header("Content-Length", str(len(part)))
-                self.send_header("Content-Type", "text/html" if path not in server.files else "image/png")
+                self.send_header(
+                    "Content-Type", "text/html" if path not in server.files else "image/png"
+                )
                 if server.ranges:
                     self.send_header("Accept-Ranges", "bytes")
                 self.end_headers()

@@ -26,7 +26,9 @@ class Pictures(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.startswith("/moved"):
             self.send_response(302)
-            self.send_header("Location", {"/moved": "/flower.png", "/moved-out": "file:///etc/passwd"}[self.path])
+            self.send_header(
+                "Location", {"/moved": "/flower.png", "/moved-out": "file:///etc/passwd"}[self.path]
+            )
             self.end_headers()
             return
         found = self.path.startswith(("/flower.png", "/sch%C3%B6ne%20blume.png"))
@@ -40,16 +42,26 @@ class Pictures(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(photo_folder: Path) -> Iterator[str]:
-    handler = type("Handler", (Pictures,), {"picture": (photo_folder / "red" / "0.png").read_bytes()})
+    handler = type(
+        "Handler", (Pictures,), {"picture": (photo_folder / "red" / "0.png").read_bytes()}
+    )
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_address[1]}"
         running.shutdown()
 
 
-def test_pictures_come_from_the_web(predictor: fc.Predictor, server: str, photo_folder: Path) -> None:
+def test_pictures_come_from_the_web(
+    predictor: fc.Predictor, server: str, photo_folder: Path
+) -> None:
     expected = predictor.predict_one(photo_folder / "red" / "0.png")
-    for name in ("flower.png", "flower.png?size=1", "moved", "schöne blume.png", "sch%C3%B6ne%20blume.png?q=a b#x"):
+    for name in (
+        "flower.png",
+        "flower.png?size=1",
+        "moved",
+        "schöne blume.png",
+        "sch%C3%B6ne%20blume.png?q=a b#x",
+    ):
         prediction = predictor.predict_one(f"{server}/{name}")
         assert prediction.probabilities is not None
         assert (prediction.probabilities == expected.probabilities).all()
@@ -57,7 +69,9 @@ def test_pictures_come_from_the_web(predictor: fc.Predictor, server: str, photo_
 
 
 @pytest.mark.parametrize("name", ["gone.png", "moved-out"])
-def test_what_the_web_does_not_give_is_a_record(predictor: fc.Predictor, server: str, name: str) -> None:
+def test_what_the_web_does_not_give_is_a_record(
+    predictor: fc.Predictor, server: str, name: str
+) -> None:
     with_secret = f"{server}/{name}".replace("http://", "http://me:password@")
     if name == "gone.png":
         with_secret += "?token=secret"
@@ -80,7 +94,9 @@ def test_a_server_that_is_not_there_or_sends_too_much_is_a_record(
     assert "TimeoutError" in (predictor.predict_one(f"{server}/flower.png").error or "")
 
 
-def test_patterns_name_files(predictor: fc.Predictor, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patterns_name_files(
+    predictor: fc.Predictor, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert len(predictor.predict(f"{photo_folder}/**/*.png")) == 30
     monkeypatch.chdir(photo_folder)
     assert [p.key for p in predictor.predict("red/[01].png")] == ["red/0.png", "red/1.png"]
@@ -101,7 +117,9 @@ def test_paths_in_a_list_that_name_nothing_are_records(
     assert first.label == last.label == "red"
     assert [prediction.key for prediction in between] == bad
     reasons = ("no file matches", "no file matches", "no images found", "bad.zip")
-    assert all(reason in str(prediction.error) for reason, prediction in zip(reasons, between, strict=True))
+    assert all(
+        reason in str(prediction.error) for reason, prediction in zip(reasons, between, strict=True)
+    )
     for path in (tmp_path / "*.jpg", tmp_path / "empty", tmp_path / "bad.zip"):
         with pytest.raises(fc.SourceError):
             predictor.predict(path)
@@ -149,7 +167,9 @@ def test_an_archive_yields_all_pictures_in_it_by_their_paths(
     assert found == [(name, name.encode()) for name in ("b.png", "x/c.JPG", "x/y/a.png")]
 
 
-def test_a_flat_archive_needs_no_class_folders(predictor: fc.Predictor, photo_folder: Path, tmp_path: Path) -> None:
+def test_a_flat_archive_needs_no_class_folders(
+    predictor: fc.Predictor, photo_folder: Path, tmp_path: Path
+) -> None:
     with zipfile.ZipFile(tmp_path / "flat.zip", "w") as archive:
         archive.write(photo_folder / "red" / "0.png", "0.png")
     assert predictor.predict(tmp_path / "flat.zip")[0].label == "red"

@@ -19,7 +19,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "write-your-own-source.md
 
 def block(language: str, text: str) -> str:
     """The block of the page that has some text."""
-    found = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    found = re.findall(
+        rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     (only,) = [each for each in found if text in each]
     return str(only)
 
@@ -29,8 +31,12 @@ def package(tmp_path: Path) -> Path:
     """The three files, and the metadata pip makes of them."""
     folder = tmp_path / "herbarium-source"
     folder.mkdir()
-    (folder / "herbarium_source.py").write_text(block("python", "class Herbarium"), encoding="utf-8")
-    (folder / "test_herbarium_source.py").write_text(block("py", "import Herbarium"), encoding="utf-8")
+    (folder / "herbarium_source.py").write_text(
+        block("python", "class Herbarium"), encoding="utf-8"
+    )
+    (folder / "test_herbarium_source.py").write_text(
+        block("py", "import Herbarium"), encoding="utf-8"
+    )
     (folder / "pyproject.toml").write_text(block("toml", "[project]"), encoding="utf-8")
     project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     info = folder / "herbarium_source-1.0.dist-info"
@@ -44,10 +50,10 @@ def package(tmp_path: Path) -> Path:
 
 
 def test_its_own_tests_pass(package: Path) -> None:
-    start = (
-        f"import sys, pytest; sys.path.insert(0, {str(package)!r}); sys.exit(pytest.main(['-p', 'no:cacheprovider']))"
+    start = f"import sys, pytest; sys.path.insert(0, {str(package)!r}); sys.exit(pytest.main(['-p', 'no:cacheprovider']))"
+    done = subprocess.run(
+        [sys.executable, "-c", start], capture_output=True, text=True, cwd=package, check=False
     )
-    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, cwd=package, check=False)
     assert done.returncode == 0, done.stdout
     assert "2 passed" in done.stdout
 

@@ -10,17 +10,24 @@ import flowercnn as fc
 from flowercnn.models.backend import import_keras
 
 SIZE = (32, 32)
-BACKBONE_OPTIONS: dict[str, Any] = {"weights": None, "until": "conv_pw_3_relu"}  # random layers tell colours apart
+BACKBONE_OPTIONS: dict[str, Any] = {
+    "weights": None,
+    "until": "conv_pw_3_relu",
+}  # random layers tell colours apart
 
 
-def fit(dataset: fc.Dataset, *, epochs: int = 2, model: Any = "fast", **options: Any) -> fc.TrainingRun:
+def fit(
+    dataset: fc.Dataset, *, epochs: int = 2, model: Any = "fast", **options: Any
+) -> fc.TrainingRun:
     settings = {"image_size": SIZE, "batch_size": 8} | options.pop("settings", {})
     train, val, _ = dataset.split(val=0.2, test=0)
     return fc.Trainer(model, epochs=epochs, **settings).fit(train, val, progress=False, **options)
 
 
 def backbone_trainer(**settings: Any) -> fc.Trainer:
-    return fc.Trainer("backbone:mobilenet", image_size=SIZE, model_options=BACKBONE_OPTIONS, **settings)
+    return fc.Trainer(
+        "backbone:mobilenet", image_size=SIZE, model_options=BACKBONE_OPTIONS, **settings
+    )
 
 
 def weights(run: fc.TrainingRun) -> list[Any]:
@@ -46,5 +53,10 @@ def interrupt_in_epoch(number: int) -> Any:
 def own_model(filters: int = 4, activation: str = "relu") -> Any:
     keras = import_keras()
     convolution = keras.layers.Conv2D(filters, 3, activation=activation, kernel_initializer="ones")
-    end = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "softmax", kernel_initializer="zeros")]
-    return keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Rescaling(1 / 255), convolution, *end])
+    end = [
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3, "softmax", kernel_initializer="zeros"),
+    ]
+    return keras.Sequential(
+        [keras.Input((*SIZE, 3)), keras.layers.Rescaling(1 / 255), convolution, *end]
+    )

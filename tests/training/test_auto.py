@@ -22,7 +22,9 @@ def test_weights_at_hand_are_those_in_the_cache_and_those_named(
     cached = tmp_path / "models" / "mobilenet_1_0_224_tf_no_top.h5"
     cached.touch()
     assert weights_at_hand() == {"backbone:mobilenet": cached}
-    assert weights_at_hand(["EfficientNetV2-B0.weights.h5"])["backbone:efficientnetv2b0"].name.startswith("Eff")
+    assert weights_at_hand(["EfficientNetV2-B0.weights.h5"])[
+        "backbone:efficientnetv2b0"
+    ].name.startswith("Eff")
     assert weights_at_hand({"vgg16": "mine.h5"})["backbone:vgg16"] == Path("mine.h5")
     with pytest.raises(fc.ConfigurationError, match=r"mine\.h5 does not say"):
         weights_at_hand("mine.h5")
@@ -45,14 +47,18 @@ def test_auto_compares_by_cross_validation_and_says_why(
     coloured: fc.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    net = import_keras().applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3))
+    net = import_keras().applications.MobileNet(
+        weights=None, include_top=False, input_shape=(32, 32, 3)
+    )
     part = import_keras().Model(net.input, net.get_layer("conv_pw_3_relu").output)
     part.save_weights(tmp_path / "mobilenet.weights.h5")
     (tmp_path / "vgg16.weights.h5").write_text("damaged")
     settings: dict[str, Any] = {
         "image_size": (32, 32),
         "epochs": 1,
-        "model_options": {"weights": [tmp_path / "mobilenet.weights.h5", tmp_path / "vgg16.weights.h5"]},
+        "model_options": {
+            "weights": [tmp_path / "mobilenet.weights.h5", tmp_path / "vgg16.weights.h5"]
+        },
     }
     _, reason = choose_trainer(coloured, settings=settings)
     found = re.findall(r"([a-z:]+) ([0-9.]+)%", reason)
@@ -130,7 +136,9 @@ def test_auto_takes_what_only_a_training_with_val_can_use(coloured: fc.Dataset) 
     assert chosen.early_stopping == 1
 
 
-def test_ctrl_c_while_auto_compares_ends_it(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_auto_compares_ends_it(
+    coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 

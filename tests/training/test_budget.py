@@ -18,7 +18,8 @@ from flowercnn.training.run import History
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("10min", 600), ("1.5h", 5400), (" 2 m ", 120), (45, 45), (0.5, 0.5)]
+    ("text", "seconds"),
+    [("90s", 90), ("10min", 600), ("1.5h", 5400), (" 2 m ", 120), (45, 45), (0.5, 0.5)],
 )
 def test_times_are_read_as_people_write_them(text: str | float, seconds: float) -> None:
     assert parse_time(text) == seconds
@@ -50,20 +51,30 @@ def test_the_pace_is_told_from_the_epochs_after_the_first() -> None:
     assert measured(recipe, History(seconds=(60, 2, 4))) == pytest.approx(0.03)
 
 
-def test_a_training_on_a_budget_plans_its_epochs_and_ends_with_a_low_rate(coloured: fc.Dataset) -> None:
-    run = fc.Trainer("fast", image_size=(32, 32), batch_size=8, time_budget="15s").fit(coloured, progress=False)
+def test_a_training_on_a_budget_plans_its_epochs_and_ends_with_a_low_rate(
+    coloured: fc.Dataset,
+) -> None:
+    run = fc.Trainer("fast", image_size=(32, 32), batch_size=8, time_budget="15s").fit(
+        coloured, progress=False
+    )
     assert run.recipe.epochs == len(run.history)
     rates = run.history.to_dict()["learning_rate"]
     assert len(rates) == 1 or rates[-1] < 0.5 * max(rates)
 
 
-def test_a_plan_of_one_epoch_is_made_anew_within_it(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_of_one_epoch_is_made_anew_within_it(
+    coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Loop, "seconds_per_epoch", lambda *_: 1e9)
-    run = fc.Trainer("article", image_size=(32, 32), batch_size=4, time_budget="8s").fit(coloured, progress=False)
+    run = fc.Trainer("article", image_size=(32, 32), batch_size=4, time_budget="8s").fit(
+        coloured, progress=False
+    )
     assert run.recipe.epochs == len(run.history) > 1
 
 
-def test_an_epoch_of_one_step_is_not_timed_by_what_it_takes_to_compile(coloured: fc.Dataset) -> None:
+def test_an_epoch_of_one_step_is_not_timed_by_what_it_takes_to_compile(
+    coloured: fc.Dataset,
+) -> None:
     trainer = fc.Trainer("article", image_size=(32, 32), batch_size=64)
     plan = trainer.plan(coloured)
     data, _ = load(coloured, plan, progress=False)
@@ -106,7 +117,9 @@ def test_epochs_and_a_budget_exclude_each_other() -> None:
     done=st.integers(0, 30),
     progressive=st.sampled_from([(), ((0, 0.5),), ((0, 0.4), (0.3, 0.7), (0.85, 1.0))]),
 )
-def test_one_epoch_more_than_fitted_would_not_fit(seconds: float, done: int, progressive: Any) -> None:
+def test_one_epoch_more_than_fitted_would_not_fit(
+    seconds: float, done: int, progressive: Any
+) -> None:
     recipe = Recipe(image_size=(10, 10), progressive=progressive)
 
     def time_of(epochs: int) -> float:

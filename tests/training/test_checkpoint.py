@@ -32,10 +32,18 @@ def test_ctrl_c_keeps_what_was_learned(coloured: fc.Dataset) -> None:
     assert not same(run, one_epoch)
 
 
-def test_a_stopped_training_goes_on_to_the_same_result(coloured: fc.Dataset, tmp_path: Path) -> None:
+def test_a_stopped_training_goes_on_to_the_same_result(
+    coloured: fc.Dataset, tmp_path: Path
+) -> None:
     settings = {"model_options": {"dropout": 0.3}}
     whole = fit(coloured, epochs=4, settings=settings)
-    fit(coloured, epochs=4, checkpoint_dir=tmp_path, callbacks=[interrupt_in_epoch(2)], settings=settings)
+    fit(
+        coloured,
+        epochs=4,
+        checkpoint_dir=tmp_path,
+        callbacks=[interrupt_in_epoch(2)],
+        settings=settings,
+    )
     rest = fit(coloured, epochs=4, checkpoint_dir=tmp_path, settings=settings)
     assert same(whole, rest)
     assert rest.history == whole.history
@@ -49,17 +57,23 @@ def test_a_checkpoint_of_another_training_is_refused(coloured: fc.Dataset, tmp_p
 
 def recoloured(dataset: fc.Dataset) -> fc.Dataset:
     """The same keys and labels, other pictures."""
-    samples = [dataclasses.replace(sample, image=np.asarray(sample.image)[..., ::-1]) for sample in dataset]
+    samples = [
+        dataclasses.replace(sample, image=np.asarray(sample.image)[..., ::-1]) for sample in dataset
+    ]
     return fc.Dataset.from_source(samples)
 
 
-def test_a_checkpoint_of_other_pictures_under_the_same_keys_is_refused(coloured: fc.Dataset, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_pictures_under_the_same_keys_is_refused(
+    coloured: fc.Dataset, tmp_path: Path
+) -> None:
     fit(coloured, epochs=1, checkpoint_dir=tmp_path)
     with pytest.raises(fc.TrainingError, match="belongs to another training"):
         fit(recoloured(coloured), epochs=1, checkpoint_dir=tmp_path)
 
 
-def test_each_image_is_read_once_whether_a_training_is_kept_or_not(coloured: fc.Dataset, tmp_path: Path) -> None:
+def test_each_image_is_read_once_whether_a_training_is_kept_or_not(
+    coloured: fc.Dataset, tmp_path: Path
+) -> None:
     reads: list[str] = []
 
     def counted(sample: fc.Sample) -> fc.Sample:
@@ -75,7 +89,9 @@ def test_each_image_is_read_once_whether_a_training_is_kept_or_not(coloured: fc.
     watched = fc.Dataset.from_source(list(map(counted, coloured)))
     fc.Trainer("article", epochs=1, image_size=SIZE).fit(watched, progress=False)
     assert sorted(reads) == sorted(watched.keys)
-    fc.Trainer("article", epochs=1, image_size=SIZE).fit(watched, checkpoint_dir=tmp_path, progress=False)
+    fc.Trainer("article", epochs=1, image_size=SIZE).fit(
+        watched, checkpoint_dir=tmp_path, progress=False
+    )
     assert sorted(reads) == sorted(watched.keys)
 
 
@@ -83,7 +99,10 @@ def test_a_model_of_ones_own_goes_on_if_it_is_the_same_whatever_its_name(
     coloured: fc.Dataset, tmp_path: Path
 ) -> None:
     first = fc.Trainer(own_model(), epochs=1).fit(coloured, checkpoint_dir=tmp_path, progress=False)
-    assert same(first, fc.Trainer(own_model(), epochs=1).fit(coloured, checkpoint_dir=tmp_path, progress=False))
+    assert same(
+        first,
+        fc.Trainer(own_model(), epochs=1).fit(coloured, checkpoint_dir=tmp_path, progress=False),
+    )
     for other in (own_model(filters=5), own_model(activation="tanh")):
         with pytest.raises(fc.TrainingError, match="belongs to another training"):
             fc.Trainer(other, epochs=1).fit(coloured, checkpoint_dir=tmp_path, progress=False)
@@ -91,12 +110,17 @@ def test_a_model_of_ones_own_goes_on_if_it_is_the_same_whatever_its_name(
 
 def test_a_training_that_stopped_early_stays_stopped(coloured: fc.Dataset, tmp_path: Path) -> None:
     settings = {"early_stopping": 1, "learning_rate": 0.05}
-    runs = [fit(coloured, epochs=30, checkpoint_dir=tmp_path, model="article", settings=settings) for _ in range(2)]
+    runs = [
+        fit(coloured, epochs=30, checkpoint_dir=tmp_path, model="article", settings=settings)
+        for _ in range(2)
+    ]
     assert len(runs[0].history) == len(runs[1].history) < 30
     assert same(*runs)
 
 
-def test_a_training_that_goes_on_without_val_has_a_history(coloured: fc.Dataset, tmp_path: Path) -> None:
+def test_a_training_that_goes_on_without_val_has_a_history(
+    coloured: fc.Dataset, tmp_path: Path
+) -> None:
     train, val, _ = coloured.split(val=0.2, test=0)
     trainer = fc.Trainer("article", epochs=2, image_size=SIZE)
     trainer.fit(train, val, checkpoint_dir=tmp_path, callbacks=[stop_after(1)], progress=False)
@@ -112,7 +136,9 @@ def stop_after(epochs: int) -> Any:
     return import_keras().callbacks.LambdaCallback(on_epoch_begin=interrupt)
 
 
-def test_a_late_ctrl_c_does_not_lose_what_was_learned(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_ctrl_c_does_not_lose_what_was_learned(
+    coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fold(model: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         return fold_normalization(model)
@@ -129,7 +155,9 @@ def test_a_damaged_checkpoint_is_refused(coloured: fc.Dataset, tmp_path: Path) -
         fit(coloured, epochs=1, checkpoint_dir=tmp_path)
 
 
-def test_a_training_with_everything_on_goes_on_to_the_same_result(coloured: fc.Dataset, tmp_path: Path) -> None:
+def test_a_training_with_everything_on_goes_on_to_the_same_result(
+    coloured: fc.Dataset, tmp_path: Path
+) -> None:
     recipe = Recipe(
         epochs=4,
         optimizer="muon",
@@ -141,7 +169,13 @@ def test_a_training_with_everything_on_goes_on_to_the_same_result(coloured: fc.D
     )
     settings = {"recipe": recipe, "early_stopping": 3}
     whole = fit(coloured, epochs=4, settings=settings)
-    fit(coloured, epochs=4, checkpoint_dir=tmp_path, callbacks=[interrupt_in_epoch(2)], settings=settings)
+    fit(
+        coloured,
+        epochs=4,
+        checkpoint_dir=tmp_path,
+        callbacks=[interrupt_in_epoch(2)],
+        settings=settings,
+    )
     rest = fit(coloured, epochs=4, checkpoint_dir=tmp_path, settings=settings)
     assert same(whole, rest)
     assert rest.history == whole.history
@@ -164,7 +198,9 @@ def test_the_seconds_of_epochs_are_kept_in_a_checkpoint(tmp_path: Path) -> None:
     assert read.history.epochs == ({"loss": 1.0},)
 
 
-def test_a_checkpoint_another_training_has_written_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+def test_a_checkpoint_another_training_has_written_meanwhile_is_not_replaced(
+    tmp_path: Path,
+) -> None:
     Checkpoints(tmp_path, "one").write(a_checkpoint())
     with pytest.raises(fc.TrainingError, match="belongs to another training"):
         Checkpoints(tmp_path, "another").write(a_checkpoint())
@@ -172,18 +208,25 @@ def test_a_checkpoint_another_training_has_written_meanwhile_is_not_replaced(tmp
     assert Checkpoints(tmp_path, "one").read() is not None
 
 
-def test_a_changed_bit_anywhere_in_a_checkpoint_is_an_error_of_ours_or_does_no_harm(tmp_path: Path) -> None:
+def test_a_changed_bit_anywhere_in_a_checkpoint_is_an_error_of_ours_or_does_no_harm(
+    tmp_path: Path,
+) -> None:
     Checkpoints(tmp_path, "one").write(a_checkpoint())
     path = tmp_path / "checkpoint.npz"
     whole = path.read_bytes()
     for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :]
+        )
         try:
             read = Checkpoints(tmp_path, "one").read()
         except fc.TrainingError:
             continue
         assert read is not None
-        assert {name: len(values) for name, values in read.arrays.items()} == {"model": 2, "average": 1}
+        assert {name: len(values) for name, values in read.arrays.items()} == {
+            "model": 2,
+            "average": 1,
+        }
 
 
 def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:

@@ -52,13 +52,17 @@ def test_a_pointwise_convolution_at_the_end_is_found() -> None:
 
 def make_ending(dataset: fc.Dataset, **options: Any) -> tuple[Any, ConvolutionalHead, Features]:
     """A backbone, its ending, and what goes into that of a data set."""
-    model = fc.build_model("backbone:mobilenet", image_size=(32, 32), num_classes=3, **BACKBONE_OPTIONS)
+    model = fc.build_model(
+        "backbone:mobilenet", image_size=(32, 32), num_classes=3, **BACKBONE_OPTIONS
+    )
     found = ConvolutionalHead(model, last_convolution(model), **options)
     views = Views(mirror=True, parts=1)
     return (
         model,
         found,
-        compute_features(model, dataset, fc.Preprocessing(image_size=(32, 32)), views=views, output=found.inputs),
+        compute_features(
+            model, dataset, fc.Preprocessing(image_size=(32, 32)), views=views, output=found.inputs
+        ),
     )
 
 
@@ -77,7 +81,9 @@ def test_the_last_convolution_is_trained_on_its_inputs_and_nothing_before_it(
     history, interrupted = found.tune(inputs, coloured.labels, recipe, seed=0)
     assert not interrupted
     assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
-    changed = {weight.path for weight in model.weights if not np.array_equal(weight, before[weight.path])}
+    changed = {
+        weight.path for weight in model.weights if not np.array_equal(weight, before[weight.path])
+    }
     assert changed == {"conv_pw_3/kernel", "probabilities/kernel", "probabilities/bias"}
 
 
@@ -95,17 +101,33 @@ def test_tuning_that_diverges_or_is_stopped_says_so(coloured: fc.Dataset) -> Non
     with pytest.raises(fc.TrainingError, match="lower learning_rate"):
         found.tune(inputs, coloured.labels, dataclasses.replace(recipe, learning_rate=1e38), seed=0)
     _, found, inputs = make_ending(coloured)
-    with pytest.raises(fc.TrainingError, match="network answers after fine-tuning is not finite"):  # one step each
-        found.tune(inputs, coloured.labels, dataclasses.replace(recipe, learning_rate=1e38, epochs=1), seed=0)
+    with pytest.raises(
+        fc.TrainingError, match="network answers after fine-tuning is not finite"
+    ):  # one step each
+        found.tune(
+            inputs,
+            coloured.labels,
+            dataclasses.replace(recipe, learning_rate=1e38, epochs=1),
+            seed=0,
+        )
 
 
-def test_tuning_with_dropout_depends_on_the_seed_alone(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tuning_with_dropout_depends_on_the_seed_alone(
+    coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(backbone, "_ENOUGH_PER_CLASS", 1)
 
     def tuned(seed: int) -> Any:
         options = {**BACKBONE_OPTIONS, "dropout": 0.5}
-        settings: dict[str, Any] = {"seed": seed, "epochs": 1, "precision": "float32", "image_size": (32, 32)}
-        run = fc.Trainer("backbone:mobilenet", model_options=options, **settings).fit(coloured, progress=False)
+        settings: dict[str, Any] = {
+            "seed": seed,
+            "epochs": 1,
+            "precision": "float32",
+            "image_size": (32, 32),
+        }
+        run = fc.Trainer("backbone:mobilenet", model_options=options, **settings).fit(
+            coloured, progress=False
+        )
         return run.predictor.model.get_weights()[-2]
 
     first = tuned(0)
@@ -113,10 +135,16 @@ def test_tuning_with_dropout_depends_on_the_seed_alone(coloured: fc.Dataset, mon
     assert not np.array_equal(first, tuned(1))
 
 
-def test_callbacks_set_the_rate_of_tuning_where_its_schedule_is_constant(coloured: fc.Dataset) -> None:
+def test_callbacks_set_the_rate_of_tuning_where_its_schedule_is_constant(
+    coloured: fc.Dataset,
+) -> None:
     _, found, inputs = make_ending(coloured)
-    halve = import_keras().callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2 if epoch else rate)
-    constant = dataclasses.replace(recipe_of("backbone:mobilenet"), epochs=2, schedule="constant", learning_rate=1e-3)
+    halve = import_keras().callbacks.LearningRateScheduler(
+        lambda epoch, rate: rate / 2 if epoch else rate
+    )
+    constant = dataclasses.replace(
+        recipe_of("backbone:mobilenet"), epochs=2, schedule="constant", learning_rate=1e-3
+    )
     history, _ = found.tune(inputs, coloured.labels, constant, seed=0, callbacks=[halve])
     assert history.to_dict()["learning_rate"] == pytest.approx([1e-3, 5e-4])
     cosine = dataclasses.replace(constant, schedule="cosine")
@@ -131,11 +159,17 @@ def test_tuning_on_a_budget_takes_the_epochs_that_fit_and_ends_with_a_low_rate(
 ) -> None:
     _, found, inputs = make_ending(coloured)
     recipe = dataclasses.replace(recipe_of("backbone:mobilenet"), epochs=10_000, batch_size=8)
-    history, _ = found.tune(inputs, coloured.labels, recipe, seed=0, deadline=time.perf_counter() + 12)
+    history, _ = found.tune(
+        inputs, coloured.labels, recipe, seed=0, deadline=time.perf_counter() + 12
+    )
     assert 1 < len(history) == found.recipe.epochs < 10_000
     assert history.epochs[-1]["learning_rate"] < 0.5 * recipe.learning_rate
     found.tune(
-        inputs, coloured.labels, dataclasses.replace(recipe, epochs=3), seed=0, deadline=time.perf_counter() + 60
+        inputs,
+        coloured.labels,
+        dataclasses.replace(recipe, epochs=3),
+        seed=0,
+        deadline=time.perf_counter() + 60,
     )
     assert found.recipe.epochs == 3
     monkeypatch.setattr(backbone, "_ENOUGH_PER_CLASS", 1)

@@ -16,7 +16,9 @@ def blobs(per_class: int, num_classes: int, size: int) -> tuple[Any, Any]:
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(num_classes), per_class)
     centres = random.normal(0, 1, (num_classes, size))
-    return (centres[labels] + random.normal(0, 1, (len(labels), size))).astype(np.float32)[:, None], labels
+    return (centres[labels] + random.normal(0, 1, (len(labels), size))).astype(np.float32)[
+        :, None
+    ], labels
 
 
 def thirds(count: int) -> list[Any]:
@@ -42,11 +44,15 @@ def test_the_head_is_the_linear_discriminant_of_scikit_learn(size: int) -> None:
     rows = features[:, 0].astype(np.float64)
     scaled = (rows - rows.mean(axis=0)) / rows.std(axis=0)
     # Scikit-learn's own shrinkage scales the rows of each class by themselves.
-    centred = scaled - np.stack([scaled[labels == label].mean(axis=0) for label in range(3)])[labels]
+    centred = (
+        scaled - np.stack([scaled[labels == label].mean(axis=0) for label in range(3)])[labels]
+    )
     covariance = centred.T @ centred / len(labels)
     shrunk = 0.5 * covariance + 0.5 * np.trace(covariance) / size * np.eye(size)
     estimator = type("Fixed", (), {"fit": lambda self, _: self, "covariance_": shrunk})()
-    peer = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=estimator).fit(scaled, labels)
+    peer = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=estimator).fit(
+        scaled, labels
+    )
     assert np.allclose(head.probabilities(rows), peer.predict_proba(scaled), atol=1e-3)
 
 
@@ -59,7 +65,11 @@ def test_a_class_without_a_picture_is_never_predicted() -> None:
 @pytest.mark.parametrize("per_class", [1, 2, 5])
 def test_few_pictures_of_a_class_are_enough_to_learn_from(per_class: int) -> None:
     features, labels = blobs(per_class, 5, 16)
-    folds = [np.arange(start, len(labels), per_class) for start in range(per_class)] if per_class > 1 else []
+    folds = (
+        [np.arange(start, len(labels), per_class) for start in range(per_class)]
+        if per_class > 1
+        else []
+    )
     head = fit_head(features, labels, 5, folds)
     assert (head.probabilities(features[:, 0]).argmax(axis=1) == labels).all()
 
@@ -100,7 +110,9 @@ def test_copies_of_a_picture_that_are_known_are_not_torn_apart_by_cross_validati
     pictures = np.repeat(random.integers(0, 256, (40, 24, 24, 3), dtype=np.uint8), 2, axis=0)
     names = [f"class {label}" for label in np.repeat(np.arange(40) % 2, 2)]
     dataset = fc.Dataset.from_source(fc.InMemory(list(pictures), names))
-    rows = np.repeat(random.normal(0, 1, (40, 1, 64)), 2, axis=0).astype(np.float32)  # chance, and no class
+    rows = np.repeat(random.normal(0, 1, (40, 1, 64)), 2, axis=0).astype(
+        np.float32
+    )  # chance, and no class
 
     def accuracy(of: fc.Dataset) -> float:
         recipe = recipe_of("backbone:mobilenet")

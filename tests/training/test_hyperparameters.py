@@ -21,7 +21,9 @@ TRAINER = fc.Trainer("article", image_size=(32, 32), epochs=1, batch_size=8)
 
 def test_a_search_finds_the_rate_that_learns(coloured: fc.Dataset) -> None:
     def space(trial: Any, recipe: Recipe) -> Recipe:
-        return recipe.replace(learning_rate=trial.suggest_categorical("rate", [1e-9, 3e-3]), epochs=4)
+        return recipe.replace(
+            learning_rate=trial.suggest_categorical("rate", [1e-9, 3e-3]), epochs=4
+        )
 
     trainer = fc.Trainer("article", image_size=(32, 32), batch_size=8)
     result = search(coloured, trials=4, folds=2, space=space, trainer=trainer, progress=False)
@@ -31,16 +33,24 @@ def test_a_search_finds_the_rate_that_learns(coloured: fc.Dataset) -> None:
 
 
 def test_a_search_goes_on_where_it_was(coloured: fc.Dataset, tmp_path: Path) -> None:
-    first = search(coloured, trials=1, folds=2, trainer=TRAINER, study=tmp_path / "study.log", progress=False)
-    more = search(coloured, trials=2, folds=2, trainer=TRAINER, study=tmp_path / "study.log", progress=False)
+    first = search(
+        coloured, trials=1, folds=2, trainer=TRAINER, study=tmp_path / "study.log", progress=False
+    )
+    more = search(
+        coloured, trials=2, folds=2, trainer=TRAINER, study=tmp_path / "study.log", progress=False
+    )
     assert more.trials[0] == first.trials[0]
     assert len(more.trials) == 2
     assert more.trials[1][0] != first.trials[0][0]
-    again = search(coloured, trials=2, folds=2, trainer=TRAINER, study=tmp_path / "study.log", progress=False)
+    again = search(
+        coloured, trials=2, folds=2, trainer=TRAINER, study=tmp_path / "study.log", progress=False
+    )
     assert again == more
 
 
-def test_what_is_returned_is_what_was_trained(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_returned_is_what_was_trained(
+    coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained = []
     fit = fc.Trainer.fit
 
@@ -64,7 +74,9 @@ def test_a_study_is_kept_in_a_path(coloured: fc.Dataset) -> None:
         search(coloured, trials=1, study=5, progress=False)  # type: ignore[arg-type]  # that is the point
 
 
-def test_a_study_of_other_pictures_or_settings_is_refused(coloured: fc.Dataset, tmp_path: Path) -> None:
+def test_a_study_of_other_pictures_or_settings_is_refused(
+    coloured: fc.Dataset, tmp_path: Path
+) -> None:
     settings: dict[str, Any] = {
         "trials": 1,
         "folds": 2,
@@ -73,7 +85,11 @@ def test_a_study_of_other_pictures_or_settings_is_refused(coloured: fc.Dataset, 
         "progress": False,
     }
     search(coloured, **settings)
-    changes: dict[str, Any] = {"trainer": dataclasses.replace(TRAINER, seed=1), "folds": 3, "space": lambda _, r: r}
+    changes: dict[str, Any] = {
+        "trainer": dataclasses.replace(TRAINER, seed=1),
+        "folds": 3,
+        "space": lambda _, r: r,
+    }
     for name, value in changes.items():
         with pytest.raises(fc.ConfigurationError, match="holds another search"):
             search(coloured, **{**settings, name: value})
@@ -90,7 +106,13 @@ def test_a_trial_that_ctrl_c_ended_does_not_count(coloured: fc.Dataset, tmp_path
             raise KeyboardInterrupt
         return recipe
 
-    settings: dict[str, Any] = {"trials": 1, "folds": 2, "space": space, "trainer": TRAINER, "study": tmp_path / "s"}
+    settings: dict[str, Any] = {
+        "trials": 1,
+        "folds": 2,
+        "space": space,
+        "trainer": TRAINER,
+        "study": tmp_path / "s",
+    }
     with pytest.raises(fc.TrainingError, match="No trial was finished"):
         search(coloured, **settings, progress=False)
     assert len(search(coloured, **settings, progress=False).trials) == 1
@@ -111,7 +133,9 @@ def test_ctrl_c_keeps_the_trials_that_ended(coloured: fc.Dataset) -> None:
 
 def test_the_usual_space_keeps_a_recipe_a_recipe() -> None:
     trial = optuna.create_study().ask()
-    recipe = usual_space(trial, Recipe(augmentation=Augmentation(), optimizer="muon", weight_decay=0.1))
+    recipe = usual_space(
+        trial, Recipe(augmentation=Augmentation(), optimizer="muon", weight_decay=0.1)
+    )
     assert recipe.optimizer == "muon"
     assert set(trial.params) == {
         "learning_rate_factor",
@@ -124,16 +148,22 @@ def test_the_usual_space_keeps_a_recipe_a_recipe() -> None:
 
 @pytest.mark.parametrize("trials", [0, 1.5, True, "many"])
 def test_trials_are_counted(coloured: fc.Dataset, trials: Any) -> None:
-    with pytest.raises(fc.ConfigurationError, match="trials must be an int of at least 1. Received: trials="):
+    with pytest.raises(
+        fc.ConfigurationError, match="trials must be an int of at least 1. Received: trials="
+    ):
         search(coloured, trials=trials)
 
 
 def test_a_search_wants_a_data_set_and_no_source() -> None:
-    with pytest.raises(fc.ConfigurationError, match=r"train must be a flowercnn.Dataset.*Dataset.from_source"):
+    with pytest.raises(
+        fc.ConfigurationError, match=r"train must be a flowercnn.Dataset.*Dataset.from_source"
+    ):
         search(fc.SyntheticFlowers(per_class=3))  # type: ignore[arg-type]
 
 
-def test_without_optuna_the_way_to_it_is_said(coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna_the_way_to_it_is_said(
+    coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(fc.MissingDependencyError, match=r"flowercnn\[search\]"):
         search(coloured, trials=1)
@@ -143,8 +173,12 @@ def searched(dataset: fc.Dataset, study: Path, trials: int = 1) -> SearchResult:
     return search(dataset, trials=trials, folds=2, trainer=TRAINER, study=study, progress=False)
 
 
-@pytest.mark.parametrize("rest", [b'{"op_code":4,"wor', b'{"op_code":4,"wor\n', b'{"op_code":4{"op_code":4}\n{"op_'])
-def test_a_torn_line_at_the_end_of_a_study_is_cut_off(coloured: fc.Dataset, tmp_path: Path, rest: bytes) -> None:
+@pytest.mark.parametrize(
+    "rest", [b'{"op_code":4,"wor', b'{"op_code":4,"wor\n', b'{"op_code":4{"op_code":4}\n{"op_']
+)
+def test_a_torn_line_at_the_end_of_a_study_is_cut_off(
+    coloured: fc.Dataset, tmp_path: Path, rest: bytes
+) -> None:
     study = tmp_path / "new" / "s.log"
     first = searched(coloured, study)
     whole = study.read_bytes()
@@ -161,7 +195,9 @@ def test_a_study_whose_first_line_is_torn_begins_anew(coloured: fc.Dataset, tmp_
     assert len(searched(coloured, tmp_path / "s.log").trials) == 1
 
 
-def test_a_file_no_search_has_written_is_refused_and_stays(coloured: fc.Dataset, tmp_path: Path) -> None:
+def test_a_file_no_search_has_written_is_refused_and_stays(
+    coloured: fc.Dataset, tmp_path: Path
+) -> None:
     (tmp_path / "s.log").write_bytes(b'{"mine": 1}')
     with pytest.raises(fc.ConfigurationError, match="not a file a search has written"):
         searched(coloured, tmp_path / "s.log")
@@ -171,7 +207,9 @@ def test_a_file_no_search_has_written_is_refused_and_stays(coloured: fc.Dataset,
 
 
 @pytest.mark.parametrize("line", [b"half\n", b'{"op_code":99,"worker_id":"x"}\n'])
-def test_a_study_that_is_damaged_within_is_named(coloured: fc.Dataset, tmp_path: Path, line: bytes) -> None:
+def test_a_study_that_is_damaged_within_is_named(
+    coloured: fc.Dataset, tmp_path: Path, line: bytes
+) -> None:
     searched(coloured, tmp_path / "s.log")
     first, rest = (tmp_path / "s.log").read_bytes().split(b"\n", 1)
     (tmp_path / "s.log").write_bytes(first + b"\n" + line + rest)

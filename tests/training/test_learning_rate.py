@@ -32,7 +32,8 @@ def test_a_loss_that_never_falls_suggests_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"lowest": 0}, {"lowest": 2}, {"steps": 5}, {"steps": 30.0}, {"highest": float("inf")}]
+    "settings",
+    [{"lowest": 0}, {"lowest": 2}, {"steps": 5}, {"steps": 30.0}, {"highest": float("inf")}],
 )
 def test_rates_to_try_must_rise(coloured: fc.Dataset, settings: dict[str, Any]) -> None:
     with pytest.raises(fc.ConfigurationError, match="Rates must rise"):

@@ -16,7 +16,8 @@ def test_every_direction_of_a_step_is_about_equally_long(shape: tuple[int, int])
     gradient = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     step = np.asarray(orthogonalized(tf.constant(gradient)))
     left, _, right = np.linalg.svd(gradient, full_matrices=False)
-    # In the basis of the gradient's singular vectors the step is near diagonal, with entries near one.
+    # In the basis of the gradient's singular vectors the step is near diagonal, with entries near
+    # one.
     inner = left.T @ step @ right.T
     assert np.all(np.diag(inner) > 0.2)
     assert np.all(np.diag(inner) < 1.4)
@@ -30,7 +31,8 @@ def test_kernels_take_orthogonal_steps_and_the_rest_those_of_adam() -> None:
     bias = keras.Variable(np.zeros(4, np.float32), name="bias")
     optimizer = make_muon(0.1, 0.0)
     gradients = [
-        np.random.default_rng(0).normal(size=variable.shape).astype(np.float32) for variable in (kernel, bias)
+        np.random.default_rng(0).normal(size=variable.shape).astype(np.float32)
+        for variable in (kernel, bias)
     ]
     optimizer.apply(gradients, [kernel, bias])
     singular = np.linalg.svd(np.asarray(kernel).reshape(18, 4), compute_uv=False)

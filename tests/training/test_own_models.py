@@ -10,7 +10,12 @@ from fitting import SIZE, fit, own_model, same, weights
 import flowercnn as fc
 from flowercnn.models import registry
 from flowercnn.models.backend import import_keras, seeded_weights
-from flowercnn.models.copies import copy_model, fold_normalization, make_training_copy, model_fingerprint
+from flowercnn.models.copies import (
+    copy_model,
+    fold_normalization,
+    make_training_copy,
+    model_fingerprint,
+)
 from flowercnn.models.recipe import Recipe
 
 
@@ -33,13 +38,17 @@ def test_settings_of_keras_for_all_layers_do_not_matter_or_are_refused(
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_layers_with_penalties_counts_and_any_name_are_trained(coloured: fc.Dataset, precision: Any) -> None:
+def test_layers_with_penalties_counts_and_any_name_are_trained(
+    coloured: fc.Dataset, precision: Any
+) -> None:
     layers = import_keras().layers
     normalization = layers.Normalization(mean=[120.0] * 3, variance=[4000.0] * 3)
     convolution = layers.Conv2D(4, 3, activity_regularizer="l2", name="members")
     counted = layers.BatchNormalization()
     end = [layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")]
-    own = import_keras().Sequential([import_keras().Input((*SIZE, 3)), normalization, convolution, counted, *end])
+    own = import_keras().Sequential(
+        [import_keras().Input((*SIZE, 3)), normalization, convolution, counted, *end]
+    )
     recipe = Recipe(image_size=SIZE, batch_size=8, epochs=1, average=0.9)
     run = fc.Trainer(own, recipe=recipe, precision=precision).fit(coloured, progress=False)
     assert np.isfinite(run.history.to_dict()["loss"]).all()
@@ -48,7 +57,9 @@ def test_layers_with_penalties_counts_and_any_name_are_trained(coloured: fc.Data
 def test_a_layer_with_a_name_that_tensorflow_refuses_is_named(coloured: fc.Dataset) -> None:
     layers = import_keras().layers
     end = [layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")]
-    own = import_keras().Sequential([import_keras().Input((*SIZE, 3)), layers.Conv2D(4, 3, name="blüte 1"), *end])
+    own = import_keras().Sequential(
+        [import_keras().Input((*SIZE, 3)), layers.Conv2D(4, 3, name="blüte 1"), *end]
+    )
     with pytest.raises(fc.ConfigurationError, match="a layer or an input named 'blüte 1'"):
         fc.Trainer(own, epochs=1).fit(coloured, progress=False)
 
@@ -89,12 +100,19 @@ def test_a_model_of_ones_own_is_trained_as_a_copy(coloured: fc.Dataset) -> None:
     assert not all(np.array_equal(a, b) for a, b in zip(before, weights(run), strict=True))
 
 
-def test_a_model_that_ends_in_something_else_than_probabilities_is_refused(coloured: fc.Dataset) -> None:
+def test_a_model_that_ends_in_something_else_than_probabilities_is_refused(
+    coloured: fc.Dataset,
+) -> None:
     layers = import_keras().layers
     for activation in (None, "sigmoid"):
         end = [layers.GlobalAveragePooling2D(), layers.Dense(3, activation=activation)]
-        own = import_keras().Sequential([import_keras().Input((24, 20, 3)), layers.Rescaling(1 / 255), *end])
-        with pytest.raises(fc.ConfigurationError, match=r"must return probabilities.*Dense\(3, activation='softmax'"):
+        own = import_keras().Sequential(
+            [import_keras().Input((24, 20, 3)), layers.Rescaling(1 / 255), *end]
+        )
+        with pytest.raises(
+            fc.ConfigurationError,
+            match=r"must return probabilities.*Dense\(3, activation='softmax'",
+        ):
             fc.Trainer(own, epochs=1).fit(coloured, progress=False)
 
 
@@ -104,9 +122,13 @@ def adapted(*, nested: bool) -> Any:
     layers = keras.layers
     normalization = layers.Normalization()
     normalization.adapt(np.random.default_rng(0).uniform(60, 180, (8, *SIZE, 3)))
-    with seeded_weights(0):  # a layer takes the seed of its weights when it is made, not when it is built
+    with seeded_weights(
+        0
+    ):  # a layer takes the seed of its weights when it is made, not when it is built
         if nested:
-            normalization = keras.Sequential([keras.Input((*SIZE, 3)), normalization, layers.Conv2D(4, 1)])
+            normalization = keras.Sequential(
+                [keras.Input((*SIZE, 3)), normalization, layers.Conv2D(4, 1)]
+            )
         end = [
             layers.Conv2D(4, 3),
             layers.BatchNormalization(),
@@ -117,11 +139,17 @@ def adapted(*, nested: bool) -> Any:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_a_normalization_that_was_adapted_is_copied_as_it_is(tmp_path: Path, *, nested: bool) -> None:
+def test_a_normalization_that_was_adapted_is_copied_as_it_is(
+    tmp_path: Path, *, nested: bool
+) -> None:
     own = adapted(nested=nested)
     pixels = np.random.default_rng(1).integers(0, 256, (4, *SIZE, 3), dtype=np.uint8)
     expected = np.asarray(own(pixels.astype(np.float32)))
-    for copy in (copy_model(own), make_training_copy(own, precision="float32"), fold_normalization(own)):
+    for copy in (
+        copy_model(own),
+        make_training_copy(own, precision="float32"),
+        fold_normalization(own),
+    ):
         assert np.allclose(copy(pixels.astype(np.float32)), expected, atol=1e-5)
     predictor = fc.Predictor(own, ("a", "b", "c"), fc.Preprocessing(image_size=SIZE))
     assert np.allclose(predictor.predict_proba(pixels), expected, atol=1e-5)
@@ -130,17 +158,27 @@ def test_a_normalization_that_was_adapted_is_copied_as_it_is(tmp_path: Path, *, 
     stock = import_keras().saving.load_model(tmp_path / "own.keras")
     assert np.allclose(stock(pixels.astype(np.float32)), expected, atol=1e-5)
     for file in ("own.keras", "own.tflite"):
-        assert np.allclose(fc.Predictor.load(tmp_path / file).predict_proba(pixels), expected, atol=1e-4)
+        assert np.allclose(
+            fc.Predictor.load(tmp_path / file).predict_proba(pixels), expected, atol=1e-4
+        )
 
 
 def test_training_sees_what_a_normalization_was_adapted_to(coloured: fc.Dataset) -> None:
     own = adapted(nested=False)
-    run = fc.Trainer(own, epochs=1, learning_rate=1e-12, precision="float32").fit(coloured, progress=False)
+    run = fc.Trainer(own, epochs=1, learning_rate=1e-12, precision="float32").fit(
+        coloured, progress=False
+    )
     pixels = np.stack([run.predictor.preprocessing.decode(sample.image) for sample in coloured])
-    assert np.allclose(run.predictor.predict_proba(pixels), own(pixels.astype(np.float32), training=False), atol=0.02)
+    assert np.allclose(
+        run.predictor.predict_proba(pixels),
+        own(pixels.astype(np.float32), training=False),
+        atol=0.02,
+    )
 
 
-def fingerprint(dataset: fc.Dataset, model: Any, val: fc.Dataset | None = None, **settings: Any) -> str:
+def fingerprint(
+    dataset: fc.Dataset, model: Any, val: fc.Dataset | None = None, **settings: Any
+) -> str:
     settings.setdefault("image_size", SIZE)
     return fc.Trainer(model, **settings).plan(dataset).fingerprint(dataset, val)
 
@@ -155,19 +193,29 @@ def test_the_fingerprint_of_a_training_tells_networks_apart_by_what_they_are(
         fc.register_model("mine", lambda *_, own=own: copy_model(own), overwrite=True)
         seen.append(fingerprint(coloured, "mine"))
         assert fingerprint(coloured, "mine") == seen[-1]
-    part = import_keras().applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3))
+    part = import_keras().applications.MobileNet(
+        weights=None, include_top=False, input_shape=(32, 32, 3)
+    )
     for number in range(2):
         part.layers[1].set_weights([part.layers[1].get_weights()[0] + number])
         part.save_weights(tmp_path / "net.weights.h5")
         seen.append(fingerprint(coloured, "backbone:own", model_options={"backbone": part}))
         seen.append(
-            fingerprint(coloured, "backbone:MobileNet", model_options={"weights": tmp_path / "net.weights.h5"})
+            fingerprint(
+                coloured,
+                "backbone:MobileNet",
+                model_options={"weights": tmp_path / "net.weights.h5"},
+            )
         )
-    seen.append(fingerprint(coloured, "backbone:mobilenet", model_options={"weights": None, "dropout": 0.1}))
+    seen.append(
+        fingerprint(coloured, "backbone:mobilenet", model_options={"weights": None, "dropout": 0.1})
+    )
     assert len(set(seen)) == len(seen)
 
 
-def test_the_fingerprint_of_a_training_depends_on_values_not_on_their_types(coloured: fc.Dataset) -> None:
+def test_the_fingerprint_of_a_training_depends_on_values_not_on_their_types(
+    coloured: fc.Dataset,
+) -> None:
     plain: dict[str, Any] = {
         "seed": 3,
         "batch_size": 8,
@@ -182,14 +230,19 @@ def test_the_fingerprint_of_a_training_depends_on_values_not_on_their_types(colo
         "early_stopping": np.int64(2),
     }
     expected = fingerprint(coloured, "article", **plain)
-    assert fingerprint(coloured, "article", image_size=np.array(SIZE), time_budget="10min", **other) == expected
+    assert (
+        fingerprint(coloured, "article", image_size=np.array(SIZE), time_budget="10min", **other)
+        == expected
+    )
     options: dict[str, Any] = {"weights": None, "dropout": 0.5}
     expected = fingerprint(coloured, "backbone:mobilenet", model_options=options)
     options = {"progress": False, "dropout": np.float64(0.5), "weights": None}
     assert fingerprint(coloured, "backbone:MobileNet", model_options=options) == expected
 
 
-def test_the_fingerprint_of_a_training_has_the_pictures_that_choose_the_epoch(coloured: fc.Dataset) -> None:
+def test_the_fingerprint_of_a_training_has_the_pictures_that_choose_the_epoch(
+    coloured: fc.Dataset,
+) -> None:
     train, val, test = coloured.split(0.2, 0.2)
     found = {fingerprint(train, "article", part) for part in (None, val, test, test.subset([]))}
     assert len(found) == 3
@@ -198,14 +251,19 @@ def test_the_fingerprint_of_a_training_has_the_pictures_that_choose_the_epoch(co
 def test_precision_is_part_of_what_a_network_is() -> None:
     own = own_model()
     low = import_keras().models.clone_model(
-        own, clone_function=lambda layer: type(layer).from_config({**layer.get_config(), "dtype": "mixed_bfloat16"})
+        own,
+        clone_function=lambda layer: type(layer).from_config(
+            {**layer.get_config(), "dtype": "mixed_bfloat16"}
+        ),
     )
     low.set_weights(own.get_weights())
     assert model_fingerprint(own) == model_fingerprint(own_model())
     assert model_fingerprint(own) != model_fingerprint(low)
 
 
-def test_another_val_is_no_longer_the_same_early_stopping(coloured: fc.Dataset, tmp_path: Path) -> None:
+def test_another_val_is_no_longer_the_same_early_stopping(
+    coloured: fc.Dataset, tmp_path: Path
+) -> None:
     train, val, test = coloured.split(0.2, 0.2)
     trainer = fc.Trainer("article", epochs=1, image_size=SIZE, early_stopping=1)
     trainer.fit(train, val, checkpoint_dir=tmp_path, progress=False)

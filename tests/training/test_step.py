@@ -34,7 +34,10 @@ def test_networks_side_by_side_learn_as_each_would_alone() -> None:
     before = joined.get_layer("member2_down3_conv").get_weights()[0]
 
     loss, _ = TrainStep(joined, make_optimizer(RECIPE), RECIPE)([part()], 6, (32, 32))
-    losses = [TrainStep(single, make_optimizer(RECIPE), RECIPE)([part()], 6, (32, 32))[0] for single in singles]
+    losses = [
+        TrainStep(single, make_optimizer(RECIPE), RECIPE)([part()], 6, (32, 32))[0]
+        for single in singles
+    ]
 
     assert loss == pytest.approx(np.mean(losses), rel=1e-4)
     assert losses[0] != pytest.approx(losses[1], rel=1e-2)

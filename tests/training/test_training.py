@@ -29,13 +29,17 @@ def test_training_learns_colours(run: fc.TrainingRun) -> None:
 
 
 @pytest.mark.parametrize("model", ["article", "fast"])
-def test_the_same_seed_gives_the_same_history_weights_and_predictions(coloured: fc.Dataset, model: str) -> None:
+def test_the_same_seed_gives_the_same_history_weights_and_predictions(
+    coloured: fc.Dataset, model: str
+) -> None:
     a, b = fit(coloured, model=model), fit(coloured, model=model)
     assert a.history == b.history
     assert a.history.to_dict() == b.history.to_dict()
     assert same(a, b)
     probabilities = [
-        np.stack([p.probabilities for p in r.predictor.predict(coloured) if p.probabilities is not None])
+        np.stack(
+            [p.probabilities for p in r.predictor.predict(coloured) if p.probabilities is not None]
+        )
         for r in (a, b)
     ]
     assert np.array_equal(probabilities[0], probabilities[1])
@@ -52,7 +56,9 @@ def test_a_batch_in_parts_gives_what_the_whole_batch_gives(
     whole = fit(coloured, model="article", settings=settings)
     monkeypatch.setattr(loop, "micro_batch_size", lambda *_args, **_options: 5)
     parts = fit(coloured, model="article", settings=settings)
-    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(weights(whole), weights(parts), strict=True))
+    assert all(
+        np.allclose(a, b, atol=1e-5) for a, b in zip(weights(whole), weights(parts), strict=True)
+    )
     assert np.isclose(whole.history.epochs[-1]["loss"], parts.history.epochs[-1]["loss"])
 
 
@@ -113,7 +119,9 @@ def test_callbacks_change_the_learning_rate_of_a_constant_schedule(coloured: fc.
 
 
 def test_numbers_of_numpy_are_numbers(coloured: fc.Dataset, tmp_path: Path) -> None:
-    trainer = fc.Trainer("article", epochs=np.int64(1), seed=np.int64(1), batch_size=np.int8(8), image_size=SIZE)  # type: ignore[arg-type]
+    trainer = fc.Trainer(
+        "article", epochs=np.int64(1), seed=np.int64(1), batch_size=np.int8(8), image_size=SIZE
+    )  # type: ignore[arg-type]
     run = trainer.fit(coloured, checkpoint_dir=tmp_path, progress=False)
     assert fc.Predictor.load(run.predictor.save(tmp_path / "model.keras")).info["seed"] == 1
 
@@ -122,7 +130,9 @@ def test_callbacks_may_watch_accuracy(coloured: fc.Dataset, tmp_path: Path) -> N
     callbacks = import_keras().callbacks
     watching = [
         callbacks.EarlyStopping(monitor="val_accuracy", patience=1, restore_best_weights=True),
-        callbacks.ModelCheckpoint(str(tmp_path / "best.keras"), monitor="val_accuracy", save_best_only=True),
+        callbacks.ModelCheckpoint(
+            str(tmp_path / "best.keras"), monitor="val_accuracy", save_best_only=True
+        ),
     ]
     fit(coloured, callbacks=watching)
     import_keras().saving.load_model(tmp_path / "best.keras", compile=False)
@@ -134,7 +144,9 @@ def test_models_built_in_several_threads_have_the_weights_of_their_seeds() -> No
 
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(first_weights, range(4)))
-    assert all(np.array_equal(first_weights(seed), weights) for seed, weights in enumerate(together))
+    assert all(
+        np.array_equal(first_weights(seed), weights) for seed, weights in enumerate(together)
+    )
 
 
 def test_bad_pictures_may_not_leave_one_class_only() -> None:
@@ -145,7 +157,9 @@ def test_bad_pictures_may_not_leave_one_class_only() -> None:
 
 
 @pytest.mark.parametrize("model", ["article", "fast"])
-def test_a_network_that_the_last_step_destroys_is_not_returned(coloured: fc.Dataset, model: str) -> None:
+def test_a_network_that_the_last_step_destroys_is_not_returned(
+    coloured: fc.Dataset, model: str
+) -> None:
     trainer = fc.Trainer(model, image_size=SIZE, epochs=1, batch_size=64, learning_rate=1e30)
     with pytest.raises(fc.TrainingError, match="not finite. Use a lower learning_rate"):
         trainer.fit(coloured, progress=False)
@@ -153,12 +167,20 @@ def test_a_network_that_the_last_step_destroys_is_not_returned(coloured: fc.Data
         trainer.fit(*coloured.split(0.3, 0)[:2], progress=False)
 
 
-def test_callbacks_may_be_one_and_what_is_none_is_refused_before_anything_is_read(coloured: fc.Dataset) -> None:
+def test_callbacks_may_be_one_and_what_is_none_is_refused_before_anything_is_read(
+    coloured: fc.Dataset,
+) -> None:
     seen: list[int] = []
-    callback = import_keras().callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: seen.append(epoch))
-    fc.Trainer("article", image_size=SIZE, epochs=1).fit(coloured, callbacks=callback, progress=False)
+    callback = import_keras().callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, _: seen.append(epoch)
+    )
+    fc.Trainer("article", image_size=SIZE, epochs=1).fit(
+        coloured, callbacks=callback, progress=False
+    )
     assert seen == [0]
-    unread = fc.Dataset.from_source([fc.Sample("a", "a", b"no picture"), fc.Sample("b", "b", b"no picture")])
+    unread = fc.Dataset.from_source(
+        [fc.Sample("a", "a", b"no picture"), fc.Sample("b", "b", b"no picture")]
+    )
     for wrong in ("stop", [callback, 3], 3):
         with pytest.raises(fc.ConfigurationError, match="callbacks must be a list"):
             fc.Trainer("article").fit(unread, callbacks=wrong, progress=False)  # type: ignore[arg-type]  # the point
@@ -178,7 +200,12 @@ def test_a_training_that_diverges_says_so(coloured: fc.Dataset) -> None:
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "muon"])
 def test_every_optimizer_trains(coloured: fc.Dataset, optimizer: Any) -> None:
     recipe = Recipe(
-        image_size=SIZE, batch_size=10, epochs=2, optimizer=optimizer, weight_decay=0.01, augmentation=Augmentation()
+        image_size=SIZE,
+        batch_size=10,
+        epochs=2,
+        optimizer=optimizer,
+        weight_decay=0.01,
+        augmentation=Augmentation(),
     )
     run = fc.Trainer("article", recipe=recipe).fit(coloured, progress=False)
     losses = run.history.to_dict()["loss"]
@@ -230,13 +257,17 @@ def test_bad_pictures_are_named_or_left_out(coloured: fc.Dataset) -> None:
         ({"model_options": 5}, "model_options must be a dict"),
     ],
 )
-def test_wrong_settings_are_found_before_anything_is_read(settings: dict[str, Any], reason: str) -> None:
+def test_wrong_settings_are_found_before_anything_is_read(
+    settings: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(fc.ConfigurationError, match=reason):
         fc.Trainer(**settings)
 
 
 def test_a_folder_for_checkpoints_is_a_path(coloured: fc.Dataset) -> None:
-    with pytest.raises(fc.ConfigurationError, match=r"checkpoint_dir must be a path.*Received: checkpoint_dir=5"):
+    with pytest.raises(
+        fc.ConfigurationError, match=r"checkpoint_dir must be a path.*Received: checkpoint_dir=5"
+    ):
         fit(coloured, checkpoint_dir=5)
 
 
@@ -257,13 +288,19 @@ def test_a_network_of_one_size_cannot_be_trained_at_others(coloured: fc.Dataset)
 
 def test_progressive_sizes_too_small_for_a_network_are_refused(coloured: fc.Dataset) -> None:
     recipe = dataclasses.replace(recipe_of("fast"), progressive=((0, 0.1), (0.5, 1.0)))
-    with pytest.raises(fc.ConfigurationError, match=r"fast cannot take images of \(6, 6\).*larger scales"):
-        fc.Trainer("fast", recipe=recipe, image_size=(64, 64), epochs=2).fit(coloured, progress=False)
+    with pytest.raises(
+        fc.ConfigurationError, match=r"fast cannot take images of \(6, 6\).*larger scales"
+    ):
+        fc.Trainer("fast", recipe=recipe, image_size=(64, 64), epochs=2).fit(
+            coloured, progress=False
+        )
 
 
 def test_early_stopping_keeps_the_best_epoch(coloured: fc.Dataset) -> None:
     recipe = Recipe(optimizer="sgd", learning_rate=0.05)
-    stopped = fit(coloured, epochs=40, model="article", settings={"recipe": recipe, "early_stopping": 2})
+    stopped = fit(
+        coloured, epochs=40, model="article", settings={"recipe": recipe, "early_stopping": 2}
+    )
     losses = stopped.history.to_dict()["val_loss"]
     best = int(np.argmin(losses))
     assert len(losses) == 40 or len(losses) == best + 3
@@ -292,7 +329,9 @@ def test_patience_is_a_number_of_epochs(patience: Any) -> None:
 
 def epochs_of(*figures: tuple[float, float, float]) -> History:
     names = ("loss", "accuracy", "val_accuracy")
-    return History(tuple({**dict(zip(names, each, strict=True)), "learning_rate": 0.1} for each in figures))
+    return History(
+        tuple({**dict(zip(names, each, strict=True)), "learning_rate": 0.1} for each in figures)
+    )
 
 
 def test_a_user_is_told_what_went_wrong() -> None:
@@ -319,10 +358,14 @@ def test_rare_classes_count_more() -> None:
 def test_an_unbalanced_set_does_not_fool_the_network() -> None:
     def red_and_grey(count: int, label: str) -> list[fc.Sample]:
         random = np.random.default_rng(count)
-        shade = {"red": 118, "grey": 110}[label]  # hard to tell: the noise is larger than the difference
+        shade = {"red": 118, "grey": 110}[
+            label
+        ]  # hard to tell: the noise is larger than the difference
         return [
             fc.Sample(
-                f"{label}{i}", label, np.clip(random.normal([shade, 110, 110], 40, (8, 8, 3)), 0, 255).astype("uint8")
+                f"{label}{i}",
+                label,
+                np.clip(random.normal([shade, 110, 110], 40, (8, 8, 3)), 0, 255).astype("uint8"),
             )
             for i in range(count)
         ]
@@ -330,7 +373,9 @@ def test_an_unbalanced_set_does_not_fool_the_network() -> None:
     dataset = fc.Dataset.from_source([*red_and_grey(180, "grey"), *red_and_grey(20, "red")])
     recalls = {}
     for balance in ("auto", "none"):
-        recipe = Recipe(image_size=(8, 8), epochs=30, batch_size=20, learning_rate=0.02, balance=balance)
+        recipe = Recipe(
+            image_size=(8, 8), epochs=30, batch_size=20, learning_rate=0.02, balance=balance
+        )
         keras = import_keras()
         with seeded_weights(0):
             linear = keras.Sequential(
@@ -342,8 +387,12 @@ def test_an_unbalanced_set_does_not_fool_the_network() -> None:
                 ]
             )
         run = fc.Trainer(linear, recipe=recipe, precision="float32").fit(dataset, progress=False)
-        assert any("'red' counts 9.0 times as much" in note for note in run.notes) == (balance == "auto")
-        recalls[balance] = {c.class_name: c.recall for c in fc.evaluate(run.predictor, dataset).per_class}["red"]
+        assert any("'red' counts 9.0 times as much" in note for note in run.notes) == (
+            balance == "auto"
+        )
+        recalls[balance] = {
+            c.class_name: c.recall for c in fc.evaluate(run.predictor, dataset).per_class
+        }["red"]
     assert recalls["auto"] > recalls["none"] + 0.1
 
 

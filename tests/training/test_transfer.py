@@ -34,11 +34,15 @@ def test_a_backbone_is_trained_on_features_and_saved_as_an_ordinary_model(
     assert set(run.history.epochs[0]) >= {"loss", "accuracy", "val_loss", "val_accuracy"}
     run.predictor.save(tmp_path / "model.keras")
     loaded = fc.Predictor.load(tmp_path / "model.keras")
-    model = fc.build_model("backbone:mobilenet", image_size=(32, 32), num_classes=3, seed=0, **BACKBONE_OPTIONS)
+    model = fc.build_model(
+        "backbone:mobilenet", image_size=(32, 32), num_classes=3, seed=0, **BACKBONE_OPTIONS
+    )
     features = compute_features(model, train, run.predictor.preprocessing, views=Views(mirror=True))
     head = fit_on_features(features, train, run.recipe, seed=0)
     pixels = np.stack([run.predictor.preprocessing.decode(sample.image) for sample in train])
-    assert np.abs(loaded.predict_proba(pixels) - head.probabilities(features.rows[:, 0])).max() < 1e-4
+    assert (
+        np.abs(loaded.predict_proba(pixels) - head.probabilities(features.rows[:, 0])).max() < 1e-4
+    )
     stock = import_keras().saving.load_model(tmp_path / "model.keras")
     assert np.abs(stock.predict(pixels, verbose=0) - loaded.predict_proba(pixels)).max() < 1e-5
 
@@ -77,9 +81,13 @@ def test_features_are_computed_once_and_kept(
         return dataclasses.replace(sample, image=content)
 
     watched = fc.Dataset(tuple(map(counted, coloured.samples)), coloured.encoder)
-    model = fc.build_model("backbone:mobilenet", image_size=(32, 32), num_classes=3, **BACKBONE_OPTIONS)
+    model = fc.build_model(
+        "backbone:mobilenet", image_size=(32, 32), num_classes=3, **BACKBONE_OPTIONS
+    )
     preprocessing, views = fc.Preprocessing(image_size=(32, 32)), Views(mirror=True, parts=1)
-    first = compute_features(model, watched.subset(range(20)), preprocessing, views=views, cache=tmp_path)
+    first = compute_features(
+        model, watched.subset(range(20)), preprocessing, views=views, cache=tmp_path
+    )
     assert sorted(calls) == sorted(watched.keys[:20])
     calls.clear()
     decoded = count_views(monkeypatch)
@@ -89,12 +97,21 @@ def test_features_are_computed_once_and_kept(
     assert np.array_equal(first.rows, again.rows[:20])
 
 
-def test_features_of_other_pictures_under_the_same_keys_are_not_used(coloured: fc.Dataset, tmp_path: Path) -> None:
-    turned = [dataclasses.replace(sample, image=np.asarray(sample.image)[..., ::-1]) for sample in coloured]
+def test_features_of_other_pictures_under_the_same_keys_are_not_used(
+    coloured: fc.Dataset, tmp_path: Path
+) -> None:
+    turned = [
+        dataclasses.replace(sample, image=np.asarray(sample.image)[..., ::-1])
+        for sample in coloured
+    ]
     other = fc.Dataset.from_source(turned)
     backbone_trainer().fit(coloured, checkpoint_dir=tmp_path, progress=False)
     expected = backbone_trainer().fit(other, progress=False).predictor.predict(other)
-    found = backbone_trainer().fit(other, checkpoint_dir=tmp_path, progress=False).predictor.predict(other)
+    found = (
+        backbone_trainer()
+        .fit(other, checkpoint_dir=tmp_path, progress=False)
+        .predictor.predict(other)
+    )
     assert [each.label for each in found] == [each.label for each in expected]
     assert sum(each.label == sample.label for each, sample in zip(found, other, strict=True)) > 20
 
@@ -122,7 +139,9 @@ def test_fine_tuning_goes_on_from_the_head_and_keeps_what_is_better_on_val(
 ) -> None:
     monkeypatch.setattr(backbone, "_ENOUGH_PER_CLASS", 1)
     train, val, _ = coloured.split(0.3, 0.2)
-    recipe = dataclasses.replace(recipe_of("backbone:mobilenet"), fine_tune=fine_tune, epochs=2, batch_size=8)
+    recipe = dataclasses.replace(
+        recipe_of("backbone:mobilenet"), fine_tune=fine_tune, epochs=2, batch_size=8
+    )
     run = backbone_trainer(recipe=recipe, precision="float32").fit(train, val, progress=False)
     assert len(run.history) == 3
     losses = [epoch["val_loss"] for epoch in run.history.epochs]
@@ -141,7 +160,9 @@ def test_bad_pictures_may_not_leave_a_backbone_one_class(coloured: fc.Dataset) -
 
 
 def test_layers_far_from_the_head_learn_slower_and_normalisation_is_frozen() -> None:
-    model = fc.build_model("backbone:mobilenet", image_size=(64, 64), num_classes=3, **BACKBONE_OPTIONS)
+    model = fc.build_model(
+        "backbone:mobilenet", image_size=(64, 64), num_classes=3, **BACKBONE_OPTIONS
+    )
     depth = stages(model)
     assert depth["probabilities"] == 0
     assert depth["conv_pw_3"] == 1
@@ -151,14 +172,20 @@ def test_layers_far_from_the_head_learn_slower_and_normalisation_is_frozen() -> 
     assert not model.get_layer("conv1").trainable
     freeze(model, None)
     assert model.get_layer("conv1").trainable
-    assert not any(layer.trainable for layer in model.layers if type(layer).__name__ == "BatchNormalization")
+    assert not any(
+        layer.trainable for layer in model.layers if type(layer).__name__ == "BatchNormalization"
+    )
     optimizer = make_optimizer_by_depth(recipe_of("backbone:mobilenet"), model, stages(model))
     before = model.get_weights()
     names = [weight.path for weight in model.weights]
     optimizer.build(model.trainable_variables)
     optimizer.apply([np.ones(weight.shape, np.float32) for weight in model.trainable_variables])
     moved = dict(
-        zip(names, (np.abs(a - b).max() for a, b in zip(before, model.get_weights(), strict=True)), strict=True)
+        zip(
+            names,
+            (np.abs(a - b).max() for a, b in zip(before, model.get_weights(), strict=True)),
+            strict=True,
+        )
     )
     assert moved["probabilities/kernel"] == pytest.approx(2.6 * moved["conv_pw_3/kernel"], rel=1e-2)
     assert moved["conv_pw_1_bn/gamma"] == 0
@@ -176,18 +203,30 @@ def nested_net() -> Any:
         return keras.Model(pixels, layers.Conv2D(4, 3, 2, activation="relu")(inner(scaled)))
 
 
-def test_a_model_within_a_backbone_keeps_its_weights_and_its_normalisation(coloured: fc.Dataset) -> None:
+def test_a_model_within_a_backbone_keeps_its_weights_and_its_normalisation(
+    coloured: fc.Dataset,
+) -> None:
     net = nested_net()
     for part in net.get_layer("inner").layers:
         part.set_weights([weight + 0.5 for weight in part.get_weights()])
-    recipe = dataclasses.replace(recipe_of("backbone:own"), image_size=(32, 32), fine_tune="all", epochs=1)
+    recipe = dataclasses.replace(
+        recipe_of("backbone:own"), image_size=(32, 32), fine_tune="all", epochs=1
+    )
     options = {"backbone": net}
     model = fc.build_model("backbone:own", image_size=(32, 32), num_classes=3, **options)
     copied = model.get_layer("inner").get_weights()
-    assert all(np.array_equal(a, b) for a, b in zip(copied, net.get_layer("inner").get_weights(), strict=True))
-    run = fc.Trainer("backbone:own", model_options=options, recipe=recipe).fit(coloured, progress=False)
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(copied, net.get_layer("inner").get_weights(), strict=True)
+    )
+    run = fc.Trainer("backbone:own", model_options=options, recipe=recipe).fit(
+        coloured, progress=False
+    )
     assert len(run.history) == 2
-    (kernel, *_), before = run.predictor.model.get_layer("inner").get_weights(), net.get_layer("inner").get_weights()
+    (kernel, *_), before = (
+        run.predictor.model.get_layer("inner").get_weights(),
+        net.get_layer("inner").get_weights(),
+    )
     assert not np.array_equal(kernel, before[0])
     freeze(model, None)
     normalisation = model.get_layer("inner").layers[-1]
@@ -198,7 +237,9 @@ def test_a_model_within_a_backbone_keeps_its_weights_and_its_normalisation(colou
 def test_callbacks_are_told_and_epochs_without_effect_are_said(coloured: fc.Dataset) -> None:
     keras = import_keras()
     seen: list[Any] = []
-    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((epoch, sorted(logs))))
+    callback = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append((epoch, sorted(logs)))
+    )
     run = backbone_trainer(epochs=3).fit(coloured, callbacks=[callback], progress=False)
     assert seen == [(0, ["accuracy", "loss"])]
     assert any("epochs had no effect" in note for note in run.notes)
@@ -209,7 +250,12 @@ def test_callbacks_are_told_and_epochs_without_effect_are_said(coloured: fc.Data
 def test_the_head_of_a_network_is_its_last_dense_layer() -> None:
     keras = import_keras()
     model = keras.Sequential(
-        [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2, name="logits"), keras.layers.Softmax()]
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2, name="logits"),
+            keras.layers.Softmax(),
+        ]
     )
     assert head_of(model).name == "logits"
     with pytest.raises(fc.ConfigurationError, match="no feature vectors"):

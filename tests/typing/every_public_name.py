@@ -42,8 +42,12 @@ def composed(source: fc.DataSource, frame: object) -> fc.DataSource:
     both = fcs.concat(source, field=fc.ImageFolder("s3://bucket", storage_options={"anon": True}))
     kept = fcs.filter(both, lambda sample: sample.label != "weed")
     renamed = fcs.map_labels(kept, {"daisy (young)": "daisy", "unknown": None})
-    arrays = fcs.from_arrays(np.zeros((2, 8, 8)), [0, 1], class_names=["a", "b"], value_range=(0, 1))
-    other = fcs.concat(arrays, fcs.from_huggingface(frame), fcs.from_tensorflow(frame), fcs.as_source("photos.csv"))
+    arrays = fcs.from_arrays(
+        np.zeros((2, 8, 8)), [0, 1], class_names=["a", "b"], value_range=(0, 1)
+    )
+    other = fcs.concat(
+        arrays, fcs.from_huggingface(frame), fcs.from_tensorflow(frame), fcs.as_source("photos.csv")
+    )
     check_source(other)
     names: list[str] = fcs.list_sources()
     return fcs.limit(renamed, per_class=len(names), seed=0)
@@ -61,7 +65,9 @@ def workflow(source: fc.DataSource) -> str:
     evaluation: fc.Evaluation = fc.evaluate(run.predictor, test)
     low, high = evaluation.accuracy_interval
     matrix: npt.NDArray[np.int64] = evaluation.confusion_matrix
-    prediction: fc.Prediction = fc.Predictor.load(run.predictor.save("m.keras")).predict_one("1.jpg")
+    prediction: fc.Prediction = fc.Predictor.load(run.predictor.save("m.keras")).predict_one(
+        "1.jpg"
+    )
     label: str | None = prediction.label
     top: list[tuple[str, float]] = prediction.top(3)
     return f"{path} {low} {high} {matrix.sum()} {label} {top} {fc.__version__}"
@@ -69,7 +75,10 @@ def workflow(source: fc.DataSource) -> str:
 
 def models() -> list[str]:
     fc.register_model(
-        "mine", lambda image_size, num_classes: fc.build_model("fast", image_size=image_size, num_classes=num_classes)
+        "mine",
+        lambda image_size, num_classes: fc.build_model(
+            "fast", image_size=image_size, num_classes=num_classes
+        ),
     )
     return fc.list_models()
 

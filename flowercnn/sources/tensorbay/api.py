@@ -211,7 +211,11 @@ def find_dataset(api: Api, name: str, revision: str | None) -> RemoteDataset:
     query = {"offset": 0, "limit": _PAGE_SIZE, "name": name}
     found = field_of(api.get("", query=query, what=repr(name)), "datasets", list, "data sets")
     # The SDK takes the first one; TensorBay may find names that only begin alike.
-    ids = [entry.get("id") for entry in found if isinstance(entry, dict) and entry.get("name", name) == name]
+    ids = [
+        entry.get("id")
+        for entry in found
+        if isinstance(entry, dict) and entry.get("name", name) == name
+    ]
     if not ids or not isinstance(ids[0], str):
         raise SourceError(
             f"TensorBay has no data set named {name!r} for this access key. Check the name, which "
@@ -259,7 +263,8 @@ def with_segments(api: Api, dataset: RemoteDataset) -> RemoteDataset:
     names = [field_of(entry, "name", str, what) for page in pages for entry in page]
     if not names:
         raise SourceError(
-            f"The TensorBay data set {dataset.name!r} has no segment at this revision: nothing was committed to it."
+            f"The TensorBay data set {dataset.name!r} has no segment at this revision: nothing was "
+            "committed to it."
         )
     if len(set(names)) != len(names):
         raise SourceError(f"TensorBay's list of {what} names one twice. Run it again.")

@@ -44,8 +44,9 @@ def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> None:
 class DiskCache:
     """A folder of files named by hashes, of bounded size; several threads and processes may share it.
 
-    A file is its content followed by 16 bytes of digest, so that one that was cut or changed is not believed. It is
-    written under a temporary name and then moved. Where the limit is passed, those not used for longest are removed.
+    A file is its content followed by 16 bytes of digest, so that one that was cut or changed is not
+    believed. It is written under a temporary name and then moved. Where the limit is passed, those
+    not used for longest are removed.
 
     Args:
         cache_dir: The folder; ``None`` for the platform's place.
@@ -121,8 +122,10 @@ class DiskCache:
     def problem(self, error: OSError) -> SourceError:
         """Return what to tell the user when the cache cannot be written."""
         return SourceError(
-            f"{self._root}: the TensorBay cache cannot be written ({error.strerror or error}). Free some space, set "
-            "cache_dir to another folder, or make it smaller with cache_limit. What is in it already stays there."
+            f"{self._root}: the TensorBay cache cannot be written ({error.strerror or error}). "
+            "Free some space, set "
+            "cache_dir to another folder, or make it smaller with cache_limit. What is in it "
+            "already stays there."
         )
 
     def read_record(self, name: str) -> Any:
@@ -185,7 +188,10 @@ class DiskCache:
             removed += 1
         self._size = size
         _log.info(
-            "Removed %d files from the cache %s: more than cache_limit=%d bytes", removed, self._root, self._limit
+            "Removed %d files from the cache %s: more than cache_limit=%d bytes",
+            removed,
+            self._root,
+            self._limit,
         )
 
 

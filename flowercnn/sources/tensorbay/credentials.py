@@ -113,7 +113,8 @@ def check_key(key: Any, name: str = "access_key") -> Secret:
     else:
         received = f"{len(key)} characters that begin otherwise"
     raise ConfigurationError(
-        f"{name} must begin with 'Accesskey-' or 'ACCESSKEY-', as TensorBay's developer tools show it. "
+        f"{name} must begin with 'Accesskey-' or 'ACCESSKEY-', as TensorBay's developer tools show "
+        "it. "
         f"Received: {received}"
     )
 
@@ -152,7 +153,9 @@ def _from_profile(profile: str) -> Credentials | None:
     except (configparser.Error, OSError, UnicodeDecodeError):
         damaged = path.exists()
     if damaged:  # raised here and not in the handler: the parser's error quotes lines of the file
-        raise ConfigurationError(f"{path}: not a file 'gas auth' has written. Run it again, or give access_key.")
+        raise ConfigurationError(
+            f"{path}: not a file 'gas auth' has written. Run it again, or give access_key."
+        )
     if parser.has_option("profiles", profile):
         lines = parser.get("profiles", profile).split()
     elif parser.has_option(profile, "accesskey"):  # the form of old SDKs

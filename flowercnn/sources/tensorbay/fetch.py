@@ -21,10 +21,14 @@ __all__ = ["fetch_content", "fetch_file", "prefetch"]
 
 _STALL: Final = 0.03  # seconds of waiting for one file after which more than a window is fetched
 _FIRST_STALL: Final = 0.5  # for the first one, which has to wait for connections
-_THREADS_PER_DOWNLOAD: Final = 2  # so that some can pause before they repeat a request while as many as wanted fetch
+_THREADS_PER_DOWNLOAD: Final = (
+    2  # so that some can pause before they repeat a request while as many as wanted fetch
+)
 _REACH: Final = 8  # windows that may be fetched ahead of a file that has to be repeated
 _LAST_WAIT: Final = 1.0  # seconds to wait, when closed, for requests that are under way
-_STALE: Final = frozenset({400, 401, 403, 404, 410})  # what stores of files say of an address that has expired
+_STALE: Final = frozenset(
+    {400, 401, 403, 404, 410}
+)  # what stores of files say of an address that has expired
 _NO_IMAGE_BEGINS: Final = (b"<", b"{")  # as an error page and a JSON answer do, and no image does
 _BEFORE_PAGES: Final = b"\xef\xbb\xbf \t\r\n"  # a byte order mark and white space
 _PAGES: Final = (".svg", ".xml", ".html", ".htm", ".json")  # files that begin so by right
@@ -141,7 +145,9 @@ def prefetch(
     """
     pending: deque[tuple[A, Future[object]]] = deque()
     stop = threading.Event()
-    pool = ThreadPoolExecutor(_THREADS_PER_DOWNLOAD * threads, thread_name_prefix="flowercnn-tensorbay")
+    pool = ThreadPoolExecutor(
+        _THREADS_PER_DOWNLOAD * threads, thread_name_prefix="flowercnn-tensorbay"
+    )
     reach = _REACH * window
     reader = _ReadAhead(items, reach, stop)
 
@@ -185,7 +191,9 @@ class _ReadAhead(Generic[A]):
         self._items, self._stop = items, stop
         self._queue: Queue[tuple[A | None, BaseException | None]] = Queue(count)
         self._over = False
-        self._thread = threading.Thread(target=self._read, name="flowercnn-tensorbay-listing", daemon=True)
+        self._thread = threading.Thread(
+            target=self._read, name="flowercnn-tensorbay-listing", daemon=True
+        )
         self._thread.start()
 
     def take(self, *, wait: bool) -> A | None:

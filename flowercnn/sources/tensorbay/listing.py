@@ -151,7 +151,8 @@ class SegmentListing:
         if page is None:
             if not self.pages:
                 raise SourceError(
-                    f"TensorBay data set {self._what}: the segment is empty. Choose others with segments=[...]."
+                    f"TensorBay data set {self._what}: the segment is empty. Choose others with "
+                    "segments=[...]."
                 )
             self.complete = True
             self._paths.clear()
@@ -203,7 +204,10 @@ class SegmentListing:
             new = [field_of(entry, "url", str, what) for entry in entries]
             pairs = zip(entries, missing, strict=False)  # a page may be shorter than requested
             if not new or any(entry.get("remotePath", path) != path for entry, path in pairs):
-                raise SourceError(f"TensorBay data set {self._what}: it was changed while it was read. Run it again.")
+                raise SourceError(
+                    f"TensorBay data set {self._what}: it was changed while it was read. Run it "
+                    "again."
+                )
             urls += new
         return urls
 
@@ -294,7 +298,8 @@ class Online:
                     yield file
             if self._held.get(segment, count) != count:
                 _log.warning(
-                    "The tensorbay object holds %d files of the segment %r, TensorBay lists %d: these were taken.",
+                    "The tensorbay object holds %d files of the segment %r, TensorBay lists %d: "
+                    "these were taken.",
                     self._held[segment],
                     segment,
                     count,
@@ -326,7 +331,9 @@ class Offline:
         revision: Branch, tag or commit id it was read at, or ``None``.
     """
 
-    def __init__(self, cache: DiskCache, roots: Sequence[str], name: str, revision: str | None) -> None:
+    def __init__(
+        self, cache: DiskCache, roots: Sequence[str], name: str, revision: str | None
+    ) -> None:
         self.cache = cache
         self.name = name
         self._roots = roots

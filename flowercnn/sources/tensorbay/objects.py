@@ -68,13 +68,15 @@ class LocalDataset:
         """
         if not len(self.segments[segment]):
             raise SourceError(
-                f"TensorBay data set {self.name!r}: the segment {segment!r} is empty. Choose others "
+                f"TensorBay data set {self.name!r}: the segment {segment!r} is empty. Choose "
+                "others "
                 "with segments=[...]."
             )
         for data in self.segments[segment]:
             if not hasattr(data, "target_remote_path") or hasattr(data, "url"):
                 raise ConfigurationError(
-                    f"The local segment {segment!r} must hold tensorbay Data, files on this machine. "
+                    f"The local segment {segment!r} must hold tensorbay Data, files on this "
+                    "machine. "
                     f"Received: {type(data).__name__}. For remote files give the remote data set, "
                     "and segments=[...]."
                 )
@@ -96,7 +98,9 @@ def convert_object(thing: Any) -> RemoteObject | LocalDataset:
     """
     kinds = load_sdk().dataset
     if isinstance(thing, (kinds.FusionDataset, kinds.FusionSegment)):
-        raise ConfigurationError(f"dataset {FUSION} Received: {type(thing).__name__} {thing.name!r}")
+        raise ConfigurationError(
+            f"dataset {FUSION} Received: {type(thing).__name__} {thing.name!r}"
+        )
     if not isinstance(thing, (kinds.Dataset, kinds.Segment)):
         raise ConfigurationError(
             "dataset must be the name of a TensorBay data set, or a tensorbay Dataset or Segment. "
@@ -115,7 +119,8 @@ def _remote(thing: Any, *, is_segment: bool) -> RemoteObject:
     dataset_client = client._dataset_client if is_segment else client  # noqa: SLF001
     if client.status.is_draft or not client.status.commit_id:
         raise ConfigurationError(
-            f"dataset must be at a commit: a draft may change while it is read. Commit it, or check out a revision. "
+            "dataset must be at a commit: a draft may change while it is read. Commit it, or "
+            "check out a revision. "
             f"Received: {thing.name!r} at draft {client.status.draft_number}"
         )
     listed = [thing] if is_segment else list(getattr(thing, "_segments", ()))

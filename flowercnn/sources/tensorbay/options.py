@@ -51,7 +51,9 @@ class Options:
         check_url(self.url)
         checked = {
             "segments": _segments(self.segments),
-            "unlabelled": check_choice("unlabelled", self.unlabelled, (None, "error", "skip", "keep")),
+            "unlabelled": check_choice(
+                "unlabelled", self.unlabelled, (None, "error", "skip", "keep")
+            ),
             "threads": check_count("threads", self.threads, most=_MOST_THREADS),
             "patience": check_number("patience", self.patience, above=0),
             "cache_limit": check_count("cache_limit", self.cache_limit),
@@ -82,7 +84,9 @@ class Options:
                     "there as it was opened."
                 )
         if self.offline:
-            raise ConfigurationError("offline needs the name of a data set. Received: an object of the SDK")
+            raise ConfigurationError(
+                "offline needs the name of a data set. Received: an object of the SDK"
+            )
         if is_segment and self.segments is not None:
             raise ConfigurationError("segments must be None where dataset is a Segment.")
 
@@ -105,7 +109,8 @@ class Options:
                 )
         if len(set(chosen)) != len(chosen):
             raise UnknownNameError(
-                f"segments must name each segment once. Received: {list(self.segments or ())!r} = {chosen!r}"
+                f"segments must name each segment once. Received: {list(self.segments or ())!r} = "
+                f"{chosen!r}"
             )
         return chosen
 
@@ -116,7 +121,8 @@ class Options:
             is_path = option.name in _PATHS  # which may well have a part of that form
             if any(contains_key(text, only=is_path) for text in texts):
                 raise ConfigurationError(
-                    f"{option.name} must not be an access key, which belongs in access_key. Received: an access key"
+                    f"{option.name} must not be an access key, which belongs in access_key. "
+                    "Received: an access key"
                 )
         if not isinstance(self.profile, str):
             raise _wrong("profile", "the name of a profile in ~/.gasconfig", self.profile)
@@ -148,7 +154,9 @@ def check_url(url: object) -> None:
     except ValueError:
         raise _wrong("url", rule, url) from None
     if has_password:
-        raise ConfigurationError(f"url must be {rule}, without user name and password. Received: one with them")
+        raise ConfigurationError(
+            f"url must be {rule}, without user name and password. Received: one with them"
+        )
     if not host or parts.scheme not in ("https", "http"):
         raise _wrong("url", rule, url)
     if parts.scheme == "http" and host not in _LOOPBACK:

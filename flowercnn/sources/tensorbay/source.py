@@ -122,7 +122,8 @@ class TensorBay(Options):
         ConfigurationError: If an argument is wrong, or there is no access key.
         SourceError: If the data set cannot be read (when iterated).
         UnknownNameError: If it has no such segment (when iterated).
-        DataError: If no file has a class, or some have none and ``unlabelled`` is ``"error"`` (when iterated).
+        DataError: If no file has a class, or some have none and ``unlabelled`` is ``"error"`` (when
+            iterated).
 
     Example:
         >>> source = TensorBay("Flower17-1", "Accesskey-0123456789", segments=["train"])
@@ -137,9 +138,13 @@ class TensorBay(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dataset is None or self.dataset == "":
-            raise ConfigurationError(f"dataset must be the name of a TensorBay data set. Received: {self.dataset!r}")
+            raise ConfigurationError(
+                f"dataset must be the name of a TensorBay data set. Received: {self.dataset!r}"
+            )
         if contains_key(self.dataset):
-            raise ConfigurationError("dataset must be the name of a TensorBay data set. Received: an access key")
+            raise ConfigurationError(
+                "dataset must be the name of a TensorBay data set. Received: an access key"
+            )
         if not (self.access_key is None or isinstance(self.access_key, Secret)):
             object.__setattr__(self, "access_key", check_key(self.access_key))
         if isinstance(self.dataset, str):
@@ -148,7 +153,9 @@ class TensorBay(Options):
             return
         if not isinstance(self.dataset, (RemoteObject, LocalDataset)):
             object.__setattr__(self, "dataset", convert_object(self.dataset))
-        self.check_for_object(self.access_key, is_segment=getattr(self.dataset, "segment", None) is not None)
+        self.check_for_object(
+            self.access_key, is_segment=getattr(self.dataset, "segment", None) is not None
+        )
 
     @property
     def _secret(self) -> Secret | None:
@@ -214,7 +221,12 @@ class TensorBay(Options):
         used = {file.label for file in files if file.label is not None}
         undeclared = sorted(used.difference(declared or ()))
         if declared and undeclared:
-            _log.warning("%r: %d classes are not in the catalogue: %s", self, len(undeclared), few(undeclared))
+            _log.warning(
+                "%r: %d classes are not in the catalogue: %s",
+                self,
+                len(undeclared),
+                few(undeclared),
+            )
         return (*(declared or ()), *undeclared)
 
     def _fresh_state(self) -> _State:
@@ -273,7 +285,9 @@ class TensorBay(Options):
         """Return the predefined part of each segment."""
         parts = {segment: part_of(segment) for segment in segments}
         known = set(parts.values())
-        divided = self.predefined_splits and len(parts) > 1 and None not in known and "train" in known
+        divided = (
+            self.predefined_splits and len(parts) > 1 and None not in known and "train" in known
+        )
         return parts if divided else dict.fromkeys(segments)
 
     def _labelled(self, files: Iterator[F]) -> Iterator[F]:

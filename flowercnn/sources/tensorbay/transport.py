@@ -92,7 +92,9 @@ class Stopped(Exception):  # noqa: N818 - never seen by users
 class _Session(requests.Session):
     """A session that sends the key to no host but TensorBay's."""
 
-    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+    def rebuild_auth(
+        self, prepared_request: requests.PreparedRequest, response: requests.Response
+    ) -> None:
         if self.should_strip_auth(str(response.request.url), str(prepared_request.url)):
             prepared_request.headers.pop("Authorization", None)
             prepared_request.headers.pop("X-Token", None)
@@ -147,7 +149,9 @@ class Transport:
         ConfigurationError: If it holds no certificates.
     """
 
-    def __init__(self, connections: int, patience: float, ca_bundle: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, connections: int, patience: float, ca_bundle: str | os.PathLike[str] | None = None
+    ) -> None:
         self.patience = patience
         self._session = _Session()
         self._session.auth = _unchanged  # otherwise requests looks into ~/.netrc
@@ -160,7 +164,9 @@ class Transport:
         self._random = random.Random()  # the user's sequence of random numbers stays as it is
         self._latency: dict[str, float] = {}  # seconds until an answer begins, smoothed, by kind
 
-    def send(self, method: str, url: str, *, kind: str, wait: Wait, **options: Any) -> requests.Response:
+    def send(
+        self, method: str, url: str, *, kind: str, wait: Wait, **options: Any
+    ) -> requests.Response:
         """Return the answer if its status is 200 or 201; its body is not read yet.
 
         Args:
@@ -178,7 +184,9 @@ class Transport:
         timeout = (min(_CONNECT_TIMEOUT, wait.remaining), min(wait.read, wait.remaining))
         try:
             with hide_queries():
-                response = self._session.request(method, url, stream=True, timeout=timeout, **options)
+                response = self._session.request(
+                    method, url, stream=True, timeout=timeout, **options
+                )
         except (requests.RequestException, OSError, ValueError) as error:
             raise _failure_of(error) from None
         seconds = time.perf_counter() - started
@@ -327,10 +335,13 @@ def _tls_context(ca_bundle: str | os.PathLike[str] | None) -> ssl.SSLContext:
     name, path = next(((name, path) for name, path in named.items() if path), usual)
     context = create_urllib3_context()
     try:
-        context.load_verify_locations(**{"capath" if Path(path).is_dir() else "cafile": os.fspath(path)})
+        context.load_verify_locations(
+            **{"capath" if Path(path).is_dir() else "cafile": os.fspath(path)}
+        )
     except OSError as error:
         raise ConfigurationError(
-            f"{name} must be a file or folder of certificates (PEM). Received: {path} ({error.strerror or error})"
+            f"{name} must be a file or folder of certificates (PEM). Received: {path} "
+            f"({error.strerror or error})"
         ) from None
     return context
 

@@ -59,7 +59,8 @@ def fit_backbone(
     Args:
         plan: Of a backbone.
         train: The data learned from.
-        val: Watched; with fine-tuning it decides when to stop and whether that was better than not to begin.
+        val: Watched; with fine-tuning it decides when to stop and whether that was better than not
+            to begin.
         checkpoint_dir: Where features and the state of fine-tuning are kept, or ``None``.
         callbacks: Keras callbacks.
         progress: Whether to show progress bars.
@@ -69,7 +70,11 @@ def fit_backbone(
     conv_head = _convolutional_head(plan, model, train)
     inputs, watched_inputs = _compute(plan, model, conv_head, train, val, checkpoint_dir, progress)
     features = inputs if conv_head is None else conv_head.features(inputs)
-    watched = watched_inputs if conv_head is None or watched_inputs is None else conv_head.features(watched_inputs)
+    watched = (
+        watched_inputs
+        if conv_head is None or watched_inputs is None
+        else conv_head.features(watched_inputs)
+    )
     labels = train.labels[features.kept]
     check_classes_left(labels, features.skipped)
     computed = time.perf_counter()
@@ -86,15 +91,24 @@ def fit_backbone(
             labels,
             recipe,
             seed=plan.seed,
-            watched=None if watched_inputs is None or val_labels is None else (watched_inputs, val_labels),
+            watched=None
+            if watched_inputs is None or val_labels is None
+            else (watched_inputs, val_labels),
             patience=plan.patience,
             deadline=deadline,
             callbacks=callbacks,
             progress=progress,
         )
         recipe = conv_head.recipe
-        if not tuned and not interrupted and deadline is not None and time.perf_counter() >= deadline:
-            notes.append("time_budget was over before fine-tuning began: only the last layer was trained.")
+        if (
+            not tuned
+            and not interrupted
+            and deadline is not None
+            and time.perf_counter() >= deadline
+        ):
+            notes.append(
+                "time_budget was over before fine-tuning began: only the last layer was trained."
+            )
     elif recipe.fine_tune in ("top", "all"):
         recipe, tuned, interrupted = _fine_tune(
             plan, model, train, val, checkpoint_dir, callbacks, deadline, progress
@@ -112,14 +126,25 @@ def fit_backbone(
         _log.warning(note)
     history = History((record, *tuned.epochs), (solved - computed, *tuned.seconds))
     finished = time.perf_counter()
-    info = {"model": plan.name, "seed": plan.seed, "epochs": len(history), "train_samples": len(labels)}
+    info = {
+        "model": plan.name,
+        "seed": plan.seed,
+        "epochs": len(history),
+        "train_samples": len(labels),
+    }
     return TrainingRun(
-        predictor=Predictor(fold_normalization(model), train.class_names, plan.preprocessing, info=info),
+        predictor=Predictor(
+            fold_normalization(model), train.class_names, plan.preprocessing, info=info
+        ),
         history=history,
         recipe=recipe,
         seed=plan.seed,
         precision=plan.precision if tuned else "float32",
-        seconds={"decode": computed - started, "train": finished - computed, "total": finished - started},
+        seconds={
+            "decode": computed - started,
+            "train": finished - computed,
+            "total": finished - started,
+        },
         interrupted=interrupted,
         skipped=(*features.skipped, *(() if watched is None else watched.skipped)),
         notes=tuple(notes),
@@ -141,7 +166,8 @@ def _why_worse(tuned: History, record: Mapping[str, float], *, best: bool) -> st
     if reached < before:
         return None
     return (
-        f"Fine-tuning did not help: val_loss {reached:.3f}, against {before:.3f} with the last layer alone. "
+        f"Fine-tuning did not help: val_loss {reached:.3f}, against {before:.3f} with the last "
+        "layer alone. "
         "That one is kept."
     )
 
@@ -162,7 +188,9 @@ def _compute(
     parts = 0 if conv_head is None else conv_head.parts_that_fit(len(train))
     views = views_of(plan.recipe, parts=parts, seed=plan.seed)
     of_train = compute_features(model, train, plan.preprocessing, views=views, **settings)
-    of_val = compute_features(model, val, plan.preprocessing, views=Views(), **settings) if val else None
+    of_val = (
+        compute_features(model, val, plan.preprocessing, views=Views(), **settings) if val else None
+    )
     return of_train, of_val
 
 
@@ -172,11 +200,16 @@ def _convolutional_head(plan: Plan, model: Any, train: Dataset) -> Convolutional
         return None
     convolution = last_convolution(model)
     if convolution is None:
-        _log.info("The network does not end in a pointwise convolution: the last layer alone is trained.")
+        _log.info(
+            "The network does not end in a pointwise convolution: the last layer alone is trained."
+        )
         return None
     conv_head = ConvolutionalHead(model, convolution, precision=plan.precision)
     if not conv_head.parts_that_fit(len(train)):
-        _log.info("Too many pictures to keep what goes into the last convolution: the last layer alone is trained.")
+        _log.info(
+            "Too many pictures to keep what goes into the last convolution: the last layer alone "
+            "is trained."
+        )
         return None
     return conv_head
 
@@ -234,5 +267,7 @@ def _call_back(callbacks: Sequence[Any], model: Any, record: dict[str, float]) -
     callback_list = make_callback_list(callbacks, model, epochs=1, steps=1)
     callback_list.on_train_begin()
     callback_list.on_epoch_begin(0)
-    callback_list.on_epoch_end(0, {name: value for name, value in record.items() if name != "learning_rate"})
+    callback_list.on_epoch_end(
+        0, {name: value for name, value in record.items() if name != "learning_rate"}
+    )
     callback_list.on_train_end()

@@ -37,7 +37,9 @@ class Features:
         skipped: Keys of those that could not be decoded.
     """
 
-    def __init__(self, rows: npt.NDArray[np.floating], kept: npt.NDArray[np.int64], skipped: tuple[str, ...]) -> None:
+    def __init__(
+        self, rows: npt.NDArray[np.floating], kept: npt.NDArray[np.int64], skipped: tuple[str, ...]
+    ) -> None:
         self.rows, self.kept, self.skipped = rows, kept, skipped
 
 
@@ -61,7 +63,8 @@ def compute_features(
         views: What is seen of each picture.
         output: What is computed, shape (n, size), in place of the feature vectors; kept as float16.
         bad_images: What to do about pictures that cannot be decoded.
-        cache: A folder where the vectors are kept, or ``None``. Ctrl-C keeps there what was computed.
+        cache: A folder where the vectors are kept, or ``None``. Ctrl-C keeps there what was
+            computed.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -88,7 +91,9 @@ def compute_features(
 
     like = dataset.encoded(waiting[0]) if waiting else b""
     stream = extractor.stream(image_map(seen, waiting, like=like))
-    shown = tracked(stream, total=len(waiting), description="Features", unit="img", enabled=progress)
+    shown = tracked(
+        stream, total=len(waiting), description="Features", unit="img", enabled=progress
+    )
     try:
         for index, result in zip(waiting, shown, strict=True):
             if isinstance(result, ImageError):
@@ -101,11 +106,19 @@ def compute_features(
     if errors and (bad_images == "error" or len(errors) == len(dataset)):
         raise unusable(errors, len(dataset))
     if errors:
-        _log.warning("%s cannot be decoded and are left out: %s", counted(len(errors), "image"), few(sorted(errors)))
-    kept = np.array([number for number, key in enumerate(dataset.keys) if key in known], dtype=np.int64)
+        _log.warning(
+            "%s cannot be decoded and are left out: %s",
+            counted(len(errors), "image"),
+            few(sorted(errors)),
+        )
+    kept = np.array(
+        [number for number, key in enumerate(dataset.keys) if key in known], dtype=np.int64
+    )
     rows = np.stack([known[dataset.keys[number]] for number in kept])
     if not np.isfinite(rows).all():
-        raise TrainingError("The network's features are not finite. Are its weights the right ones?")
+        raise TrainingError(
+            "The network's features are not finite. Are its weights the right ones?"
+        )
     return Features(rows, kept, tuple(errors))
 
 
@@ -114,7 +127,9 @@ def fit_on_features(features: Features, dataset: Dataset, recipe: Recipe, *, see
     used = dataset.subset(features.kept)
     counts = np.bincount(used.labels, minlength=used.num_classes)
     folds = _folds(used, seed)
-    head = fit_head(features.rows, used.labels, used.num_classes, folds, recipe.class_weights(counts))
+    head = fit_head(
+        features.rows, used.labels, used.num_classes, folds, recipe.class_weights(counts)
+    )
     _log.info(
         "Last layer: shrinkage %g; in cross-validation accuracy %.3f, loss %.3f.",
         head.shrinkage,
@@ -127,8 +142,9 @@ def fit_on_features(features: Features, dataset: Dataset, recipe: Recipe, *, see
 def _folds(dataset: Dataset, seed: int) -> Sequence[npt.NDArray[np.int64]]:
     """Return the positions left out in turn to choose the settings of the last layer; none where that is impossible.
 
-    Copies of a picture stay together where they are known. Classes that would be gone without one unit of pictures
-    are always learned from: they must not keep the others from being cross-validated.
+    Copies of a picture stay together where they are known. Classes that would be gone without one
+    unit of pictures are always learned from: they must not keep the others from being
+    cross-validated.
     """
     units = draw_units(*names_and_links(dataset.samples, dataset.known_contents()), seed)
     testable, fewest = _testable(units, dataset.labels)
@@ -138,7 +154,9 @@ def _folds(dataset: Dataset, seed: int) -> Sequence[npt.NDArray[np.int64]]:
     place = {index: number for number, index in enumerate(chosen.tolist())}
     moved = [[place[index] for index in unit] for unit in testable]
     try:
-        folds = draw_folds(moved, dataset.labels[chosen], dataset.class_names, k=min(_MOST_FOLDS, fewest))
+        folds = draw_folds(
+            moved, dataset.labels[chosen], dataset.class_names, k=min(_MOST_FOLDS, fewest)
+        )
     except SplitError as error:  # groups too large
         _log.info("No cross-validation: %s", error)
         return ()
@@ -151,7 +169,9 @@ def _testable(units: Units, labels: npt.NDArray[np.int64]) -> tuple[Units, int]:
         classes = [set(labels[list(unit)].tolist()) for unit in units]
         counts = Counter(label for of_unit in classes for label in of_unit)
         kept = [
-            unit for unit, of_unit in zip(units, classes, strict=True) if min(counts[label] for label in of_unit) > 1
+            unit
+            for unit, of_unit in zip(units, classes, strict=True)
+            if min(counts[label] for label in of_unit) > 1
         ]
         if len(kept) == len(units):
             return kept, min(counts.values(), default=0)
@@ -191,7 +211,11 @@ def set_head(model: Any, head: Head) -> None:
 
 
 def head_record(
-    head: Head, train: Features, labels: npt.NDArray[np.int64], val: Features | None, val_labels: Any
+    head: Head,
+    train: Features,
+    labels: npt.NDArray[np.int64],
+    val: Features | None,
+    val_labels: Any,
 ) -> dict[str, float]:
     """Return what `History` keeps of the training of the last layer."""
     record = loss_and_accuracy(labels, head.probabilities(train.rows[:, 0]))
@@ -233,7 +257,9 @@ def _read(path: Path) -> dict[str, npt.NDArray[np.floating]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError) as error:
-        raise TrainingError(f"{path}: the features kept here cannot be read ({error}). Remove the file.") from error
+        raise TrainingError(
+            f"{path}: the features kept here cannot be read ({error}). Remove the file."
+        ) from error
 
 
 def _write(path: Path, rows: dict[str, npt.NDArray[np.floating]]) -> None:
@@ -241,4 +267,6 @@ def _write(path: Path, rows: dict[str, npt.NDArray[np.floating]]) -> None:
         write_arrays(path, {"marks": np.array(list(rows)), "rows": np.stack(list(rows.values()))})
     except OSError as error:
         reason = error.strerror or error
-        raise TrainingError(f"{path}: the features cannot be kept ({reason}). Give another folder.") from error
+        raise TrainingError(
+            f"{path}: the features cannot be kept ({reason}). Give another folder."
+        ) from error

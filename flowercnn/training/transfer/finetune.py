@@ -1,9 +1,9 @@
 """Fine-tuning of the last convolution of a backbone, on what goes into it, computed once.
 
-Many light networks end in a pointwise convolution that holds much of their weights. With its inputs for several views
-of each picture at hand, an epoch takes seconds, and no picture is computed again. Two copies of these layers learn
-from other views in another order; the mean of their weights is kept, which errs less on average (Wortsman et al.
-2022).
+Many light networks end in a pointwise convolution that holds much of their weights. With its inputs
+for several views of each picture at hand, an epoch takes seconds, and no picture is computed again.
+Two copies of these layers learn from other views in another order; the mean of their weights is
+kept, which errs less on average (Wortsman et al. 2022).
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ import numpy.typing as npt
 from flowercnn._utils import generator, progress_bar, stable_hash
 from flowercnn.errors import TrainingError
 from flowercnn.evaluation import loss_and_accuracy
-from flowercnn.models import Recipe, head_of, import_keras, make_training_copy, operation_of, seeded_weights
+from flowercnn.models import (
+    Recipe,
+    head_of,
+    import_keras,
+    make_training_copy,
+    operation_of,
+    seeded_weights,
+)
 from flowercnn.training.budget import fit_epochs, measured
 from flowercnn.training.callbacks import make_callback_list
 from flowercnn.training.checks import check_finite
@@ -43,7 +50,8 @@ Labels = npt.NDArray[np.int64]
 def last_convolution(model: Any) -> Any | None:
     """Return the pointwise convolution a classifier ends in, but for layers that do not see single places.
 
-    ``None`` if it ends in another: in a sum of branches, say, or in a convolution that would take long to train.
+    ``None`` if it ends in another: in a sum of branches, say, or in a convolution that would take
+    long to train.
     """
     layer = head_of(model)
     while not isinstance(layer.input, (list, tuple)):
@@ -107,16 +115,19 @@ class ConvolutionalHead:
         The mean weights of the copies become those of the classifier after each epoch.
 
         Args:
-            inputs: Of the convolution, shape (n, views, height * width * channels): a view is drawn at each sight.
+            inputs: Of the convolution, shape (n, views, height * width * channels): a view is drawn
+                at each sight.
             labels: Shape (n,).
-            recipe: Epochs, batch size, learning rates, label smoothing and balance; its augmentation plays no part.
+            recipe: Epochs, batch size, learning rates, label smoothing and balance; its
+                augmentation plays no part.
             seed: Of order and views.
             watched: Inputs and labels of pictures that are watched.
-            patience: Stop after so many epochs without a lower ``val_loss``; the best one's weights are kept.
+            patience: Stop after so many epochs without a lower ``val_loss``; the best one's weights
+                are kept.
             deadline: Take fewer epochs than the recipe's, so that they end before this time of
                 ``time.perf_counter``; none begins after it.
-            callbacks: Keras callbacks. They see the whole classifier; a learning rate they set holds where the
-                recipe's schedule is constant.
+            callbacks: Keras callbacks. They see the whole classifier; a learning rate they set
+                holds where the recipe's schedule is constant.
             progress: Whether to show a progress bar.
 
         Raises:
@@ -130,24 +141,41 @@ class ConvolutionalHead:
         # Its learning rate is what callbacks read and set; the copies follow it.
         optimizer = import_keras().optimizers.Adam(recipe.learning_rate)
         callback_list = make_callback_list(
-            callbacks, model, epochs=recipe.epochs, steps=_steps(labels, recipe), optimizer=optimizer
+            callbacks,
+            model,
+            epochs=recipe.epochs,
+            steps=_steps(labels, recipe),
+            optimizer=optimizer,
         )
         best = None if patience is None or watched is None else BestEpoch(patience)
         history, interrupted = History(), False
         model.stop_training = False
         callback_list.on_train_begin()
         with progress_bar(
-            total=_COPIES * recipe.epochs * len(labels), description="Fine-tuning", unit="img", enabled=progress
+            total=_COPIES * recipe.epochs * len(labels),
+            description="Fine-tuning",
+            unit="img",
+            enabled=progress,
         ) as bar:
             try:
-                while len(history) < self.recipe.epochs and not model.stop_training and time.perf_counter() < end:
+                while (
+                    len(history) < self.recipe.epochs
+                    and not model.stop_training
+                    and time.perf_counter() < end
+                ):
                     epoch, started = len(history), time.perf_counter()
                     callback_list.on_epoch_begin(epoch)
                     logs = self._epoch(epoch, copies, inputs.rows, labels, seed, bar)
                     if watched is not None:
-                        seen = loss_and_accuracy(watched[1], self._compute(self._network, watched[0].rows[:, 0]))
+                        seen = loss_and_accuracy(
+                            watched[1], self._compute(self._network, watched[0].rows[:, 0])
+                        )
                         logs |= {f"val_{name}": value for name, value in seen.items()}
-                        check_finite([logs["val_loss"]], f"val_loss in epoch {epoch + 1} is", recipe.learning_rate)
+                        check_finite(
+                            [logs["val_loss"]],
+                            f"val_loss in epoch {epoch + 1} is",
+                            recipe.learning_rate,
+                        )
                     callback_list.on_epoch_end(epoch, dict(logs))
                     if best is not None and best.see(logs, model.get_weights()):
                         model.stop_training = True
@@ -155,7 +183,9 @@ class ConvolutionalHead:
                     self.recipe = self._fitted(recipe, history, end - time.perf_counter())
                     bar.total = _COPIES * self.recipe.epochs * len(labels)
             except KeyboardInterrupt:
-                _log.warning("Stopped by Ctrl-C in epoch %d; what was learned is kept.", len(history) + 1)
+                _log.warning(
+                    "Stopped by Ctrl-C in epoch %d; what was learned is kept.", len(history) + 1
+                )
                 interrupted = True
         if best is not None and best.weights:
             model.set_weights(best.weights)
@@ -167,7 +197,9 @@ class ConvolutionalHead:
     def _copy(self, recipe: Recipe, seed: int, number: int) -> Any:
         """Return the convolutional head with weights of its own, the same ones, ready to learn."""
         keras = import_keras()
-        with seeded_weights(stable_hash(seed, "ending", number) >> 1):  # for the random numbers of dropout layers
+        with seeded_weights(
+            stable_hash(seed, "ending", number) >> 1
+        ):  # for the random numbers of dropout layers
             copy = make_training_copy(self._network, precision=self._precision)
         copy.compile(
             optimizer=keras.optimizers.Adam(recipe.learning_rate, beta_2=0.99),
@@ -235,10 +267,15 @@ class ConvolutionalHead:
             self._compiling += float(max(first - np.median(others), 0.0))
         if not math.isfinite(loss):
             raise TrainingError(
-                f"Fine-tuning diverged: the loss in epoch {epoch + 1} is {loss}. Use a lower learning_rate "
+                f"Fine-tuning diverged: the loss in epoch {epoch + 1} is {loss}. Use a lower "
+                "learning_rate "
                 f"(it was {recipe.learning_rate:g})."
             )
-        return {"loss": loss, "accuracy": accuracy, "learning_rate": float(np.asarray(copy.optimizer.learning_rate))}
+        return {
+            "loss": loss,
+            "accuracy": accuracy,
+            "learning_rate": float(np.asarray(copy.optimizer.learning_rate)),
+        }
 
     def _fitted(self, recipe: Recipe, history: History, seconds: float) -> Recipe:
         """Return the recipe with no more epochs than its own and than the time that is left allows."""
@@ -251,7 +288,9 @@ class ConvolutionalHead:
 
     def _compute(self, network: Any, rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         parts = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
-        return np.concatenate([np.asarray(network(self._shaped(part), training=False)) for part in parts])
+        return np.concatenate(
+            [np.asarray(network(self._shaped(part), training=False)) for part in parts]
+        )
 
     def _shaped(self, rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         return rows.reshape(len(rows), *self._shape).astype(np.float32)

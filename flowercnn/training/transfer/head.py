@@ -1,6 +1,7 @@
 """The last layer on fixed feature vectors: a linear discriminant, its settings chosen by cross-validation.
 
-Of linear classifiers it needs the fewest pictures, and it is solved for every shrinkage at once, without iterations.
+Of linear classifiers it needs the fewest pictures, and it is solved for every shrinkage at once,
+without iterations.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Head:
         kernel: Shape (features, num_classes), float32.
         bias: Shape (num_classes,), float32.
         shrinkage: Share of a multiple of the identity in the covariance (Friedman 1989).
-        sharpness: What logits are multiplied by, for probabilities that mean what they say (Guo et al. 2017).
+        sharpness: What logits are multiplied by, for probabilities that mean what they say (Guo et
+            al. 2017).
         accuracy: In cross-validation, 0-1; NaN if there were too few pictures for one.
         loss: Mean cross-entropy in cross-validation; likewise.
     """
@@ -58,11 +60,12 @@ def fit_head(
     """Return the softmax layer for feature vectors.
 
     Args:
-        features: Shape (n, views, features): of each picture and its mirror image, or of each picture alone.
+        features: Shape (n, views, features): of each picture and its mirror image, or of each
+            picture alone.
         labels: Shape (n,), from 0.
         num_classes: How many outputs.
-        folds: Positions left out in turn to choose shrinkage and sharpness, which are judged on those alone; none
-            where that is impossible.
+        folds: Positions left out in turn to choose shrinkage and sharpness, which are judged on
+            those alone; none where that is impossible.
         class_weights: Weight of each class beside its frequency, or ``None``.
     """
     if not folds:
@@ -76,7 +79,9 @@ def fit_head(
             kernel, bias = discriminants.solve(shrinkage)
             logits[number, fold] = features[fold, 0] @ kernel + bias
     tested = np.concatenate(folds)
-    losses = np.array([[_loss(s * rows[tested], labels[tested]) for s in _SHARPNESS] for rows in logits])
+    losses = np.array(
+        [[_loss(s * rows[tested], labels[tested]) for s in _SHARPNESS] for rows in logits]
+    )
     best, sharpest = np.unravel_index(losses.argmin(), losses.shape)
     shrinkage, sharpness = _SHRINKAGES[best], float(_SHARPNESS[sharpest])
     kernel, bias = _Discriminants(features, labels, num_classes, class_weights).solve(shrinkage)
@@ -99,7 +104,9 @@ class _Discriminants:
         rows = features.reshape(-1, features.shape[-1]).astype(np.float64)
         repeated = np.repeat(labels, features.shape[1])
         self._mean, spread = rows.mean(axis=0), rows.std(axis=0)
-        self._spread = np.where(spread > 1e-3 * max(spread.mean(), 1e-12), spread, np.inf)  # constant: no say
+        self._spread = np.where(
+            spread > 1e-3 * max(spread.mean(), 1e-12), spread, np.inf
+        )  # constant: no say
         scaled = (rows - self._mean) / self._spread
         counts = np.bincount(labels, minlength=num_classes)
         self._present = counts > 0

@@ -23,9 +23,21 @@ from flowercnn.sources.tensorbay import TensorBay
 @pytest.fixture(autouse=True)
 def no_one_elses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No key, no cache and no profile of whoever runs the tests, and no way to another machine."""
-    for name in ("FLOWERCNN_TENSORBAY_KEY", "TENSORBAY_ACCESS_KEY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+    for name in (
+        "FLOWERCNN_TENSORBAY_KEY",
+        "TENSORBAY_ACCESS_KEY",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+    ):
         monkeypatch.delenv(name, raising=False)
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+    for name in (
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home" / "cache"))

@@ -43,7 +43,9 @@ def cached(folder: Path) -> list[Path]:
 
 
 def big_files(count: int) -> list[ServedFile]:
-    return [ServedFile(f"{number}.jpg", bytes([number]) * 10_000, "rose") for number in range(count)]
+    return [
+        ServedFile(f"{number}.jpg", bytes([number]) * 10_000, "rose") for number in range(count)
+    ]
 
 
 def test_a_second_run_asks_for_no_file(server: TensorBayServer, read: Read) -> None:
@@ -62,8 +64,15 @@ def test_another_commit_is_another_file(serve: Serve, read: Read) -> None:
 
 def test_another_segment_or_data_set_is_another_file(serve: Serve, read: Read) -> None:
     files = {name: [ServedFile("1.jpg", name.encode(), "rose")] for name in ("a", "b", "c")}
-    server = serve(ServedDataset("One", {"a": files["a"], "b": files["b"]}), ServedDataset("Two", {"a": files["c"]}))
-    assert [content(sample) for name in ("One", "Two") for sample in read(server, name)] == [b"a", b"b", b"c"]
+    server = serve(
+        ServedDataset("One", {"a": files["a"], "b": files["b"]}),
+        ServedDataset("Two", {"a": files["c"]}),
+    )
+    assert [content(sample) for name in ("One", "Two") for sample in read(server, name)] == [
+        b"a",
+        b"b",
+        b"c",
+    ]
 
 
 def test_the_cache_is_where_the_platform_keeps_a_users_caches() -> None:
@@ -77,10 +86,14 @@ def test_without_a_place_given_the_platforms_is_used(server: TensorBayServer, re
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
-def test_other_users_cannot_look_into_the_cache(server: TensorBayServer, read: Read, tmp_path: Path) -> None:
+def test_other_users_cannot_look_into_the_cache(
+    server: TensorBayServer, read: Read, tmp_path: Path
+) -> None:
     list(read(server))
     folders = [
-        path for path in (tmp_path / "cache" / "tensorbay").rglob("*") if path.is_dir() and path.name != "files"
+        path
+        for path in (tmp_path / "cache" / "tensorbay").rglob("*")
+        if path.is_dir() and path.name != "files"
     ]
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
 
@@ -139,13 +152,19 @@ def test_a_file_that_was_removed_is_fetched_again_when_its_bytes_are_wanted(
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "changed"])
 def test_a_damaged_file_is_not_believed_but_fetched_again(
-    server: TensorBayServer, read: Read, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+    server: TensorBayServer,
+    read: Read,
+    tmp_path: Path,
+    damage: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     samples = list(read(server, segments=["train"]))
     for path in cached(tmp_path):
         whole = path.read_bytes()
         path.write_bytes({"cut": whole[:-1], "emptied": b"", "changed": b"x" + whole[1:]}[damage])
-    assert [content(sample) for sample in samples] == [file.content for file in FLOWERS.segments["train"]]
+    assert [content(sample) for sample in samples] == [
+        file.content for file in FLOWERS.segments["train"]
+    ]
     assert "is damaged; it is fetched again" in caplog.text
 
 
@@ -170,7 +189,10 @@ from flowercnn.sources.tensorbay import TensorBay
 source = TensorBay("Flowers", {server.key!r}, url={server.url!r}, cache_dir={str(tmp_path)!r})
 print(sum(len(sample.image()) for sample in source))
 """
-    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     expected = sum(len(file.read()) for files in FLOWERS.segments.values() for file in files)
     assert [int(process.communicate()[0]) for process in both] == [expected] * 2
 
@@ -188,19 +210,25 @@ def test_a_cache_that_can_only_be_read_is_read(
     assert [content(sample) for sample in read(server)] == first
 
 
-def test_offline_everything_comes_from_the_cache_without_a_key(server: TensorBayServer, read: Read) -> None:
+def test_offline_everything_comes_from_the_cache_without_a_key(
+    server: TensorBayServer, read: Read
+) -> None:
     online = list(read(server))
     asked = len(server.asked)
     source = TensorBay("Flowers", url=server.url, cache_dir=read(server).cache_dir, offline=True)
     offline = list(source)
-    assert [(s.key, s.label, s.split) for s in offline] == [(s.key, s.label, s.split) for s in online]
+    assert [(s.key, s.label, s.split) for s in offline] == [
+        (s.key, s.label, s.split) for s in online
+    ]
     assert [content(sample) for sample in offline] == [content(sample) for sample in online]
     assert source.class_names == ("tulip", "daisy", "rose")
     assert len(source) == 18
     assert len(server.asked) == asked
 
 
-def test_offline_the_region_is_found_without_a_key(server: TensorBayServer, read: Read, tmp_path: Path) -> None:
+def test_offline_the_region_is_found_without_a_key(
+    server: TensorBayServer, read: Read, tmp_path: Path
+) -> None:
     source = TensorBay("Flowers", offline=True, cache_dir=tmp_path)
     with pytest.raises(SourceError, match="the data set at this revision and url is not"):
         list(source)
@@ -213,10 +241,14 @@ def test_offline_the_address_of_the_profile_is_the_one_that_was_read_from(
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"[profiles]\ndefault = \n\t{server.key}\n\t{server.url}\n")
     options = {"access_key": None, "url": None}
-    assert len(list(read(server, **options))) == len(list(read(server, offline=True, **options))) == 18
+    assert (
+        len(list(read(server, **options))) == len(list(read(server, offline=True, **options))) == 18
+    )
 
 
-def test_offline_what_was_not_read_before_is_refused(server: TensorBayServer, read: Read, tmp_path: Path) -> None:
+def test_offline_what_was_not_read_before_is_refused(
+    server: TensorBayServer, read: Read, tmp_path: Path
+) -> None:
     list(read(server, segments=["train"]))
     with pytest.raises(SourceError, match="the list of the segment 'test' is not"):
         list(read(server, offline=True))
@@ -234,11 +266,15 @@ def test_offline_a_file_that_is_lost_later_is_an_error_with_its_name(
     list(read(server))
     sample = next(iter(read(server, offline=True)))
     clear_cache(tmp_path / "cache")
-    with pytest.raises(SourceError, match="Flowers: test/tulip/00012.jpg> is not in the cache any more"):
+    with pytest.raises(
+        SourceError, match="Flowers: test/tulip/00012.jpg> is not in the cache any more"
+    ):
         content(sample)
 
 
-def test_a_run_that_was_broken_off_leaves_no_listing_that_offline_would_believe(serve: Serve, read: Read) -> None:
+def test_a_run_that_was_broken_off_leaves_no_listing_that_offline_would_believe(
+    serve: Serve, read: Read
+) -> None:
     server = serve(ServedDataset("Flowers", {"train": example_files(300)}))
     samples = iter(read(server, threads=1, window=1))
     next(samples)
@@ -274,8 +310,12 @@ import pickle, pathlib
 print(len(pickle.loads(pathlib.Path({str(tmp_path / "sample")!r}).read_bytes()).image()))
 """
     with_key = {**os.environ, "TENSORBAY_ACCESS_KEY": server.key}
-    done = subprocess.run([sys.executable, "-c", code], env=with_key, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=with_key, check=True, capture_output=True, text=True
+    )
     assert int(done.stdout) == len(FLOWERS.segments["train"][0].read())
     clear_cache(tmp_path / "cache")
-    refused = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    refused = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True
+    )
     assert "TensorBay needs an access key" in refused.stderr

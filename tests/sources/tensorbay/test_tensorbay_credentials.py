@@ -44,7 +44,9 @@ def test_the_key_is_looked_for_in_the_stated_order(monkeypatch: pytest.MonkeyPat
     assert found("Accesskey-argument") == "Accesskey-argument"
 
 
-def test_an_empty_variable_is_passed_over_and_white_space_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_is_passed_over_and_white_space_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("FLOWERCNN_TENSORBAY_KEY", " ")
     monkeypatch.setenv("TENSORBAY_ACCESS_KEY", "Accesskey-1\n")
     assert found() == "Accesskey-1"
@@ -61,12 +63,16 @@ def test_profiles_of_old_sdks_are_understood(server: TensorBayServer, read: Read
     assert len(list(read(server, access_key=None, url=None))) == 18
 
 
-def test_an_address_given_is_taken_instead_of_the_profiles(server: TensorBayServer, read: Read) -> None:
+def test_an_address_given_is_taken_instead_of_the_profiles(
+    server: TensorBayServer, read: Read
+) -> None:
     profile(f"[profiles]\ndefault = \n\t{server.key}\n\thttps://127.0.0.1:1/\n")
     assert len(list(read(server, access_key=None))) == 18
 
 
-def test_the_key_is_not_sent_to_an_unsafe_address_of_a_profile(read: Read, server: TensorBayServer) -> None:
+def test_the_key_is_not_sent_to_an_unsafe_address_of_a_profile(
+    read: Read, server: TensorBayServer
+) -> None:
     profile(f"[profiles]\ndefault = \n\t{server.key}\n\thttp://gas.graviti.cn/\n")
     with pytest.raises(ConfigurationError, match="https because the access key is sent there"):
         list(read(server, access_key=None, url=None))
@@ -81,14 +87,18 @@ def test_another_profile_is_not_taken() -> None:
 @pytest.mark.parametrize("text", ["Accesskey-lost-in-no-section\n", "[profiles\n", "\0\xff"])
 def test_a_broken_profile_is_told_without_quoting_it(text: str) -> None:
     profile(text)
-    with pytest.raises(ConfigurationError, match=".gasconfig: not a file 'gas auth' has written") as caught:
+    with pytest.raises(
+        ConfigurationError, match=".gasconfig: not a file 'gas auth' has written"
+    ) as caught:
         found()
     assert "lost" not in str(caught.value)
     assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("where", ["FLOWERCNN_TENSORBAY_KEY", "TENSORBAY_ACCESS_KEY"])
-def test_a_key_of_the_wrong_form_names_the_variable(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_a_key_of_the_wrong_form_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     monkeypatch.setenv(where, "my-secret")
     with pytest.raises(ConfigurationError, match=f"{where} must begin with") as caught:
         TensorBay("Flowers")
@@ -115,7 +125,9 @@ def test_a_key_of_the_wrong_form_names_the_profile() -> None:
 def test_the_region_follows_from_the_key_unless_an_address_is_given(
     url: str, key: str | None, roots: list[str]
 ) -> None:
-    assert roots_of(url, Secret(key)) == [f"{root}gatewayv2/tensorbay-open-api/v1/" for root in roots]
+    assert roots_of(url, Secret(key)) == [
+        f"{root}gatewayv2/tensorbay-open-api/v1/" for root in roots
+    ]
 
 
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, dataclasses.replace])
@@ -133,12 +145,23 @@ def test_a_source_that_was_pickled_looks_for_the_key_anew(
     assert len(list(source)) == 18
 
 
-def test_the_key_goes_to_tensorbay_and_not_to_the_store_of_files(server: TensorBayServer, read: Read) -> None:
+def test_the_key_goes_to_tensorbay_and_not_to_the_store_of_files(
+    server: TensorBayServer, read: Read
+) -> None:
     server.knobs.script = {"file": ["expired", "503"]}
     list(read(server))
     keyed = {asked.what for asked in server.asked if "x-token" in asked.headers}
-    assert keyed == {"datasets", "dataset", "segments", "data/details", "data/urls", "labels/catalogs"}
-    assert all(server.key not in str(asked.headers) for asked in server.asked if asked.what == "file")
+    assert keyed == {
+        "datasets",
+        "dataset",
+        "segments",
+        "data/details",
+        "data/urls",
+        "labels/catalogs",
+    }
+    assert all(
+        server.key not in str(asked.headers) for asked in server.asked if asked.what == "file"
+    )
 
 
 def test_the_sdk_says_who_asks(server: TensorBayServer, read: Read) -> None:
@@ -148,7 +171,10 @@ def test_the_sdk_says_who_asks(server: TensorBayServer, read: Read) -> None:
 
 def test_the_key_does_not_follow_a_redirect_to_another_host(serve: Serve, read: Read) -> None:
     server, elsewhere = serve(), serve()
-    server.knobs.redirect, server.knobs.script = elsewhere.url.rstrip("/"), {"datasets": ["redirect"]}
+    server.knobs.redirect, server.knobs.script = (
+        elsewhere.url.rstrip("/"),
+        {"datasets": ["redirect"]},
+    )
     with pytest.raises(SourceError, match="HTTP 401"):
         list(read(server))
     assert len(elsewhere.asked) == 1
@@ -183,7 +209,9 @@ def test_who_has_no_home_has_no_profile() -> None:
 
 
 @pytest.mark.usefixtures("homeless")
-@pytest.mark.parametrize("ask", [user_cache, keras_cache, lambda: expanded("~/x"), lambda: list(Flower17())])
+@pytest.mark.parametrize(
+    "ask", [user_cache, keras_cache, lambda: expanded("~/x"), lambda: list(Flower17())]
+)
 def test_who_has_no_home_is_told_what_to_set(ask: Callable[[], Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="Set HOME, or give the folder: cache_dir or root"):
         ask()

@@ -34,18 +34,26 @@ def within_fifteen_seconds() -> Iterator[None]:
     assert time.monotonic() - began < 15
 
 
-def test_a_wrong_key_is_refused_with_where_to_find_the_right_one(server: TensorBayServer, read: Read) -> None:
-    with pytest.raises(SourceError, match="HTTP 401: Unauthorized.*The access key is not accepted. Copy it again"):
+def test_a_wrong_key_is_refused_with_where_to_find_the_right_one(
+    server: TensorBayServer, read: Read
+) -> None:
+    with pytest.raises(
+        SourceError, match="HTTP 401: Unauthorized.*The access key is not accepted. Copy it again"
+    ):
         list(read(server, access_key="Accesskey-of-someone-else"))
     assert len(server.asked) == 1
 
 
-def test_a_key_without_the_right_is_told_so(server: TensorBayServer, read: Read, monkeypatch: Any) -> None:
+def test_a_key_without_the_right_is_told_so(
+    server: TensorBayServer, read: Read, monkeypatch: Any
+) -> None:
     def refuse(*_: Any) -> Any:
         raise _Refused(HTTPStatus.FORBIDDEN, "AccessDenied", "no permission")
 
     monkeypatch.setattr(server, "answer", refuse)
-    with pytest.raises(SourceError, match="HTTP 403: AccessDenied: no permission; tried once. The owner of the"):
+    with pytest.raises(
+        SourceError, match="HTTP 403: AccessDenied: no permission; tried once. The owner of the"
+    ):
         list(read(server))
 
 
@@ -57,7 +65,9 @@ def test_the_code_of_an_answer_counts_as_it_does_for_the_sdk(
         raise _Refused(HTTPStatus(status), "Unauthorized", "who is that?")
 
     monkeypatch.setattr(server, "answer", refuse)
-    with pytest.raises(SourceError, match=f"HTTP {status}: Unauthorized: who .* tried once. The access key is not"):
+    with pytest.raises(
+        SourceError, match=f"HTTP {status}: Unauthorized: who .* tried once. The access key is not"
+    ):
         list(read(server))
 
 
@@ -66,7 +76,9 @@ def test_a_host_that_is_down_is_an_error_within_patience(read: Read) -> None:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     source = TensorBay("Flowers", KEY, url=f"https://127.0.0.1:{port}/", patience=1.0)
-    with pytest.raises(SourceError, match="data set 'Flowers': Connection refused; tried .* times in .*network"):
+    with pytest.raises(
+        SourceError, match="data set 'Flowers': Connection refused; tried .* times in .*network"
+    ):
         list(source)
 
 
@@ -98,14 +110,18 @@ def test_a_disk_that_is_full_is_one_error_that_names_the_cache(
         return commit(self)
 
     monkeypatch.setattr(cache.NewFile, "commit", commit_three)
-    with pytest.raises(SourceError, match=f"{tmp_path}/cache/tensorbay: .*No space left on device.*cache_dir"):
+    with pytest.raises(
+        SourceError, match=f"{tmp_path}/cache/tensorbay: .*No space left on device.*cache_dir"
+    ):
         list(read(server, threads=1))
     assert server.count("file") <= 8  # it is not tried again and again
     assert not list(tmp_path.rglob("cache/**/.*"))  # and no half file is left
 
 
 def test_a_file_the_system_will_not_take_is_the_same_error(serve: Serve, tmp_path: Path) -> None:
-    server = serve(ServedDataset("Flowers", {"train": [ServedFile("1.jpg", bytes(300_000), "rose")]}))
+    server = serve(
+        ServedDataset("Flowers", {"train": [ServedFile("1.jpg", bytes(300_000), "rose")]})
+    )
     code = f"""
 import resource
 from flowercnn.sources.tensorbay import TensorBay
@@ -130,28 +146,39 @@ def test_a_write_that_fails_in_the_middle_is_the_same_error(
     assert not list(tmp_path.rglob("cache/**/.*"))
 
 
-def test_a_cache_that_is_a_file_is_one_error(server: TensorBayServer, read: Read, tmp_path: Path) -> None:
+def test_a_cache_that_is_a_file_is_one_error(
+    server: TensorBayServer, read: Read, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SourceError, match="cache cannot be written"):
         list(read(server, cache_dir=tmp_path / "file"))
 
 
-def test_an_sdk_that_cannot_be_imported_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_sdk_that_cannot_be_imported_is_told_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tensorbay", None)
-    with pytest.raises(MissingDependencyError, match="TensorBay SDK cannot be imported.*pip install"):
+    with pytest.raises(
+        MissingDependencyError, match="TensorBay SDK cannot be imported.*pip install"
+    ):
         api.load_sdk()
 
 
 def test_no_key_at_all_is_told_with_every_way_to_give_one() -> None:
-    with pytest.raises(ConfigurationError, match="FLOWERCNN_TENSORBAY_KEY .or TENSORBAY_ACCESS_KEY.*gas auth"):
+    with pytest.raises(
+        ConfigurationError, match="FLOWERCNN_TENSORBAY_KEY .or TENSORBAY_ACCESS_KEY.*gas auth"
+    ):
         TensorBay("Flowers")
 
 
 @pytest.mark.parametrize(
-    "key", ["<Your Key>", "", "  ", "accesskey-1", "Accesskey-\n", "Accesskey-a b", "ACCESSKEY-é", 7]
+    "key",
+    ["<Your Key>", "", "  ", "accesskey-1", "Accesskey-\n", "Accesskey-a b", "ACCESSKEY-é", 7],
 )
 def test_a_key_of_the_wrong_form_is_refused_and_not_shown(key: Any) -> None:
-    with pytest.raises(ConfigurationError, match="access_key must begin with 'Accesskey-'") as caught:
+    with pytest.raises(
+        ConfigurationError, match="access_key must begin with 'Accesskey-'"
+    ) as caught:
         TensorBay("Flowers", key)
     assert str(key).strip() in ("", "Accesskey-") or str(key) not in str(caught.value)
 
@@ -192,7 +219,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("options", WRONG.values(), ids=WRONG)
-def test_an_argument_that_cannot_be_meant_is_refused_when_it_is_given(options: dict[str, Any]) -> None:
+def test_an_argument_that_cannot_be_meant_is_refused_when_it_is_given(
+    options: dict[str, Any],
+) -> None:
     name = next(iter(options))
     with pytest.raises(ConfigurationError, match=rf"^{name} must .*Received: ") as caught:
         TensorBay(**{"dataset": "Flowers", "access_key": KEY, **options})
@@ -217,6 +246,9 @@ def test_options_check_themselves_and_cannot_be_changed() -> None:
 
 
 def test_all_errors_are_the_librarys(serve: Serve, read: Read) -> None:
-    for dataset in (ServedDataset("Flowers", {}), ServedDataset("Flowers", {"a": [ServedFile("1", b"")]})):
+    for dataset in (
+        ServedDataset("Flowers", {}),
+        ServedDataset("Flowers", {"a": [ServedFile("1", b"")]}),
+    ):
         with pytest.raises(FlowerCNNError):
             list(read(serve(dataset)))

@@ -49,11 +49,17 @@ def keys(source: TensorBay) -> list[str]:
     return [sample.key for sample in source]
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, "500 500", "expired expired", "reset hang cut", "403", "400", "page"])
-def test_a_file_that_fails_in_passing_is_fetched_again(server: TensorBayServer, read: Read, fault: str) -> None:
+@pytest.mark.parametrize(
+    "fault", [*FAULTS, "500 500", "expired expired", "reset hang cut", "403", "400", "page"]
+)
+def test_a_file_that_fails_in_passing_is_fetched_again(
+    server: TensorBayServer, read: Read, fault: str
+) -> None:
     server.knobs.script = {"file": ["", *fault.split()]}
     samples = list(read(server, segments=["train"]))
-    assert [content(sample) for sample in samples] == [file.content for file in FLOWERS.segments["train"]]
+    assert [content(sample) for sample in samples] == [
+        file.content for file in FLOWERS.segments["train"]
+    ]
     assert server.count("file") == 12 + len(fault.split())
 
 
@@ -83,14 +89,20 @@ def test_addresses_that_expired_are_renewed_a_page_at_a_time(serve: Serve, read:
     assert server.count("data/urls") == 1
 
 
-def test_addresses_are_renewed_in_shorter_pages_where_the_server_wants_that(serve: Serve, read: Read) -> None:
+def test_addresses_are_renewed_in_shorter_pages_where_the_server_wants_that(
+    serve: Serve, read: Read
+) -> None:
     server = serve(ServedDataset("Flowers", {"train": example_files(100)}))
     source = read(server, threads=2, window=2)
     samples = iter(source)
     next(samples)
     server._signing_key, server.knobs.page_cap = b"another", 40
     assert len(list(samples)) == 99
-    assert [asked.query["offset"] for asked in server.asked if asked.what == "data/urls"] == ["0", "40", "80"]
+    assert [asked.query["offset"] for asked in server.asked if asked.what == "data/urls"] == [
+        "0",
+        "40",
+        "80",
+    ]
 
 
 def test_a_listing_without_addresses_is_completed(
@@ -109,8 +121,12 @@ def test_a_listing_without_addresses_is_completed(
     assert server.count("data/urls") == 1
 
 
-@pytest.mark.parametrize("kind", ["compressed", "http 1.0", "files elsewhere", "more than was asked for"])
-def test_other_servers_are_understood(serve: Serve, read: Read, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+@pytest.mark.parametrize(
+    "kind", ["compressed", "http 1.0", "files elsewhere", "more than was asked for"]
+)
+def test_other_servers_are_understood(
+    serve: Serve, read: Read, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     server = serve()
     if kind == "compressed":
         server.knobs.compressed = True
@@ -121,9 +137,13 @@ def test_other_servers_are_understood(serve: Serve, read: Read, monkeypatch: pyt
         server.knobs.store = store.url.replace("127.0.0.1", "localhost")
     else:
         answer = server.answer
-        monkeypatch.setattr(server, "answer", lambda *args: {"requestId": 7, "more": [None], **answer(*args)})
+        monkeypatch.setattr(
+            server, "answer", lambda *args: {"requestId": 7, "more": [None], **answer(*args)}
+        )
     samples = list(read(server, segments=["train"]))
-    assert [content(sample) for sample in samples] == [file.content for file in FLOWERS.segments["train"]]
+    assert [content(sample) for sample in samples] == [
+        file.content for file in FLOWERS.segments["train"]
+    ]
     if kind == "files elsewhere":
         assert (server.count("file"), store.count("file")) == (0, 12)
         assert not any("x-token" in asked.headers for asked in store.asked)
@@ -136,12 +156,16 @@ def test_a_remote_path_that_moved_meanwhile_is_noticed(serve: Serve, read: Read)
     samples = iter(read(server, threads=1, window=1))
     next(samples)
     files.reverse()
-    with pytest.raises(SourceError, match="'Flowers', segment 'train': it was changed while it was read"):
+    with pytest.raises(
+        SourceError, match="'Flowers', segment 'train': it was changed while it was read"
+    ):
         list(samples)
 
 
 @pytest.mark.parametrize("header", ["1", "0.9", "date"])
-def test_the_pause_a_server_asks_for_is_kept(server: TensorBayServer, read: Read, header: str) -> None:
+def test_the_pause_a_server_asks_for_is_kept(
+    server: TensorBayServer, read: Read, header: str
+) -> None:
     if header == "date":
         header = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
     server.knobs.retry_after, server.knobs.script = header, {"file": ["429"]}
@@ -150,7 +174,9 @@ def test_the_pause_a_server_asks_for_is_kept(server: TensorBayServer, read: Read
     assert time.monotonic() - began >= 0.9
 
 
-def test_a_pause_longer_than_patience_is_an_error_at_once(server: TensorBayServer, read: Read) -> None:
+def test_a_pause_longer_than_patience_is_an_error_at_once(
+    server: TensorBayServer, read: Read
+) -> None:
     server.knobs.retry_after, server.knobs.script = "3600", {"file": ["429"]}
     began = time.monotonic()
     with pytest.raises(SourceError, match="HTTP 429.*tried once.*raise patience"):
@@ -176,25 +202,33 @@ def test_one_file_that_hangs_does_not_hold_the_others_up(serve: Serve, read: Rea
     samples = read(server, threads=2, window=4)
     ahead = [server.count("file") - number for number, _ in enumerate(samples, start=1)]
     assert len(ahead) == 60
-    assert max(ahead) > 6  # more than a window and a repeated request, while the one that hung was waited for
+    assert (
+        max(ahead) > 6
+    )  # more than a window and a repeated request, while the one that hung was waited for
 
 
 def test_a_store_that_never_answers_is_one_error_within_patience(serve: Serve, read: Read) -> None:
     server = serve(ServedDataset("Flowers", {"train": example_files(100)}), hang=20)
     server.knobs.script = {"file": ["hang"] * 1000}
     began = time.monotonic()
-    with pytest.raises(SourceError, match=r"file 'tulip/00000.jpg': (no answer in time|all connections wait)"):
+    with pytest.raises(
+        SourceError, match=r"file 'tulip/00000.jpg': (no answer in time|all connections wait)"
+    ):
         keys(read(server, threads=2, patience=1.5))
     assert time.monotonic() - began < 4
 
 
-def test_giving_up_names_the_file_and_counts_and_goes_on_from_there(server: TensorBayServer, read: Read) -> None:
+def test_giving_up_names_the_file_and_counts_and_goes_on_from_there(
+    server: TensorBayServer, read: Read
+) -> None:
     server.knobs.script = {"file": ["", "", "", *["503"] * 50]}
     with pytest.raises(SourceError) as caught:
         keys(read(server, segments=["train"], threads=1, window=1, patience=2))
     message = str(caught.value)
     assert "data set 'Flowers', segment 'train', file 'tulip/00003.jpg': HTTP 503" in message
-    assert "3 files were fetched and 0 were there before; the next run continues from there" in message
+    assert (
+        "3 files were fetched and 0 were there before; the next run continues from there" in message
+    )
     server.knobs.script, server.asked[:] = {}, []
     assert keys(read(server, segments=["train"])) == TRAIN
     assert server.count("file") == 9
@@ -224,9 +258,13 @@ def test_a_listing_that_failed_in_the_middle_is_continued(serve: Serve, read: Re
 
 
 @pytest.mark.parametrize("what", ["datasets", "dataset", "segments", "data/details"])
-def test_an_answer_of_another_form_is_one_clear_error(server: TensorBayServer, read: Read, what: str) -> None:
+def test_an_answer_of_another_form_is_one_clear_error(
+    server: TensorBayServer, read: Read, what: str
+) -> None:
     server.knobs.script = {what: ["nothing"]}
-    with pytest.raises(SourceError, match="TensorBay's answer about .* has no '.*Is url the address of a TensorBay"):
+    with pytest.raises(
+        SourceError, match="TensorBay's answer about .* has no '.*Is url the address of a TensorBay"
+    ):
         keys(read(server))
 
 
@@ -234,11 +272,15 @@ def test_a_page_that_keeps_coming_for_a_picture_is_an_error_and_never_kept(
     server: TensorBayServer, read: Read
 ) -> None:
     server.knobs.script = {"file": ["page"] * 200}
-    with pytest.raises(SourceError, match=r"file '\S+': the server answered with a page.*tried \d+ times.*login"):
+    with pytest.raises(
+        SourceError, match=r"file '\S+': the server answered with a page.*tried \d+ times.*login"
+    ):
         list(read(server, segments=["train"], threads=1, patience=0.5))
     server.knobs.script = {}
     samples = list(read(server, segments=["train"]))
-    assert [content(sample) for sample in samples] == [file.content for file in FLOWERS.segments["train"]]
+    assert [content(sample) for sample in samples] == [
+        file.content for file in FLOWERS.segments["train"]
+    ]
 
 
 @pytest.mark.parametrize("page", [b"\n  <html>", b"\xef\xbb\xbf<?xml", b' {"error": 1}'])
@@ -287,16 +329,24 @@ def test_an_answer_may_begin_late_where_they_all_do(serve: Serve, read: Read) ->
 def test_an_iterator_that_is_dropped_leaves_no_thread_and_no_open_connection(
     serve: Serve, read: Read, certificate: tuple[Any, Path]
 ) -> None:
-    server = serve(ServedDataset("Flowers", {"train": example_files(200)}), tls=certificate[0], latency=0.01)
+    server = serve(
+        ServedDataset("Flowers", {"train": example_files(200)}), tls=certificate[0], latency=0.01
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter("error", ResourceWarning)  # pytest makes one that nobody can catch a failure too
+        warnings.simplefilter(
+            "error", ResourceWarning
+        )  # pytest makes one that nobody can catch a failure too
         next(iter(read(server, ca_bundle=certificate[1])))
         gc.collect()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("flowercnn-tensorbay")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith("flowercnn-tensorbay")
+    ]
 
 
 @pytest.mark.parametrize("ends", ["close", "error"])
-def test_nothing_goes_on_after_the_consumer_has_stopped(serve: Serve, read: Read, ends: str) -> None:
+def test_nothing_goes_on_after_the_consumer_has_stopped(
+    serve: Serve, read: Read, ends: str
+) -> None:
     server = serve(ServedDataset("Flowers", {"train": example_files(200)}), latency=0.01)
     samples = iter(read(server, threads=2))
     next(samples)
@@ -329,10 +379,14 @@ def test_what_holds_no_certificates_is_refused_by_its_name(
     server: TensorBayServer, read: Read, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
-    with pytest.raises(ConfigurationError, match=r"^ca_bundle must be a file .* of certificates.*ca\.pem"):
+    with pytest.raises(
+        ConfigurationError, match=r"^ca_bundle must be a file .* of certificates.*ca\.pem"
+    ):
         keys(read(server, ca_bundle=tmp_path / "ca.pem"))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
-    with pytest.raises(ConfigurationError, match="^REQUESTS_CA_BUNDLE must be .*missing.pem .No such file"):
+    with pytest.raises(
+        ConfigurationError, match="^REQUESTS_CA_BUNDLE must be .*missing.pem .No such file"
+    ):
         keys(read(server))
 
 
@@ -373,7 +427,10 @@ def test_every_failure_is_in_the_debug_log(
     keys(read(server, segments=["train"], threads=1))
     lines = [record.getMessage() for record in caplog.records]
     assert any(line.startswith("GET file train/") and ": HTTP 503" in line for line in lines)
-    assert any(line.startswith("GET file train/") and ": Connection reset by peer after" in line for line in lines)
+    assert any(
+        line.startswith("GET file train/") and ": Connection reset by peer after" in line
+        for line in lines
+    )
 
 
 def drip(handler: Any, owner: TensorBayServer, *_: Any, cut: bool) -> None:
@@ -405,7 +462,9 @@ def test_an_answer_nobody_wants_any_more_is_not_read_to_its_end(
         Transport(1, 60).download(url, lambda _: stop.set(), Wait(1, time.monotonic() + 60, stop))
 
 
-@pytest.mark.parametrize(("limit", "what"), [("_LARGEST_FILE", "file"), ("_LARGEST_ANSWER", "catalogue|data set")])
+@pytest.mark.parametrize(
+    ("limit", "what"), [("_LARGEST_FILE", "file"), ("_LARGEST_ANSWER", "catalogue|data set")]
+)
 def test_an_answer_without_an_end_is_given_up(
     server: TensorBayServer, read: Read, monkeypatch: pytest.MonkeyPatch, limit: str, what: str
 ) -> None:

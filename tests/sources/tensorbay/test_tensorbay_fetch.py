@@ -19,7 +19,9 @@ def nothing(item: int, stop: threading.Event) -> None:
 
 
 def own_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("flowercnn-tensorbay")]
+    return [
+        thread for thread in threading.enumerate() if thread.name.startswith("flowercnn-tensorbay")
+    ]
 
 
 def flow(
@@ -154,7 +156,9 @@ def test_pauses_grow_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(threading.Event, "wait", lambda _, seconds: pauses.append(seconds))
     for _ in range(2):
-        Transport(1, 1000).retry(Sometimes(*[RequestFailed("x", repeat=True) for _ in range(8)]), "x", kind="file")
+        Transport(1, 1000).retry(
+            Sometimes(*[RequestFailed("x", repeat=True) for _ in range(8)]), "x", kind="file"
+        )
     first, second = pauses[:8], pauses[8:]
     assert all(0.05 * 2**n <= pause <= min(0.15 * 2**n, 3.0) for n, pause in enumerate(first[:5]))
     assert max(pauses) <= 3.0

@@ -51,8 +51,12 @@ def remote(server: TensorBayServer, revision: str | None = None) -> Any:
 def local(tmp_path: Path) -> Any:
     """A local data set with four pictures in two segments."""
     dataset = sdk.Dataset("Mine")
-    dataset._catalog = Catalog.loads({"CLASSIFICATION": {"categories": [{"name": "rose"}, {"name": "daisy"}]}})
-    for number, (segment, category) in enumerate([("a", "rose"), ("a", "daisy"), ("b", "daisy"), ("b", "rose")]):
+    dataset._catalog = Catalog.loads(
+        {"CLASSIFICATION": {"categories": [{"name": "rose"}, {"name": "daisy"}]}}
+    )
+    for number, (segment, category) in enumerate(
+        [("a", "rose"), ("a", "daisy"), ("b", "daisy"), ("b", "rose")]
+    ):
         path = tmp_path / f"{number}.jpg"
         path.write_bytes(bytes(example_files(1, number)[0].read()))
         data = sdk.Data(str(path))
@@ -65,7 +69,11 @@ def test_the_sdk_itself_reads_from_the_server_of_the_tests(server: TensorBayServ
     dataset = remote(server)
     assert dataset.keys() == ("test", "train")
     assert [data.path for data in dataset[1]] == [file.path for file in FLOWERS.segments["train"]]
-    assert [data.label.classification.category for data in dataset["train"]][:3] == ["tulip", "daisy", "rose"]
+    assert [data.label.classification.category for data in dataset["train"]][:3] == [
+        "tulip",
+        "daisy",
+        "rose",
+    ]
     assert list(dataset.catalog.classification.categories.keys()) == ["tulip", "daisy", "rose"]
     with dataset["train"][0].open() as file:
         assert file.read() == FLOWERS.segments["train"][0].content
@@ -85,21 +93,33 @@ def test_a_remote_data_set_is_read_like_its_name(server: TensorBayServer, read: 
     assert keys(read(server, remote(server), segments=[1])) == FLOWERS.keys("train")
 
 
-def test_a_remote_segment_is_read_with_the_catalogue_of_its_data_set(server: TensorBayServer, read: Read) -> None:
+def test_a_remote_segment_is_read_with_the_catalogue_of_its_data_set(
+    server: TensorBayServer, read: Read
+) -> None:
     source = read(server, remote(server)["train"])
     assert keys(source) == FLOWERS.keys("train")
     assert source.class_names == ("tulip", "daisy", "rose")
 
 
-def test_a_remote_data_set_is_read_at_the_revision_it_was_opened_at(serve: Serve, read: Read) -> None:
-    server = serve(ServedDataset("Flowers", {"train": example_files(2)}, tags={"v1": {"train": example_files(5)}}))
+def test_a_remote_data_set_is_read_at_the_revision_it_was_opened_at(
+    serve: Serve, read: Read
+) -> None:
+    server = serve(
+        ServedDataset(
+            "Flowers", {"train": example_files(2)}, tags={"v1": {"train": example_files(5)}}
+        )
+    )
     assert len(keys(read(server, remote(server, "v1")))) == 5
     assert len(keys(read(server, remote(server, "v1")["train"]))) == 5
 
 
 def test_faults_do_not_stop_a_remote_object(server: TensorBayServer, read: Read) -> None:
     opened = remote(server)
-    server.knobs.script = {"segments": ["500"], "data/details": ["reset"], "file": ["503", "cut", "expired"]}
+    server.knobs.script = {
+        "segments": ["500"],
+        "data/details": ["reset"],
+        "file": ["503", "cut", "expired"],
+    }
     assert keys(read(server, opened)) == FLOWERS.keys("test", "train")
 
 
@@ -115,13 +135,17 @@ def test_an_object_that_holds_another_number_of_files_is_told(
 def test_a_draft_is_refused(server: TensorBayServer, read: Read) -> None:
     opened = remote(server)
     opened._client._status.checkout(draft_number=3)
-    with pytest.raises(ConfigurationError, match="a draft may change.*Received: 'Flowers' at draft 3"):
+    with pytest.raises(
+        ConfigurationError, match="a draft may change.*Received: 'Flowers' at draft 3"
+    ):
         read(server, opened)
 
 
 def test_fusion_objects_are_refused_with_a_sentence() -> None:
     for thing in (sdk.FusionDataset("many sensors"), sdk.FusionSegment("many sensors")):
-        with pytest.raises(ConfigurationError, match="is a fusion data set.*Received: Fusion.* 'many sensors'"):
+        with pytest.raises(
+            ConfigurationError, match="is a fusion data set.*Received: Fusion.* 'many sensors'"
+        ):
             TensorBay(thing)
 
 
@@ -137,10 +161,15 @@ def test_a_pickle_of_a_remote_object_holds_no_key_and_finds_one_again(
 
 
 @pytest.mark.parametrize(
-    "options", [{"access_key": "Accesskey-1"}, {"revision": "v1"}, {"url": "https://gas.graviti.cn/"}]
+    "options",
+    [{"access_key": "Accesskey-1"}, {"revision": "v1"}, {"url": "https://gas.graviti.cn/"}],
 )
-def test_what_an_object_knows_itself_is_refused_beside_it(local: Any, options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match=f"{next(iter(options))} must be None where dataset is an object"):
+def test_what_an_object_knows_itself_is_refused_beside_it(
+    local: Any, options: dict[str, Any]
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match=f"{next(iter(options))} must be None where dataset is an object"
+    ):
         TensorBay(local, **options)
 
 
@@ -150,7 +179,9 @@ def test_offline_needs_a_name(local: Any) -> None:
 
 
 def test_a_segment_has_no_segments(server: TensorBayServer, read: Read) -> None:
-    with pytest.raises(ConfigurationError, match="segments must be None where dataset is a Segment"):
+    with pytest.raises(
+        ConfigurationError, match="segments must be None where dataset is a Segment"
+    ):
         read(server, remote(server)["train"], segments=[0])
 
 
@@ -163,7 +194,9 @@ def test_a_local_data_set_is_read_from_its_files(local: Any) -> None:
         ("b/2.jpg", "daisy"),
         ("b/3.jpg", "rose"),
     ]
-    assert [read_content(sample.image) for sample in samples] == [file.read() for file in example_files(4)]
+    assert [read_content(sample.image) for sample in samples] == [
+        file.read() for file in example_files(4)
+    ]
     assert source.class_names == ("rose", "daisy")
     assert len(source) == 4
     assert repr(source) == "TensorBay('Mine')"
@@ -200,7 +233,9 @@ def test_a_local_segment_without_files_is_refused(local: Any) -> None:
 
 def test_remote_files_in_a_local_segment_are_refused(server: TensorBayServer, local: Any) -> None:
     local["a"].append(remote(server)["train"][0])
-    with pytest.raises(ConfigurationError, match="'a' must hold tensorbay Data.*Received: RemoteData"):
+    with pytest.raises(
+        ConfigurationError, match="'a' must hold tensorbay Data.*Received: RemoteData"
+    ):
         keys(TensorBay(local))
 
 
@@ -213,7 +248,9 @@ def test_the_sdks_loader_of_flower17_becomes_a_data_set_with_its_official_parts(
 ) -> None:
     (tmp_path / "jpg").mkdir()
     for number in (1, 81, 2, 82, 3, 83):
-        (tmp_path / "jpg" / f"image_{number:04d}.jpg").write_bytes(example_files(1, number)[0].read())
+        (tmp_path / "jpg" / f"image_{number:04d}.jpg").write_bytes(
+            example_files(1, number)[0].read()
+        )
     parts = {"trn1": [1, 81], "val1": [2, 82], "tst1": [3, 83]}
     contents = {name: np.array([numbers]) for name, numbers in parts.items()}
     savemat(tmp_path / "datasplits.mat", contents)
@@ -230,7 +267,9 @@ def test_the_sdks_loader_of_flower17_becomes_a_data_set_with_its_official_parts(
 
 def test_the_catalogue_of_the_loader_is_a_json_file(tmp_path: Path) -> None:
     catalogue = tmp_path / "catalog.json"
-    catalogue.write_text(json.dumps({"CLASSIFICATION": {"categories": [{"name": "b"}, {"name": "a"}]}}))
+    catalogue.write_text(
+        json.dumps({"CLASSIFICATION": {"categories": [{"name": "b"}, {"name": "a"}]}})
+    )
     dataset = sdk.Dataset("Mine")
     dataset.load_catalog(str(catalogue))
     dataset.create_segment("s").append(sdk.Data(str(catalogue)))

@@ -64,14 +64,20 @@ FAULTY: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("mode", ["quiet", "debug"])
-def test_the_key_is_in_nothing_that_runs_leave_behind(serve: Serve, tmp_path: Path, mode: str) -> None:
+def test_the_key_is_in_nothing_that_runs_leave_behind(
+    serve: Serve, tmp_path: Path, mode: str
+) -> None:
     servers = [serve(**knobs) for knobs in FAULTY]
     servers[2].key, key = "ACCESSKEY-of-someone-else", servers[0].key
     files, output = _run(servers, key, tmp_path, mode)
     assert output.count("18 samples, 3 classes") == 2
-    assert output.count("SourceError: TensorBay") == 2 + len(FAULTS) + 1  # refused, lost, each fault, at the end
+    assert (
+        output.count("SourceError: TensorBay") == 2 + len(FAULTS) + 1
+    )  # refused, lost, each fault, at the end
     assert "HTTP 401" in output
-    assert len({path.name for path in files} & {"dataset.pickle", "error.pickle", "causes.txt"}) == 3
+    assert (
+        len({path.name for path in files} & {"dataset.pickle", "error.pickle", "causes.txt"}) == 3
+    )
     _assert_without(key, files, output)
     assert "Signature=" not in output
 
@@ -109,7 +115,9 @@ def test_the_sdk_no_longer_logs_the_key_when_its_users_call_it_themselves(
     assert server.key not in caplog.text
 
 
-def test_requests_of_others_are_logged_as_ever(server: TensorBayServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_requests_of_others_are_logged_as_ever(
+    server: TensorBayServer, caplog: pytest.LogCaptureFixture
+) -> None:
     load_sdk()
     caplog.set_level(logging.DEBUG)
     requests.get(f"{server.url}other?page=7", timeout=5)
@@ -174,16 +182,22 @@ def test_a_secret_is_kept_by_copies_and_lost_by_pickles() -> None:
     assert secret.hide_in("the key Accesskey-1") == "the key ***"
 
 
-def _run(servers: list[TensorBayServer], key: str, folder: Path, mode: str) -> tuple[list[Path], str]:
+def _run(
+    servers: list[TensorBayServer], key: str, folder: Path, mode: str
+) -> tuple[list[Path], str]:
     """Run `WORK` in another process with a key in its environment; return its files and what it printed."""
     folder = folder / "run"
     folder.mkdir()
     surroundings = {**os.environ, "FLOWERCNN_TENSORBAY_KEY": key, "TMPDIR": str(folder)}
     command = [sys.executable, "-c", WORK, str(folder), mode, *(server.url for server in servers)]
-    done = subprocess.run(command, env=surroundings, check=False, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, env=surroundings, check=False, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1
     roots = (folder, Path(surroundings["HOME"]))
-    return [path for root in roots for path in root.rglob("*") if path.is_file()], done.stdout + done.stderr
+    return [
+        path for root in roots for path in root.rglob("*") if path.is_file()
+    ], done.stdout + done.stderr
 
 
 def _assert_without(key: str, files: list[Path], output: str) -> None:

@@ -44,7 +44,9 @@ def test_the_weights_are_those_of_the_same_pictures_in_folders(
     assert evaluation is not None
     evaluation.save_report(tmp_path / "report.html")
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {"report.html", "0.keras", "checkpoints0"} <= {path.relative_to(tmp_path).parts[0] for path in written}
+    assert {"report.html", "0.keras", "checkpoints0"} <= {
+        path.relative_to(tmp_path).parts[0] for path in written
+    }
     assert not [path for path in written if server.key.encode() in path.read_bytes()]
     ours, theirs = (run.predictor.model.get_weights() for run in runs)
     for one, other in zip(ours, theirs, strict=True):
@@ -57,7 +59,8 @@ class _Renamed:
     def __init__(self, source: fc.DataSource) -> None:
         samples = [(self._renamed(sample.key), sample) for sample in source]
         self.samples = [
-            fc.Sample(key, sample.label, sample.image) for key, sample in sorted(samples, key=lambda s: s[0])
+            fc.Sample(key, sample.label, sample.image)
+            for key, sample in sorted(samples, key=lambda s: s[0])
         ]
 
     def __iter__(self) -> Iterator[fc.Sample]:
