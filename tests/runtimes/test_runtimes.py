@@ -232,7 +232,7 @@ def test_a_large_network_is_computed_from_its_variables_to_the_same_answers(
     ]
     expected = KerasRuntime(predictor.model, layers).with_features(PIXELS)
     monkeypatch.setattr(keras_runtime, "_MOST_CONSTANTS", 0)
-    monkeypatch.setattr("flowercnn.runtimes.keras.constant_function", None)
+    monkeypatch.setattr("flowercnn.runtimes.convert.constant_function", None)
     for answer, other in zip(
         KerasRuntime(predictor.model, layers).with_features(PIXELS), expected, strict=True
     ):

@@ -280,7 +280,7 @@ def test_want_of_memory_is_an_error_with_a_way_out(
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
     with monkeypatch.context() as patch:
-        patch.setattr("flowercnn.runtimes.keras.constant_function", lambda *_, **__: exhausted)
+        patch.setattr("flowercnn.runtimes.convert.constant_function", lambda *_, **__: exhausted)
         with pytest.raises(fc.ConfigurationError, match=r"more memory than there is.*image_size"):
             good.predict_proba(pixels)
     monkeypatch.setattr(import_keras().Model, "__call__", exhausted)
