@@ -1,4 +1,4 @@
-"""Everything that is checked, by name: ``nox`` runs the default sessions, ``nox -s tests`` one of them."""
+"""All checks: ``nox`` runs the default sessions, ``nox -s tests`` one of them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def tensorbay_newest(session: nox.Session) -> None:
-    """The tests of TensorBay marked ``versions`` with the newest SDK; all of them after ``-- --all``.
+    """The tests of TensorBay marked ``versions`` with the newest SDK; all after ``-- --all``.
 
     It is forced in beside a numpy-quaternion that fits NumPy 2.
     """
@@ -124,14 +124,14 @@ def newer(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def backbones(session: nox.Session) -> None:
-    """Every network of keras.applications: built, trained a step, saved, loaded. Takes long, so not by default."""
+    """Every network of keras.applications: built, trained a step, saved, loaded."""
     install(session, "test")
     session.run("pytest", "-m", "backbones", *session.posargs, env={"PYTHONSAFEPATH": "1"})
 
 
 @nox.session(python="3.11", venv_backend="uv")
 def minimums(session: nox.Session) -> None:
-    """The tests marked ``versions`` with the oldest dependencies promised; all after ``-- --all``."""
+    """The tests marked ``versions`` with the oldest dependencies; all after ``-- --all``."""
     wheel = build_wheel(session)
     # The dependencies are named by themselves: of a wheel, only the wheel would be the lowest.
     lowest = ("--resolution", "lowest-direct", "--all-extras", "--group", "test")

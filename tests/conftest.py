@@ -1,4 +1,5 @@
-"""What the tests share: small pictures of coloured shapes, a data set of them, a classifier trained on it."""
+"""What the tests share: small pictures of coloured shapes, a data set of them, a classifier trained
+on it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """A test of a network made by hand sees the same weights each time: Keras draws the seeds of layers from here."""
+    """A test of a network made by hand sees the same weights each time: Keras draws the seeds of
+    layers from here."""
     random.seed(0)
 
 

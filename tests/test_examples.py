@@ -58,7 +58,8 @@ def workplace(
     monkeypatch: pytest.MonkeyPatch,
     tensorbay: tuple[TensorBayServer, TensorBayServer, Path],
 ) -> None:
-    """A folder with ``photos/``, three species of drawn flowers, and a home whose profile leads to a TensorBay."""
+    """A folder with ``photos/``, three species of drawn flowers, and a home whose profile leads to
+    a TensorBay."""
     server, secured, authority = tensorbay
     (tmp_path / ".gasconfig").write_text(
         f"[profiles]\ndefault = \n\t{server.key}\n\t{server.url}\nwork = \n\t{server.key}\n"
@@ -107,7 +108,7 @@ def test_the_examples_in_docstrings_are_true(name: str, predictor: fc.Predictor)
     names = {
         **vars(module),
         "predictor": predictor,
-        "picture": next(iter(Path("photos").rglob("*.png"))),
+        "image": next(iter(Path("photos").rglob("*.png"))),
     }
     results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, name, globs=names):

@@ -29,7 +29,8 @@ def encoded(name: str) -> bytes:
 
 
 class Counting:
-    """A source that counts how often each of its images is fetched; those of ``bad`` are not images."""
+    """A source that counts how often each of its images is fetched; those of ``bad`` are not
+    images."""
 
     def __init__(self, *, bad: tuple[str, ...] = (), parts: bool = False) -> None:
         self.fetched: Counter[str] = Counter()

@@ -289,7 +289,7 @@ def _mistakes(data: ReportData, thumbnails: Mapping[int, str]) -> str:
     return (
         "<p>The images whose true class got the lowest probability. In bold the true class, below "
         "it the predicted class with its probability. Many wrong labels are found here.</p>"
-        f'<ul class="pictures">{items}</ul>'
+        f'<ul class="images">{items}</ul>'
     )
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from flowercnn.data import Dataset
 from flowercnn.errors import ConfigurationError, ImageError, unusable
 from flowercnn.preprocessing import Preprocessing
-from flowercnn.sources import ImageInput, PredictInput, keyed_pictures
+from flowercnn.sources import ImageInput, PredictInput, keyed_images
 
 __all__ = ["KeyedPixels", "check_pixels", "decoded_batches", "is_batch", "usable_batches"]
 
@@ -36,7 +36,7 @@ def decoded_batches(
 
     def readable() -> Iterator[ImageInput]:
         try:
-            for key, image in keyed_pictures(images):
+            for key, image in keyed_images(images):
                 keys.append(key)
                 yield image
         except Exception as error:  # noqa: BLE001 - raised again below

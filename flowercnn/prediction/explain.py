@@ -12,7 +12,7 @@ from PIL import Image
 from flowercnn.errors import ConfigurationError, UnknownNameError, closest
 from flowercnn.models import last_feature_map, no_feature_maps, with_features
 from flowercnn.prediction.predictor import Predictor
-from flowercnn.sources import PredictInput, one_picture
+from flowercnn.sources import PredictInput, single_image
 
 __all__ = ["Explanation", "grad_cam", "occlusion"]
 
@@ -78,7 +78,7 @@ def grad_cam(
         ImageError: If the image cannot be used.
 
     Example:
-        >>> explanation = grad_cam(predictor, picture)
+        >>> explanation = grad_cam(predictor, image)
         >>> explanation.heat.shape == predictor.image_size, explanation.overlay().dtype
         (True, dtype('uint8'))
     """
@@ -88,7 +88,7 @@ def grad_cam(
     if layer is None:
         reason = f"Grad-CAM needs feature maps: {no_feature_maps(predictor.model)}"
         raise ConfigurationError(f"{reason}. occlusion() takes any network.")
-    pixels = predictor.preprocessing.decode(one_picture(image)[1])
+    pixels = predictor.preprocessing.decode(single_image(image)[1])
     label = _label(predictor, pixels, class_name)
     extended = with_features(predictor.model, (layer,))
     with tf.GradientTape() as tape:
@@ -109,7 +109,7 @@ def occlusion(
     It looks at answers only, so it checks what `grad_cam` reads from gradients. The arguments and
     errors are those of `grad_cam`; any network will do.
     """
-    pixels = predictor.preprocessing.decode(one_picture(image)[1])
+    pixels = predictor.preprocessing.decode(single_image(image)[1])
     label = _label(predictor, pixels, class_name)
     height, width = predictor.image_size
     tall, wide = -(-height // _STEPS), -(-width // _STEPS)

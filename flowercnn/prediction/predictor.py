@@ -35,7 +35,7 @@ from flowercnn.prediction.temperature import SMALLEST_PROBABILITY
 from flowercnn.preprocessing import Preprocessing
 from flowercnn.runtimes import RuntimeName, litert_interpreter
 from flowercnn.saving import Description, write_model
-from flowercnn.sources import DataSource, ImageInput, PredictInput, one_picture
+from flowercnn.sources import DataSource, ImageInput, PredictInput, single_image
 
 if TYPE_CHECKING:
     from flowercnn.data import Dataset
@@ -262,10 +262,10 @@ class Predictor:
             ConfigurationError: If ``image`` is not one image.
 
         Example:
-            >>> predictor.predict_one(picture).label in predictor.class_names
+            >>> predictor.predict_one(image).label in predictor.class_names
             True
         """
-        key, image = one_picture(image)
+        key, image = single_image(image)
         (pixels,) = self.preprocessing.decode_each([image])
         return self._predictions([(key, pixels)], tta=tta)[0]
 

@@ -19,7 +19,7 @@ from flowercnn.prediction.decoding import usable_batches
 from flowercnn.preprocessing import Preprocessing
 from flowercnn.runtimes import LiteRTRuntime
 from flowercnn.saving import light_copy
-from flowercnn.sources import DataSource, ImageInput, PredictInput, Sample, one_picture
+from flowercnn.sources import DataSource, ImageInput, PredictInput, Sample, single_image
 
 __all__ = ["Extractor", "Similar", "embed", "find_similar"]
 
@@ -133,7 +133,7 @@ def embed(predictor: Embedder, images: PredictInput) -> npt.NDArray[np.float32]:
         ConfigurationError: If the network does not end in a dense layer.
 
     Example:
-        >>> embed(predictor, [picture, picture]).dtype
+        >>> embed(predictor, [image, image]).dtype
         dtype('float32')
     """
     extractor = Extractor(predictor.model)
@@ -170,7 +170,7 @@ def find_similar(
     """
     k = check_count("k", k)
     dataset = as_dataset(dataset)
-    rows = embed(predictor, [one_picture(image)[1], *dataset.samples]).astype(np.float64)
+    rows = embed(predictor, [single_image(image)[1], *dataset.samples]).astype(np.float64)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     similarities = rows[1:] @ rows[0]
     nearest = np.argsort(-similarities, kind="stable")[:k]

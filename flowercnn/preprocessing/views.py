@@ -1,4 +1,4 @@
-"""Several views of one picture: itself, its mirror image, random parts of it."""
+"""Views of an image for features: itself, its mirror image and random crops."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from flowercnn.sources import Sample
 
 __all__ = ["Views"]
 
-_LARGER: Final = 1.5  # parts are cut out of a picture of so many times the size: they stay sharp
+_LARGER: Final = 1.5  # parts are cut out of an image of so many times the size: they stay sharp
 _SMALLEST_AREA: Final = 0.45
 _PROPORTIONS: Final = (3 / 4, 4 / 3)
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """What is seen of each picture; the first view is always the picture itself.
+    """Views of each image that features are computed from; the first is the image itself.
 
     Args:
         mirror: Whether the mirror image follows.
@@ -40,7 +40,7 @@ class Views:
         return 1 + self.mirror + self.parts
 
     def of(self, sample: Sample, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-        """Return the views of a picture, shape (views, height, width, 3), uint8, 0-255.
+        """Return the views of an image, shape (views, height, width, 3), uint8, 0-255.
 
         Raises:
             ImageError: If it cannot be decoded.
@@ -61,13 +61,13 @@ class Views:
 
 
 def _random_part(
-    picture: Image.Image, image_size: tuple[int, int], random: np.random.Generator
+    image: Image.Image, image_size: tuple[int, int], random: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    """Return a part of random area, place and proportions (Szegedy et al. 2015) at ``image_size``."""
+    """Return a crop of random area, place and proportions (Szegedy et al. 2015)."""
     area = random.uniform(_SMALLEST_AREA, 1)
     proportions = math.exp(random.uniform(*np.log(_PROPORTIONS)))
     across, down = min(1.0, math.sqrt(area * proportions)), min(1.0, math.sqrt(area / proportions))
-    width, height = across * picture.width, down * picture.height
-    left, top = random.uniform(0, picture.width - width), random.uniform(0, picture.height - height)
+    width, height = across * image.width, down * image.height
+    left, top = random.uniform(0, image.width - width), random.uniform(0, image.height - height)
     box = (left, top, left + width, top + height)
-    return np.asarray(picture.resize(image_size[::-1], Image.Resampling.BICUBIC, box=box))
+    return np.asarray(image.resize(image_size[::-1], Image.Resampling.BICUBIC, box=box))

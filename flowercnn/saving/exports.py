@@ -33,7 +33,7 @@ from flowercnn.saving.description import Description
 from flowercnn.saving.light import read_export, write_litert, write_onnx
 from flowercnn.saving.modelfile import read_model, write_model
 from flowercnn.saving.savedmodel import SavedModelRuntime, write_saved_model
-from flowercnn.sources import PredictInput, SyntheticFlowers, keyed_pictures
+from flowercnn.sources import PredictInput, SyntheticFlowers, keyed_images
 
 __all__ = ["ExportFormat", "ExportReport", "export"]
 
@@ -218,7 +218,7 @@ def _decoded(
                 "the ranges of the network's numbers."
             )
         images = SyntheticFlowers(per_class=1)
-    inputs = [image for _, image in keyed_pictures(images)]
+    inputs = [image for _, image in keyed_images(images)]
     places = np.linspace(0, len(inputs) - 1, min(len(inputs), _MOST_IMAGES)).round().astype(int)
     usable: list[tuple[bytes, npt.NDArray[np.uint8]]] = []
     for place in places:

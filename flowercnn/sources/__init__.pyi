@@ -15,8 +15,8 @@ from flowercnn.sources.flowers import Flower17 as Flower17
 from flowercnn.sources.flowers import Flower102 as Flower102
 from flowercnn.sources.folder import ImageFolder as ImageFolder
 from flowercnn.sources.inputs import PredictInput as PredictInput
-from flowercnn.sources.inputs import keyed_pictures as keyed_pictures
-from flowercnn.sources.inputs import one_picture as one_picture
+from flowercnn.sources.inputs import keyed_images as keyed_images
+from flowercnn.sources.inputs import single_image as single_image
 from flowercnn.sources.memory import InMemory as InMemory
 from flowercnn.sources.registry import as_source as as_source
 from flowercnn.sources.registry import list_sources as list_sources

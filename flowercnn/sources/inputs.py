@@ -20,7 +20,7 @@ from flowercnn.sources.folder import find_images
 from flowercnn.sources.tree import ListedTree, is_image
 from flowercnn.sources.urls import fetch, is_url
 
-__all__ = ["PredictInput", "keyed_pictures", "one_picture"]
+__all__ = ["PredictInput", "keyed_images", "single_image"]
 
 PredictInput: TypeAlias = "ImageInput | Sample | DataSource | Iterable[Any]"
 """One image (also a URL or an open file), a folder, archive, pattern, data set, or source, or an
@@ -30,7 +30,7 @@ _IMAGE_DIMENSIONS: Final = 3
 _TEXTS_AND_OBJECTS: Final = "OSTU"  # as NumPy names them
 
 
-def keyed_pictures(images: PredictInput) -> Iterator[tuple[str, ImageInput]]:
+def keyed_images(images: PredictInput) -> Iterator[tuple[str, ImageInput]]:
     """Yield key and image of everything in ``images``, in order; folders are listed when reached.
 
     The key of a file is its path, of an image in an archive its path in it, of a URL the URL, of
@@ -111,14 +111,14 @@ def _images_in(archive: ListedTree, folder: str = "") -> Iterator[tuple[str, Ima
             yield folder + name, handle
 
 
-def one_picture(image: PredictInput) -> tuple[str, ImageInput]:
+def single_image(image: PredictInput) -> tuple[str, ImageInput]:
     """Return key and image of an input that is a single image.
 
     Raises:
         ConfigurationError: If it is several, or none.
-        FlowerCNNError: As `keyed_pictures`.
+        FlowerCNNError: As `keyed_images`.
     """
-    pairs = list(islice(keyed_pictures(image), 2))
+    pairs = list(islice(keyed_images(image), 2))
     if len(pairs) != 1:
         found = "several: give one at a time, or many to predict()" if pairs else "none"
         raise ConfigurationError(f"image must be a single image. Received: {found}")

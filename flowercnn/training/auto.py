@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from flowercnn.data import Dataset
+from flowercnn.data import Dataset, as_dataset
 from flowercnn.errors import ConfigurationError, FlowerCNNError, SplitError
 from flowercnn.evaluation import evaluate
 from flowercnn.models import BACKBONES, PREFIX, find_weights
+from flowercnn.sources import DataSource
 from flowercnn.training.budget import parse_time
 from flowercnn.training.plan import Plan
 from flowercnn.training.trainer import Trainer
@@ -36,7 +37,7 @@ def weights_at_hand(weights: Any = None) -> dict[str, Path]:
     """Return the files of pretrained weights that need no download, by backbone.
 
     Args:
-        weights: A file or several named by the user, told apart by the network's name in the file's
+        weights: A file or several named by the user, identified by the network's name in the file's
             name, or a mapping from backbone to file. What lies in Keras's cache is found without.
 
     Raises:
@@ -79,19 +80,19 @@ def _check_files(files: Iterable[Any], weights: Any) -> None:
 
 
 def choose_trainer(
-    train: Dataset,
+    train: Dataset | DataSource | str | os.PathLike[str],
     *,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> tuple[Trainer, str]:
-    """Return the trainer of what does best on ``train`` in cross-validation, and the reason in a sentence.
+    """Return the trainer that is best in cross-validation on ``train``, and the reason.
 
     Compared are ``fast``, from scratch, and every backbone whose weights are at hand, with its last
     layer trained.
 
     Args:
-        train: The data learned from; nothing else is looked at.
+        train: What to learn from, as `flowercnn.train` takes it; nothing else is looked at.
         seed: Of folds and training.
         settings: Other arguments of `Trainer`; ``model_options={"weights": ...}`` names weights,
             ``time_budget`` is the time for all.
@@ -101,6 +102,7 @@ def choose_trainer(
         ConfigurationError: If there is a network among the options, or ``weights`` are no files.
     """
     started = time.perf_counter()
+    train = as_dataset(train)
     given = dict(settings or {})
     options = dict(given.pop("model_options", {}))
     if options.get("backbone") is not None:
@@ -158,11 +160,9 @@ def _reason(best: str, scores: Mapping[str, float], skipped: Sequence[str]) -> s
     )
     reason = f"auto chose {best}: {why}."
     if untested:
-        reason += (
-            f" {', '.join(untested)} could not be cross-validated: too few pictures of a class."
-        )
+        reason += f" {', '.join(untested)} could not be cross-validated: too few images of a class."
     if not any(name.startswith(PREFIX) for name in scores):
-        reason += " No pretrained weights were at hand; with some, few pictures go much further."
+        reason += " No pretrained weights were at hand; with some, few images go much further."
     if skipped:
         reason += f" Not tried: {'; '.join(skipped)}."
     return reason
@@ -182,7 +182,7 @@ def _score_backbone(plan: Plan, train: Dataset, *, progress: bool) -> float:
 
 
 def _score_scratch(trainer: Trainer, train: Dataset, seed: int, *, progress: bool) -> float:
-    """Return the accuracy in cross-validation, of classes with pictures enough; NaN if there is none."""
+    """Return the accuracy in cross-validation of classes with enough images, or NaN."""
     counts = np.bincount(train.labels, minlength=train.num_classes)
     tested = train.subset(counts[train.labels] >= _FOLDS)
     try:
@@ -193,7 +193,7 @@ def _score_scratch(trainer: Trainer, train: Dataset, seed: int, *, progress: boo
     hits = total = 0.0
     for fold in folds:
         left_out = set(fold.test.keys)
-        # All the rest: a class with one picture cannot be tested, but is learned.
+        # All the rest: a class with one image cannot be tested, but is learned.
         learned = train.subset(
             [number for number, key in enumerate(train.keys) if key not in left_out]
         )

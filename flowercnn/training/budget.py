@@ -53,7 +53,7 @@ def parse_time(budget: str | float) -> float:
 def deadline_of(
     budget: str | float | None, started: float, checkpoint: Checkpoint | None = None
 ) -> float | None:
-    """Return when a training must be over, or ``None`` without a budget, which is for all its epochs.
+    """Return when a training must end, or ``None`` without a budget.
 
     Args:
         budget: What `parse_time` reads.
@@ -71,7 +71,7 @@ def fit_epochs(recipe: Recipe, seconds: float, seconds_per_area: float, *, done:
     Args:
         recipe: How to train.
         seconds: What is left of the budget.
-        seconds_per_area: How long an epoch takes, by square pixel of the picture it trains at.
+        seconds_per_area: Seconds of an epoch per square pixel of the image.
         done: Epochs that are over.
     """
     fewest = max(1, done)
@@ -86,7 +86,7 @@ def fit_epochs(recipe: Recipe, seconds: float, seconds_per_area: float, *, done:
 
 
 def _area(recipe: Recipe, done: int) -> int:
-    """Return the square pixels of the pictures trained at, summed over the epochs from ``done`` on."""
+    """Return the square pixels of the images, summed over the epochs from ``done`` on."""
     since = [max(done, math.ceil(start * recipe.epochs)) for start, _ in recipe.progressive] or [
         done
     ]
@@ -99,7 +99,7 @@ def _area(recipe: Recipe, done: int) -> int:
 
 
 def measured(recipe: Recipe, history: History) -> float:
-    """Return the median seconds of all epochs but the first, by square pixel of the picture they trained at."""
+    """Return the median seconds of all epochs but the first, per square pixel of the image."""
     times = [
         each / math.prod(recipe.training_size(number))
         for number, each in enumerate(history.seconds)

@@ -15,7 +15,7 @@ __all__ = ["make_callback_list"]
 def make_callback_list(
     callbacks: Iterable[Any], model: Any, *, epochs: int, steps: int, optimizer: Any = "sgd"
 ) -> Any:
-    """Return Keras's list of callbacks, for a model with all they look for in one that Keras trains.
+    """Return a ``keras.callbacks.CallbackList`` for a model prepared as in ``Model.fit``.
 
     Args:
         callbacks: Keras callbacks.
@@ -26,7 +26,7 @@ def make_callback_list(
     """
     given = list(callbacks)
     model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    if given:  # metrics that were never used have no names, and callbacks could not tell which way is better
+    if given:  # unused metrics have no names, which callbacks need
         model.compute_metrics(None, np.zeros(1), np.eye(1, model.output_shape[1]))
         model.reset_metrics()
     return import_keras().callbacks.CallbackList(

@@ -1,4 +1,4 @@
-"""A checkpoint: all that is needed to go on with a training exactly where it was."""
+"""Checkpoints: the state from which a training continues to the same bits."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """Where the checkpoints of one training are kept, each in place of the one before.
+    """Checkpoints of one training, each in place of the one before.
 
     Args:
-        folder: Where they are; it may not be there yet.
-        fingerprint: A name for everything that decides about the weights: no other training goes on
-            from them.
+        folder: Where they are; created if needed.
+        fingerprint: Identifies everything that decides about the weights: no other training
+            continues from them.
     """
 
     folder: Path
     fingerprint: str
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint, whole or not at all; the one before is replaced only by a complete one.
+        """Write the checkpoint, whole or not at all, in place of the one before.
 
         Raises:
             TrainingError: If it cannot be written, or another training has written there since this
@@ -122,7 +122,7 @@ def _read_history(stored: Sequence[Mapping[str, float]]) -> History:
 
 
 def _fingerprint_of(path: Path) -> str | None:
-    """Return whose checkpoint a file is, or ``None`` if there is none that can be read."""
+    """Return the fingerprint of a checkpoint file, or ``None`` if it cannot be read."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return str(json.loads(str(stored["about"]))["fingerprint"])
@@ -131,12 +131,12 @@ def _fingerprint_of(path: Path) -> str | None:
 
 
 def _damaged(path: Path) -> TrainingError:
-    return TrainingError(f"{path}: the checkpoint is damaged. Remove it to start anew.")
+    return TrainingError(f"{path}: the checkpoint is damaged. Remove it to start over.")
 
 
 def _of_another(path: Path) -> TrainingError:
     return TrainingError(
         f"{path}: the checkpoint belongs to another training (other data, model, seed or "
         "settings). "
-        "Give another checkpoint_dir, or remove it to start anew."
+        "Give another checkpoint_dir, or remove it to start over."
     )

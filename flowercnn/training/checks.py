@@ -1,4 +1,4 @@
-"""What must hold before, while and after a network is trained."""
+"""Checks before, during and after a training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["check_classes_left", "check_finite", "listed_callbacks"]
 
 
 def check_classes_left(labels: npt.NDArray[np.int64], skipped: Sequence[str]) -> None:
-    """Refuse to learn from one class, which is what pictures left out may leave.
+    """Check that images of at least two classes are left.
 
     Args:
-        labels: Of the pictures that are left.
+        labels: Of the images that are left.
         skipped: Keys of those left out.
 
     Raises:
@@ -26,14 +26,14 @@ def check_classes_left(labels: npt.NDArray[np.int64], skipped: Sequence[str]) ->
     """
     if len(np.unique(labels)) < 2:  # noqa: PLR2004 - one class leaves nothing to tell apart
         raise DataError(
-            "Without the pictures that cannot be decoded, fewer than two classes are left. Replace "
+            "Without the images that cannot be decoded, fewer than two classes are left. Replace "
             "those: "
             f"{few(skipped)}"
         )
 
 
 def check_finite(arrays: Iterable[Any], what: str, learning_rate: float) -> None:
-    """Refuse a network that the last steps have destroyed: the loss of a step tells of the steps before it only.
+    """Check that numbers are finite; the last step may have destroyed a network.
 
     Args:
         arrays: Numbers.

@@ -1,4 +1,4 @@
-"""Cross-validation: each fold tested once, and kept on disk, so that a stopped one goes on where it was."""
+"""Cross-validation; finished folds are kept on disk, so that a stopped one continues."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CrossValidation:
-    """What `cross_validate` found.
+    """Result of `cross_validate`.
 
     Args:
         folds: The evaluation of each fold.
-        evaluation: All folds together: every picture of the data set, predicted by a classifier
+        evaluation: All folds together: every image of the data set, predicted by a classifier
             that has not learned from it.
-        interrupted: Whether Ctrl-C ended it early. Then only the pictures of the finished folds are
+        interrupted: Whether Ctrl-C ended it early. Then only the images of the finished folds are
             there.
     """
 
@@ -53,10 +53,10 @@ class CrossValidation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where that mean lies at 95 %: Student's t over the folds, and the Wilson interval of all pictures together.
+        """95 % interval of the mean accuracy: Student's t over the folds, joined with Wilson's.
 
         It holds both: folds that happen to be alike would else make it as narrow as one likes.
-        Folds share training pictures, so it is a little too narrow all the same (Bengio &
+        Folds share training images, so it is a little too narrow all the same (Bengio &
         Grandvalet 2004). Of a single finished fold it is not known: 0 to 1.
         """
         from scipy.stats import t
@@ -73,7 +73,7 @@ class CrossValidation:
         )
 
     def label_issues(self) -> list[LabelIssue]:
-        """Return the pictures, those first whose label is most probably wrong; see `label_issues`."""
+        """Return the images, most probably wrong labels first; see `label_issues`."""
         return label_issues(self.evaluation)
 
     def summary(self) -> str:
@@ -83,7 +83,7 @@ class CrossValidation:
             f"accuracy {self.mean_accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), mean of "
             f"{len(self.folds)} "
             f"folds on {len(self.evaluation)} "
-            f"pictures{', stopped early' if self.interrupted else ''}"
+            f"images{', stopped early' if self.interrupted else ''}"
         )
 
 

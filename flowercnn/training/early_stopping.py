@@ -12,7 +12,7 @@ __all__ = ["BestEpoch"]
 
 
 class BestEpoch:
-    """Keeps the weights of the epoch with the lowest ``val_loss`` and says when others have been worse for long.
+    """Early stopping: keeps the weights of the epoch with the lowest ``val_loss``.
 
     Args:
         patience: How many epochs in a row may be worse than the best.

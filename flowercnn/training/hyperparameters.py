@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from flowercnn._utils import as_path, check_count
-from flowercnn.data import Dataset
+from flowercnn.data import Dataset, as_dataset
 from flowercnn.errors import (
     ConfigurationError,
     FlowerCNNError,
@@ -24,6 +24,7 @@ from flowercnn.errors import (
 )
 from flowercnn.evaluation import evaluate
 from flowercnn.models import Recipe
+from flowercnn.sources import DataSource
 from flowercnn.training.trainer import Trainer
 
 __all__ = ["SearchResult", "Space", "search", "usual_space"]
@@ -38,7 +39,7 @@ Space: TypeAlias = Callable[[Any, Recipe], Recipe]
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """What a search found.
+    """Result of a search.
 
     Args:
         recipe: The best recipe; give it to a `Trainer` with the other settings of the one that
@@ -74,7 +75,7 @@ def usual_space(trial: Any, recipe: Recipe) -> Recipe:
 
 
 def search(
-    train: Dataset,
+    train: Dataset | DataSource | str | os.PathLike[str],
     *,
     trials: int = 20,
     folds: int = 3,
@@ -90,12 +91,12 @@ def search(
     returns the best so far.
 
     Args:
-        train: The data learned from.
+        train: What to learn from, such as the ``train`` part of a split.
         trials: How many recipes to try, those in ``study`` included.
         folds: Of the cross-validation, at least 2.
         space: What to vary; see `usual_space`.
         trainer: How to train otherwise, and the seed; by default ``Trainer()``.
-        study: A file that keeps the trials; a search with the same file goes on where it was.
+        study: A file that keeps the trials; a search with the same file continues.
         progress: Whether to show progress bars.
 
     Raises:
@@ -104,7 +105,8 @@ def search(
             ``study`` is a folder or holds another search.
         TrainingError: If no trial was finished, or ``study`` cannot be read or written.
     """
-    _check_arguments(train, trials)
+    check_count("trials", trials)
+    train = as_dataset(train)
     try:
         import optuna
     except ImportError as error:
@@ -157,16 +159,6 @@ def search(
     )
 
 
-def _check_arguments(train: object, trials: Any) -> None:
-    if not isinstance(train, Dataset):
-        raise ConfigurationError(
-            "train must be a flowercnn.Dataset, such as the train part of a split; make one of a "
-            "source with "
-            f"Dataset.from_source. Received: train={train!r}"
-        )
-    check_count("trials", trials)
-
-
 @contextmanager
 def _ctrl_c_ends() -> Iterator[None]:
     try:
@@ -176,7 +168,7 @@ def _ctrl_c_ends() -> Iterator[None]:
 
 
 def _with_recipe(base: Trainer, recipe: Recipe) -> Trainer:
-    """Return the trainer with another recipe, which goes before its own settings; what it was told stays told."""
+    """Return the trainer with another recipe, which overrides its own settings."""
     own = ("epochs", "batch_size", "learning_rate")
     told: dict[str, Any] = {
         name: None if getattr(base, name) is None else getattr(recipe, name) for name in own
@@ -185,9 +177,10 @@ def _with_recipe(base: Trainer, recipe: Recipe) -> Trainer:
 
 
 def _name_of(space: Space) -> str:
-    return (
-        f"{getattr(space, '__module__', '')}.{getattr(space, '__qualname__', type(space).__name__)}"
-    )
+    if space is usual_space:  # a study of an earlier version continues
+        return "flowercnn.training.search.usual_space"
+    name = getattr(space, "__qualname__", type(space).__name__)
+    return f"{getattr(space, '__module__', '')}.{name}"
 
 
 def _check_study(
@@ -199,8 +192,8 @@ def _check_study(
     about = [trainer.plan(train).fingerprint(train), *settings]
     if kept.user_attrs.setdefault(_ABOUT, about) != about:
         raise ConfigurationError(
-            f"study={str(path)!r} holds another search (other pictures, trainer, folds or space). "
-            "Give another file, or remove it to start anew."
+            f"study={str(path)!r} holds another search (other images, trainer, folds or space). "
+            "Give another file, or remove it to start over."
         )
     kept.set_user_attr(_ABOUT, about)
 
@@ -266,7 +259,7 @@ class _Journal:
                 raise
 
     def _cut_torn_end(self) -> None:
-        """Cut off what is left of a line at the end, where the disk was full or the computer stopped."""
+        """Cut off an incomplete last line, left by a full disk or a stopped computer."""
         self._lock.acquire()
         try:
             content = self._path.read_bytes()
@@ -299,7 +292,7 @@ def _end_of_lines(content: bytes) -> int:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Say which file it is that Optuna cannot go on with."""
+    """Name the file that Optuna cannot use."""
     try:
         yield
     except FlowerCNNError:
@@ -309,7 +302,7 @@ def _explained(path: Path) -> Iterator[None]:
         raise TrainingError(
             f"study={str(path)!r} cannot be read or written ({reason}). See that there is space on "
             "the disk, or "
-            "remove it to start anew."
+            "remove it to start over."
         ) from error
 
 

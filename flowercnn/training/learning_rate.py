@@ -23,7 +23,7 @@ _FEWEST: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class LearningRates:
-    """What a rising learning rate did to the loss.
+    """Range test: the loss at a rising learning rate.
 
     Args:
         rates: The rates tried, rising.
@@ -54,12 +54,12 @@ class LearningRates:
         return figure
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
-        """Save the curve to a picture file (``.png``, ``.svg`` or ``.pdf``) and return its path."""
+        """Save the curve to an image file (``.png``, ``.svg`` or ``.pdf``) and return its path."""
         return save_figure(self.figure(), path)
 
 
 def read_suggestion(rates: Sequence[float], losses: Sequence[float]) -> LearningRates:
-    """Return the smoothed curve of a range test (Smith 2017) and the rate at which the loss falls fastest.
+    """Return the smoothed curve of a range test (Smith 2017) and the suggested rate.
 
     Args:
         rates: Rising rates.

@@ -1,4 +1,4 @@
-"""The training loop: epochs, steps, validation, callbacks, checkpoints; stopped by Ctrl-C without loss."""
+"""Training loop: epochs, steps, validation, callbacks, checkpoints, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Loop:
                 epoch's weights.
             deadline: Fit the epochs that are left to this time of ``time.perf_counter``.
             checkpoints: Where the state is kept after each epoch, or ``None``.
-            checkpoint: Where to go on, or ``None`` for the beginning.
+            checkpoint: Where to continue, or ``None`` for the beginning.
 
         Raises:
             TrainingError: If the loss is no longer finite, or a checkpoint cannot be written.
@@ -134,14 +134,14 @@ class Loop:
         self.model.stop_training = self._stopping is not None and self._stopping.has_waited
         callback_list.on_train_begin()
         interrupted = False
-        begun, pictures = len(history), len(self._batches.labels)
-        total = (self.recipe.epochs - begun) * pictures
+        begun, images = len(history), len(self._batches.labels)
+        total = (self.recipe.epochs - begun) * images
         with progress_bar(total=total, description="Training", unit="img", enabled=progress) as bar:
             try:
                 while len(history) < self.recipe.epochs and not self.model.stop_training:
                     history = self._epoch(history, callback_list, bar)
                     self._refit(history)
-                    bar.total = (self.recipe.epochs - begun) * pictures
+                    bar.total = (self.recipe.epochs - begun) * images
                     if checkpoints is not None:
                         checkpoints.write(self._state(history))
             except KeyboardInterrupt:
@@ -185,23 +185,23 @@ class Loop:
         check_finite(answers, "what the network answers is", self.recipe.learning_rate)
 
     def seconds_per_epoch(self, *, steps: int = 4) -> float:
-        """Return how long the first epoch would take, told from some steps; they change the weights.
+        """Return the seconds of the first epoch, estimated from some steps.
 
         Args:
             steps: How many steps to time, after a first one that compiles.
         """
-        size_of_pictures = self.recipe.training_size(0)
+        image_size = self.recipe.training_size(0)
         times = []
-        for batch, size in self._endless(size_of_pictures):
+        for batch, size in self._endless(image_size):
             started = time.perf_counter()
-            self._step(batch, size, size_of_pictures)
+            self._step(batch, size, image_size)
             times.append((time.perf_counter() - started) / size)
             if len(times) > steps:
                 break
         return float(np.median(times[1:] or times)) * len(self._batches.labels)
 
     def losses_at(self, rates: Sequence[float]) -> Iterator[float]:
-        """Take a step at each learning rate and yield the loss of its batch, until it is no longer finite."""
+        """Take a step at each learning rate and yield its loss, until it is not finite."""
         for rate, (batch, size) in zip(rates, self._endless(), strict=False):
             self._optimizer.learning_rate = rate
             loss, _ = self._step(batch, size, self.recipe.image_size)
@@ -246,7 +246,7 @@ class Loop:
         return history.followed_by(record, seconds)
 
     def _learn(self, epoch: int, callback_list: Any, bar: Any) -> dict[str, float]:
-        """Take all steps of an epoch; return the mean loss and accuracy over its pictures."""
+        """Take all steps of an epoch; return the mean loss and accuracy over its images."""
         recipe, batches = self.recipe, self._batches
         image_size = recipe.training_size(epoch)
         mix = recipe.mixing is not None and epoch < recipe.mixing.until * recipe.epochs
@@ -276,7 +276,7 @@ class Loop:
         return {"loss": losses / len(batches.labels), "accuracy": hits / len(batches.labels)}
 
     def _validate(self, pixels: Pixels, labels: npt.NDArray[np.int64]) -> dict[str, float]:
-        """Loss and accuracy on val, computed from predictions (not diluted as batch-wise metrics are)."""
+        """Return loss and accuracy on val, computed from all predictions at once."""
         parts = [
             np.arange(i, min(i + self._part, len(labels)))
             for i in range(0, len(labels), self._part)

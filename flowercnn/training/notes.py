@@ -32,7 +32,7 @@ def balance_note(
         return ()
     rare, common = int(weights.argmax()), int(np.where(weights > 0, weights, np.inf).argmin())
     sentence = (
-        f"The classes are unbalanced: in the loss, a picture of {class_names[rare]!r} counts "
+        f"The classes are unbalanced: in the loss, an image of {class_names[rare]!r} counts "
         f"{weights[rare] / weights[common]:.1f} times as much as one of {class_names[common]!r}. "
         'Recipe(balance="none") leaves that off.'
     )
@@ -54,9 +54,9 @@ def advice(history: History, num_classes: int) -> tuple[str, ...]:
     gap = last["accuracy"] - last.get("val_accuracy", math.inf)
     if last["accuracy"] > _LEARNED_BY_HEART and gap > _GAP:
         said.append(
-            f"The network learns the training pictures by heart: {last['accuracy']:.0%} of them "
+            f"The network memorises the training images: {last['accuracy']:.0%} of them "
             "are right, of val "
-            f"{last['val_accuracy']:.0%}. More pictures or stronger augmentation help; more epochs "
+            f"{last['val_accuracy']:.0%}. More images or stronger augmentation help; more epochs "
             "do not."
         )
     return tuple(said)

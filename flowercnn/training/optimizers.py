@@ -65,7 +65,7 @@ def make_optimizer_by_depth(recipe: Recipe, model: Any, stages: Mapping[str, int
 
 
 def make_muon(learning_rate: float, weight_decay: float) -> Any:
-    """Return the optimizer Muon (Jordan et al. 2024), for convolutions too; other variables are left to Adam.
+    """Return Muon (Jordan et al. 2024), also for convolutions; Adam for other variables.
 
     Each step of a kernel, seen as a matrix (height x width x channels in, channels out), has all
     singular values near one, so that every direction is learned at the same pace. Keras's own Muon
@@ -79,7 +79,7 @@ def make_muon(learning_rate: float, weight_decay: float) -> Any:
 
 
 def orthogonalized(matrix: Any) -> Any:
-    """Return a matrix with the singular vectors of ``matrix`` and singular values near one (0.7 to 1.2).
+    """Return a matrix with the same singular vectors and singular values near one.
 
     Newton and Schulz's iteration with Jordan's coefficients, four rounds, computed on the small
     square matrix of inner products; the result is applied to ``matrix`` once.

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a training will do; `Trainer.plan` makes it.
+    """Plan of a training, made by `Trainer.plan`.
 
     Args:
         model: A registered name, or a Keras model that is copied.
@@ -145,7 +145,7 @@ class Plan:
         ).hexdigest()
 
     def _network(self) -> object:
-        """Return what identifies the untrained network: a name can be registered for another builder."""
+        """Return what identifies the untrained network; a name can be registered again."""
         if not is_backbone(self.model):
             return model_fingerprint(self.build())
         options = {
@@ -169,7 +169,7 @@ def load(dataset: Dataset, plan: Plan, *, progress: bool) -> tuple[Data, tuple[s
 
 
 def _content(option: Any) -> object:
-    """Return what an option of a backbone stands for: a network's weights, a file's content, or itself."""
+    """Return what an option stands for: a network's weights, a file's content, or itself."""
     if hasattr(option, "get_weights"):
         return model_fingerprint(option)
     if isinstance(option, (str, os.PathLike)) and Path(option).is_file():

@@ -29,7 +29,7 @@ class History:
     """One mapping per finished epoch, with the keys ``loss``, ``accuracy`` and ``learning_rate``.
 
     With validation data there are ``val_loss`` and ``val_accuracy`` too. ``loss`` and ``accuracy``
-    are means over the pictures as they were trained on, augmented, while the weights changed; those
+    are means over the images as they were trained on, augmented, while the weights changed; those
     of val are taken at the epoch's end.
 
     Args:
@@ -58,15 +58,15 @@ class History:
         return {name: [epoch.get(name, math.nan) for epoch in self.epochs] for name in names}
 
     def figure(self, *, dark: bool = False) -> Any:
-        """Return a ``matplotlib.figure.Figure`` with the curves of accuracy and loss over the epochs."""
+        """Return a ``matplotlib`` figure with accuracy and loss over the epochs."""
         return history_figure(self.to_dict(), dark=dark)
 
     def plot(self, path: str | os.PathLike[str], *, dark: bool = False) -> Path:
-        """Save the curves to a picture file (``.png``, ``.svg`` or ``.pdf``) and return its path."""
+        """Save the curves to a ``.png``, ``.svg`` or ``.pdf`` file and return its path."""
         return save_figure(self.figure(dark=dark), path)
 
     def plot_learning_rate(self, path: str | os.PathLike[str], *, dark: bool = False) -> Path:
-        """Save the curve of the learning rate to a picture file and return its path."""
+        """Save the curve of the learning rate to an image file and return its path."""
         return save_figure(learning_rate_figure(self.to_dict(), dark=dark), path)
 
 
@@ -93,7 +93,7 @@ class TrainingRun:
         seconds: Wall-clock seconds by step: ``"decode"``, ``"train"``, ``"total"``.
         interrupted: Whether Ctrl-C ended the training early. What was learned until then is in
             ``predictor``.
-        skipped: Keys of training and validation pictures that could not be decoded and were left
+        skipped: Keys of training and validation images that could not be decoded and were left
             out.
         notes: What a user should know about how the training went, in sentences; usually nothing.
         splits: Who learned from what, if `train` split the data.

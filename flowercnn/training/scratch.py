@@ -38,7 +38,7 @@ def fit_from_scratch(
     callbacks: Sequence[Any],
     progress: bool,
 ) -> TrainingRun:
-    """Decode all pictures, train for the epochs of the recipe, and fold the normalisation away.
+    """Decode all images, train for the epochs of the recipe, and fold the normalisation away.
 
     Args:
         plan: Of a network that is not a backbone.
@@ -97,7 +97,7 @@ def fit_from_scratch(
 def _recipe(
     plan: Plan, data: Data, deadline: float | None, checkpoint: Checkpoint | None
 ) -> Recipe:
-    """Return the recipe for so many pictures and so much time, or with the epochs that were settled before."""
+    """Return the recipe adapted to the images and the time, or as a checkpoint has it."""
     recipe = plan.adapted_recipe(len(data[1]))
     if checkpoint is not None:
         return recipe.replace(epochs=checkpoint.epochs)

@@ -15,7 +15,7 @@ __all__ = ["TrainStep"]
 
 
 class TrainStep:
-    """Gradients of a model, compiled once per picture size, and their application.
+    """Gradients of a model, compiled once per image size, and their application.
 
     Args:
         model: The Keras model to train, in place.
@@ -63,15 +63,15 @@ class TrainStep:
     def __call__(
         self, parts: Iterable[MicroBatch], batch_size: int, image_size: tuple[int, int]
     ) -> tuple[float, int]:
-        """Change the weights once by the mean gradient of ``batch_size`` pictures given in parts.
+        """Change the weights once by the mean gradient of ``batch_size`` images given in parts.
 
         Args:
             parts: The batch.
-            batch_size: How many pictures it has.
+            batch_size: How many images it has.
             image_size: (height, width) to augment or shrink them to.
 
         Returns:
-            The sum of the pictures' losses, and how many were classified correctly before the
+            The sum of the images' losses, and how many were classified correctly before the
             change.
         """
         total: list[Any] | None = None
@@ -109,7 +109,7 @@ class TrainStep:
         with tf.GradientTape() as tape:
             losses, probabilities = self._losses(pixels, targets / weights)
             loss = tf.reduce_sum(losses * weights[:, 0])
-            # A penalty on weights counts once per picture here, so that the parts of a batch add up
+            # A penalty on weights counts once per image here, so that the parts of a batch add up
             # to one of it.
             penalty = sum(tf.cast(each, tf.float32) for each in self._model.losses) * tf.cast(
                 tf.shape(pixels)[0], tf.float32
@@ -125,7 +125,7 @@ class TrainStep:
         return loss, correct, gradients
 
     def _losses(self, pixels: Any, targets: Any) -> tuple[Any, Any]:
-        """Return the loss of each picture and its probabilities.
+        """Return the loss of each image and its probabilities.
 
         Networks that are trained side by side each have their own loss; a common one would let them
         divide the work, and their errors would no longer average out.
@@ -154,7 +154,7 @@ class TrainStep:
 
     @staticmethod
     def _pixels(part: MicroBatch, image_size: tuple[int, int]) -> Any:
-        """Return the pictures as the network sees them in training: float32, 0-255."""
+        """Return the images as the network sees them in training: float32, 0-255."""
         import tensorflow as tf
 
         if part.draw is not None:

@@ -61,9 +61,9 @@ class Trainer:
     Args:
         model: A registered name (see `list_models`), or a Keras model of your own from pixels 0-255
             to probabilities, which is copied and not changed.
-        epochs: How often every training picture is seen; where the recipe adapts, by their number
+        epochs: How often every training image is seen; where the recipe adapts, by their number
             (`Recipe.adapted`).
-        batch_size: Pictures per step; likewise.
+        batch_size: Images per step; likewise.
         image_size: (height, width) in pixels.
         learning_rate: The highest learning rate.
         seed: Of first weights, order and augmentation. Same seed, data, machine and number of
@@ -74,13 +74,13 @@ class Trainer:
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``: how activations are held in
             training.
         time_budget: Seconds, or a text such as ``"10min"``: take as many epochs as fit, at least
-            one, told from the time of some steps and then of each epoch; of a backbone's last
-            convolution, at most those of the recipe. A training that goes on from a checkpoint has
-            what is left of it. Runs are then not repeatable, as other work on the machine changes
+            one, estimated from the time of some steps and then of each epoch; of a backbone's last
+            convolution, at most those of the recipe. A training that continues from a checkpoint
+            has the rest of it. Runs are then not repeatable: other work on the machine changes
             the number of epochs.
         early_stopping: Stop when ``val_loss`` has not fallen for so many epochs, and keep the best
             epoch's weights. That selects on ``val``; its figures are then flattering.
-        bad_images: ``"error"`` or ``"skip"``: what to do about pictures that cannot be decoded.
+        bad_images: ``"error"`` or ``"skip"``: what to do about images that cannot be decoded.
 
     Raises:
         UnknownNameError: If nobody registered ``model``.
@@ -88,7 +88,8 @@ class Trainer:
 
     Example:
         >>> from flowercnn import Dataset, SyntheticFlowers, Trainer
-        >>> train, val, test = Dataset.from_source(SyntheticFlowers(per_class=10, num_classes=2)).split()
+        >>> flowers = SyntheticFlowers(per_class=10, num_classes=2)
+        >>> train, val, test = Dataset.from_source(flowers).split()
         >>> run = Trainer("fast", epochs=2, image_size=(32, 32)).fit(train, val, progress=False)
         >>> len(run.history), run.predictor.class_names == train.class_names
         (2, True)
@@ -174,7 +175,7 @@ class Trainer:
         callbacks: Iterable[Any] = (),
         progress: bool = True,
     ) -> TrainingRun:
-        """Train on ``train`` and watch ``val``; return the classifier as it is after the last epoch.
+        """Train on ``train`` and watch ``val``; return the classifier of the last epoch.
 
         Ctrl-C ends the training after the step under way and returns what was learned.
 
@@ -197,7 +198,7 @@ class Trainer:
         Raises:
             DataError: If there is less than two classes to tell apart.
             SplitError: If a key is in both ``train`` and ``val``, or their classes differ.
-            ImageError: If pictures cannot be decoded (all are named).
+            ImageError: If images cannot be decoded (all are named).
             TrainingError: If the loss, the weights or the network's answers are no longer finite,
                 or a checkpoint cannot be used.
         """
@@ -205,7 +206,7 @@ class Trainer:
         _check_data(train, val)
         if self.early_stopping is not None and not val:
             raise DataError(
-                "early_stopping needs val, pictures to stop by: give fit a second data set. "
+                "early_stopping needs val, images to stop by: give fit a second data set. "
                 "Cross-validation has "
                 "none: leave early_stopping out."
             )
@@ -275,7 +276,7 @@ class Trainer:
             shape = getattr(self.model, "input_shape", None)
             if not isinstance(shape, tuple) or len(shape) != 4:  # noqa: PLR2004 - (n, height, width, channels)
                 raise ConfigurationError(
-                    "model must be a registered name or a Keras model with one picture input. "
+                    "model must be a registered name or a Keras model with one image input. "
                     f"Received: model={self.model!r}"
                 )
             base = self.recipe or (
@@ -316,7 +317,7 @@ def _check_data(train: Dataset, val: Dataset | None) -> None:
     present = np.unique(train.labels)
     if len(present) < 2:  # noqa: PLR2004 - one class leaves nothing to tell apart
         raise DataError(
-            f"A classifier needs pictures of at least two classes. Received: {len(train)} pictures "
+            f"A classifier needs images of at least two classes. Received: {len(train)} images "
             "of "
             f"{few(train.encoder.decode(present)) or 'none'}. If the folders of the classes are in "
             "that one, give it "

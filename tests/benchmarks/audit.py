@@ -1,4 +1,5 @@
-"""How fast an audit is, against decoding alone: ``python tests/benchmarks/audit.py FOLDER [COUNT] [SIDE]``.
+"""How fast an audit is, against decoding alone: ``python tests/benchmarks/audit.py FOLDER [COUNT]
+[SIDE]``.
 
 Makes COUNT different pictures of SIDE pixels, each a part of a photograph of FOLDER, then decodes
 and audits them in turn, three times, and prints the medians. Decoding alone is by Pillow, at full

@@ -1,4 +1,5 @@
-"""Feature vectors per second against ``predict`` of stock Keras on the same backbone, in float32, in the same run.
+"""Feature vectors per second against ``predict`` of stock Keras on the same backbone, in float32,
+in the same run.
 
     python tests/benchmarks/features.py [backbone] [weights file]
 

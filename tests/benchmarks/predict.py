@@ -67,7 +67,7 @@ def bare_invoke(model: str, predictor: fc.Predictor) -> Callable[[bytes], object
     return decode_and_invoke
 
 
-def one_picture(model: str, small: Path, contents: list[bytes], rounds: int) -> None:
+def single_image(model: str, small: Path, contents: list[bytes], rounds: int) -> None:
     import keras
 
     stock = keras.saving.load_model(model)
@@ -161,7 +161,7 @@ def main(model: str, folder: str, rounds: str = "5") -> None:
     with tempfile.TemporaryDirectory() as directory:
         small = Path(directory, "small.tflite")
         fc.Predictor.load(model).export(small, "litert-int8", images=contents)
-        one_picture(model, small, contents, 20 * int(rounds))
+        single_image(model, small, contents, 20 * int(rounds))
         a_folder(model, small, folder, int(rounds))
     the_command(model, paths[0], int(rounds))
 

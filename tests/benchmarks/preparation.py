@@ -1,4 +1,5 @@
-"""From JPEGs to pictures ready for training, against ``image_dataset_from_directory`` plus ``cache``, in one run.
+"""From JPEGs to pictures ready for training, against ``image_dataset_from_directory`` plus
+``cache``, in one run.
 
     python tests/benchmarks/preparation.py FOLDER
 

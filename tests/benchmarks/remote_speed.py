@@ -1,4 +1,5 @@
-"""Pictures per second over TLS: our TensorBay against the bare SDK's loop, on the same server in another process.
+"""Pictures per second over TLS: our TensorBay against the bare SDK's loop, on the same server in
+another process.
 
     PYTHONPATH=.:tests/servers python tests/benchmarks/remote_speed.py FOLDER [--rounds 3] ...
 
@@ -79,7 +80,8 @@ def resident() -> float:
 
 
 def our_rate(url: str, key: str, authority: str, files: dict[str, Path]) -> tuple[float, float]:
-    """Return pictures per second of one run with an empty cache, and the megabytes by which the memory grew."""
+    """Return pictures per second of one run with an empty cache, and the megabytes by which the
+    memory grew."""
     with tempfile.TemporaryDirectory() as cache:
         before = highest = resident()
         began = time.perf_counter()

@@ -1,4 +1,5 @@
-"""How well ``fast`` learns from a small folder of pictures, against Keras's own examples of small networks.
+"""How well ``fast`` learns from a small folder of pictures, against Keras's own examples of small
+networks.
 
     python tests/benchmarks/small_data.py FOLDER [FOLDS or FOLDER_TO_TEST]
 

@@ -1,4 +1,5 @@
-"""Training steps per second of ``fast`` against the same network in stock Keras layers and in PyTorch.
+"""Training steps per second of ``fast`` against the same network in stock Keras layers and in
+PyTorch.
 
     python tests/benchmarks/training.py [SIDE] [PYTHON_WITH_TORCH]
 

@@ -1,4 +1,5 @@
-"""Measure flowercnn against the tutorial's script: python tests/benchmarks/tutorial.py FOLDER [EPOCHS] [RUNS].
+"""Measure flowercnn against the tutorial's script: python tests/benchmarks/tutorial.py FOLDER
+[EPOCHS] [RUNS].
 
 Same photographs, network, epochs and batch; whole processes, in turn, medians of wall-clock time
 and peak memory.

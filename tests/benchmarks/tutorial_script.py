@@ -1,4 +1,5 @@
-"""The tutorial's script, the peer of tutorial.py: its steps as published, its pictures from a folder.
+"""The tutorial's script, the peer of tutorial.py: its steps as published, its pictures from a
+folder.
 
 Only what keeps it from running is mended: ``num_classes`` is defined. It divides by 225, fits the
 binariser again on the test labels and keeps all pictures as float16 arrays of 500 x 500, as the

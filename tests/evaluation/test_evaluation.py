@@ -120,8 +120,8 @@ def test_evaluate_agrees_with_the_predictions(run: fc.TrainingRun, coloured: fc.
 
 
 def test_classes_are_matched_by_name(run: fc.TrainingRun, coloured: fc.Dataset) -> None:
-    other_order = fc.Dataset.from_source(fc.InMemory([s.image for s in coloured], [s.label for s in coloured]),
-                                         class_names=["red", "blue", "green"])  # fmt: skip
+    images = fc.InMemory([s.image for s in coloured], [s.label for s in coloured])
+    other_order = fc.Dataset.from_source(images, class_names=["red", "blue", "green"])
     assert fc.evaluate(run.predictor, other_order, progress=False).accuracy == pytest.approx(
         fc.evaluate(run.predictor, coloured, progress=False).accuracy
     )

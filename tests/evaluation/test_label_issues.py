@@ -15,7 +15,8 @@ from flowercnn.training import CrossValidation, cross_validate
 
 
 def mislabelled(seed: int, count: int = 1000, classes: int = 10) -> tuple[fc.Evaluation, Any]:
-    """Probabilities of a classifier that is right in about three of four cases, and which labels were flipped."""
+    """Probabilities of a classifier that is right in about three of four cases, and which labels
+    were flipped."""
     random = np.random.default_rng(seed)
     truth = random.integers(classes, size=count)
     logits = random.normal(0, 1, (count, classes)) + 2.4 * np.eye(classes)[truth]

@@ -33,7 +33,8 @@ QUICK = ("mobilenet", "mobilenetv3small", "vgg16")
 
 @pytest.fixture(autouse=True)
 def _memory_is_given_back() -> Iterator[None]:
-    """Keras keeps what was built for a while; all networks together would take more memory than there is."""
+    """Keras keeps what was built for a while; all networks together would take more memory than
+    there is."""
     yield
     import_keras().utils.clear_session()
     gc.collect()

@@ -28,7 +28,8 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small ResNet with random weights, saved as KerasHub saves its own, in a folder with capitals."""
+    """A small ResNet with random weights, saved as KerasHub saves its own, in a folder with
+    capitals."""
     folder = tmp_path_factory.mktemp("Preset")
     import_keras().utils.set_random_seed(0)
     net = hub.models.ResNetBackbone(**SETTINGS)

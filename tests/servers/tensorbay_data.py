@@ -1,4 +1,5 @@
-"""What a TensorBay on this machine serves, and how it behaves: the arguments of `TensorBayServer`."""
+"""What a TensorBay on this machine serves, and how it behaves: the arguments of
+`TensorBayServer`."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ LARGEST_PAGE: Final = 128
 """Entries TensorBay sends at a time."""
 
 FAULTS: Final = ("429", "500", "503", "reset", "hang", "cut", "expired")
-"""Kinds of faults: three HTTP statuses, a connection that is reset, one that never answers, half an answer, and an
-address of a file that is refused as expired (for other requests: 503)."""
+"""Kinds of faults: three HTTP statuses, a connection that is reset, one that never answers, half an
+answer, and an address of a file that is refused as expired (for other requests: 503)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,8 @@ class ServedDataset:
         return _hash("dataset", self.name)
 
     def keys(self, *segments: str) -> list[str]:
-        """Return the keys `flowercnn.TensorBay` gives the files of some segments of the default branch, in order."""
+        """Return the keys `flowercnn.TensorBay` gives the files of some segments of the default
+        branch, in order."""
         return [f"{segment}/{file.path}" for segment in segments for file in self.segments[segment]]
 
     def commit_of(self, revision: str) -> str:
@@ -195,7 +197,8 @@ def example_dataset(name: str = "Flowers", train: int = 12, test: int = 6) -> Se
 
 
 def loopback_certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
-    """Make a certificate for ``127.0.0.1``; return the server's context and the file with the authority to trust.
+    """Make a certificate for ``127.0.0.1``; return the server's context and the file with the
+    authority to trust.
 
     Args:
         folder: Where to put that file.

@@ -1,4 +1,5 @@
-"""A TensorBay server on this machine: what `flowercnn.TensorBay` is tested against, faults included.
+"""A TensorBay server on this machine: what `flowercnn.TensorBay` is tested against, faults
+included.
 
 It speaks the part of the protocol that reading needs, to the SDK itself as well:
 
@@ -140,7 +141,8 @@ class TensorBayServer:
         """Return an address for a file, good for a while."""
         path = "/".join(["files", dataset.id, commit_id, quote(segment, safe=""), str(number)])
         expires = str(time.time() + self.knobs.url_lifetime)
-        return f"{self.knobs.store or self.url}{path}?Expires={expires}&Signature={self._signature(path, expires)}"
+        signature = self._signature(path, expires)
+        return f"{self.knobs.store or self.url}{path}?Expires={expires}&Signature={signature}"
 
     def open_signed(self, path: str, query: Mapping[str, str]) -> bytes | None:
         """Return the file behind an address, or ``None`` if that is wrong or has expired."""

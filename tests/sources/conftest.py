@@ -1,4 +1,5 @@
-"""What the tests of sources share: tiny pictures, and a file server on this computer with the faults of real ones."""
+"""What the tests of sources share: tiny pictures, and a file server on this computer with the
+faults of real ones."""
 
 from __future__ import annotations
 

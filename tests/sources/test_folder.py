@@ -247,7 +247,8 @@ def test_a_folder_with_pictures_directly_in_it_says_so(plant: Plant) -> None:
     root = plant("1.png", "2.png", "notes.txt", "LICENSE", "empty/more.txt")
     with pytest.raises(
         SourceError,
-        match=r"2 images are in no such folder \(1\.png, 2\.png\): put each .*: 2 \.txt, 1 without suffix\.",
+        match=r"2 images are in no such folder \(1\.png, 2\.png\): "
+        r"put each .*: 2 \.txt, 1 without suffix\.",
     ):
         listed(root)
 

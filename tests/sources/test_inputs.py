@@ -15,7 +15,7 @@ import pytest
 
 import flowercnn as fc
 from flowercnn.sources import urls as url
-from flowercnn.sources.inputs import keyed_pictures
+from flowercnn.sources.inputs import keyed_images
 
 
 class Pictures(BaseHTTPRequestHandler):
@@ -163,7 +163,7 @@ def test_an_archive_yields_all_pictures_in_it_by_their_paths(
         compression = {".tar.gz": "w:gz", ".tbz2": "w:bz2"}.get(suffix, "w:")
         with tarfile.open(path, compression) as archive:  # type: ignore[call-overload]  # it wants a literal
             archive.add(nested, arcname=".")
-    found = [(key, image()) for key, image in keyed_pictures(path) if callable(image)]
+    found = [(key, image()) for key, image in keyed_images(path) if callable(image)]
     assert found == [(name, name.encode()) for name in ("b.png", "x/c.JPG", "x/y/a.png")]
 
 
@@ -179,4 +179,4 @@ def test_a_flat_archive_needs_no_class_folders(
 @pytest.mark.parametrize("kind", [str, Path, np.str_])
 def test_an_array_of_paths_is_an_iterable_of_pictures(photo_folder: Path, kind: Any) -> None:
     paths = [str(photo_folder / "red" / name) for name in ("0.png", "1.png")]
-    assert [key for key, _ in keyed_pictures(np.array([kind(path) for path in paths]))] == paths
+    assert [key for key, _ in keyed_images(np.array([kind(path) for path in paths]))] == paths

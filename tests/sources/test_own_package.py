@@ -50,7 +50,8 @@ def package(tmp_path: Path) -> Path:
 
 
 def test_its_own_tests_pass(package: Path) -> None:
-    start = f"import sys, pytest; sys.path.insert(0, {str(package)!r}); sys.exit(pytest.main(['-p', 'no:cacheprovider']))"
+    run = "sys.exit(pytest.main(['-p', 'no:cacheprovider']))"
+    start = f"import sys, pytest; sys.path.insert(0, {str(package)!r}); {run}"
     done = subprocess.run(
         [sys.executable, "-c", start], capture_output=True, text=True, cwd=package, check=False
     )

@@ -182,7 +182,8 @@ def test_shading_brightens_above_zero_and_darkens_below() -> None:
 
 @pytest.fixture(scope="module")
 def thumbnails() -> tuple[np.ndarray, np.ndarray]:
-    """Return 40 pictures of each species averaged to 8x8 pixels, as (17, 40, 8, 8, 3), and their labels (17, 40)."""
+    """Return 40 pictures of each species averaged to 8x8 pixels, as (17, 40, 8, 8, 3), and their
+    labels (17, 40)."""
     pictures = [[picture(species, number) for number in range(40)] for species in ALL_SPECIES]
     small = np.array(pictures).reshape(17, 40, 8, 8, 8, 8, 3).mean((3, 5))
     return small, np.repeat(np.arange(17), 40).reshape(17, 40)

@@ -154,11 +154,12 @@ def test_trials_are_counted(coloured: fc.Dataset, trials: Any) -> None:
         search(coloured, trials=trials)
 
 
-def test_a_search_wants_a_data_set_and_no_source() -> None:
-    with pytest.raises(
-        fc.ConfigurationError, match=r"train must be a flowercnn.Dataset.*Dataset.from_source"
-    ):
-        search(fc.SyntheticFlowers(per_class=3))  # type: ignore[arg-type]
+def test_a_search_takes_a_source_and_refuses_what_is_none() -> None:
+    flowers = fc.SyntheticFlowers(per_class=3, num_classes=2)
+    trainer = fc.Trainer("fast", epochs=1, image_size=(32, 32))
+    assert len(search(flowers, trials=1, folds=2, trainer=trainer, progress=False).trials) == 1
+    with pytest.raises(fc.SourceError, match="photos-of-nobody"):
+        search("photos-of-nobody", trials=1)
 
 
 def test_without_optuna_the_way_to_it_is_said(

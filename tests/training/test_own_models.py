@@ -117,7 +117,8 @@ def test_a_model_that_ends_in_something_else_than_probabilities_is_refused(
 
 
 def adapted(*, nested: bool) -> Any:
-    """A network with a normalisation that was adapted to pictures, in a model within the model or not."""
+    """A network with a normalisation that was adapted to pictures, in a model within the model or
+    not."""
     keras = import_keras()
     layers = keras.layers
     normalization = layers.Normalization()

@@ -119,7 +119,11 @@ def test_callbacks_change_the_learning_rate_of_a_constant_schedule(coloured: fc.
 
 
 def test_numbers_of_numpy_are_numbers(coloured: fc.Dataset, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"epochs": np.int64(1), "seed": np.int64(1), "batch_size": np.int8(8)}
+    settings: dict[str, Any] = {
+        "epochs": np.int64(1),
+        "seed": np.int64(1),
+        "batch_size": np.int8(8),
+    }
     trainer = fc.Trainer("article", image_size=SIZE, **settings)
     run = trainer.fit(coloured, checkpoint_dir=tmp_path, progress=False)
     assert fc.Predictor.load(run.predictor.save(tmp_path / "model.keras")).info["seed"] == 1

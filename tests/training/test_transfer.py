@@ -126,7 +126,7 @@ def test_bad_pictures_are_all_named_or_left_out(coloured: fc.Dataset) -> None:
     for number in (3, 17):
         samples[number] = dataclasses.replace(samples[number], image=b"no picture")
     broken = fc.Dataset(tuple(samples), coloured.encoder)
-    with pytest.raises(fc.ImageError, match="2 of 30 pictures") as caught:
+    with pytest.raises(fc.ImageError, match="2 of 30 images") as caught:
         backbone_trainer().fit(broken, progress=False)
     assert all(samples[number].key in str(caught.value) for number in (3, 17))
     run = backbone_trainer(bad_images="skip").fit(broken, progress=False)
@@ -192,7 +192,8 @@ def test_layers_far_from_the_head_learn_slower_and_normalisation_is_frozen() -> 
 
 
 def nested_net() -> Any:
-    """A network with a functional model in it, which has batch normalisation and weights of its own."""
+    """A network with a functional model in it, which has batch normalisation and weights of its
+    own."""
     keras = import_keras()
     layers = keras.layers
     with seeded_weights(0):

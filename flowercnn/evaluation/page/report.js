@@ -35,7 +35,7 @@ function showCell(button) {
   found.sort((a, b) => data.images[b][3] - data.images[a][3]);
   const panel = document.getElementById("cell");
   const title = row === column ? data.classes[row] + ", recognised" : data.classes[row] + " taken for " + data.classes[column];
-  const list = element("ul", undefined, "pictures");
+  const list = element("ul", undefined, "images");
   list.append(...found.slice(0, 60).map(imageItem));
   panel.replaceChildren(element("h3", title + " (" + found.length + ")"), list);
   if (found.length > 60) panel.append(element("p", "and " + (found.length - 60) + " more"));

@@ -311,7 +311,7 @@ def explain(subject: str, error: GaveUp, more: str = "") -> SourceError:
             "gas.graviti.com, others need url=."
         )
     elif last.status == _FORBIDDEN:
-        hint = "The owner of the access key has no right to read this, or something on the way forbids it."
+        hint = "The owner of the access key may not read this, or a proxy forbids it."
     elif last.reason.startswith("TLS"):
         hint = (
             "The server's certificate is not trusted. If it is a private TensorBay, give its "

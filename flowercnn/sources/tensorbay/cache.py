@@ -42,7 +42,7 @@ def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> None:
 
 
 class DiskCache:
-    """A folder of files named by hashes, of bounded size; several threads and processes may share it.
+    """Folder of files named by hashes, of bounded size, shared by threads and processes.
 
     A file is its content followed by 16 bytes of digest, so that one that was cut or changed is not
     believed. It is written under a temporary name and then moved. Where the limit is passed, those
@@ -157,7 +157,7 @@ class DiskCache:
         return self._root / "listings" / f"{name}.json"
 
     def _files(self) -> list[tuple[float, int, str]]:
-        """Time of last use, length and path of every file; temporary files nobody writes any more are removed."""
+        """Return time of last use, length and path of every file; remove stale temporary files."""
         found: list[tuple[float, int, str]] = []
         for folder, _, names in os.walk(self._root / "files"):
             for name in names:

@@ -141,7 +141,7 @@ def find_credentials(access_key: Secret | None, profile: str) -> Credentials:
 
 
 def _from_profile(profile: str) -> Credentials | None:
-    """Read ``name = <newline> key <newline> url`` under ``[profiles]``, as ``gas auth`` writes it."""
+    """Read ``name = <newline> key <newline> url`` under ``[profiles]``, as ``gas auth`` writes."""
     try:
         path = expanded("~/.gasconfig")
     except ConfigurationError:  # without a home there is no profile

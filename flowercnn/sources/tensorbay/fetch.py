@@ -197,7 +197,7 @@ class _ReadAhead(Generic[A]):
         self._thread.start()
 
     def take(self, *, wait: bool) -> A | None:
-        """Return the next item; ``None`` at the end, and, unless ``wait``, if it has not been read yet."""
+        """Return the next item; ``None`` at the end or, unless ``wait``, if it is not there yet."""
         if self._over:
             return None
         try:
@@ -213,7 +213,7 @@ class _ReadAhead(Generic[A]):
         """Wait for the thread, whose ``stop`` is set, and return whether it has ended in time."""
         with contextlib.suppress(Empty):
             while True:
-                self._queue.get_nowait()  # it may wait for room, and stops once it has put one item more
+                self._queue.get_nowait()  # it may wait for room, and stops after one more item
         self._thread.join(seconds)
         return not self._thread.is_alive()
 

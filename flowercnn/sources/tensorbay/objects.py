@@ -30,7 +30,7 @@ class LocalFile(File):
 
 @dataclass(frozen=True, slots=True)
 class RemoteObject:
-    """Which remote data set an object of the SDK stands for; the object itself would carry the key into pickles.
+    """Remote data set of an SDK object, without the object, which would pickle the key.
 
     Args:
         name: Of the data set.

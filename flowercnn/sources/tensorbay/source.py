@@ -349,7 +349,8 @@ class TensorBay(Options):
         began = time.perf_counter()
 
         def progress() -> str:
-            return f"{fetched} files were fetched and {found} were there before; the next run continues from there."
+            there = f"{fetched} files were fetched and {found} were there before"
+            return f"{there}; the next run continues from there."
 
         def fetch(file: ListedFile, stop: threading.Event) -> None:
             nonlocal fetched, found

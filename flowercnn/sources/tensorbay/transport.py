@@ -1,4 +1,4 @@
-"""HTTP with retries: one pool of connections, limits of time and size, and pauses that can be stopped.
+"""HTTP with retries: one pool of connections, limits of time and size, stoppable pauses.
 
 The adapter itself retries nothing: a pause within it would keep one of the few download slots,
 could not be stopped, would draw from the user's random numbers, and the next attempt would have
@@ -357,7 +357,7 @@ def _next_piece(response: requests.Response) -> bytes:
 
 
 def _seconds_to_wait(header: str) -> float | None:
-    """Read ``Retry-After``: a number of seconds, which some servers send as a fraction, or a date."""
+    """Read ``Retry-After``: seconds, which some servers send as a fraction, or a date."""
     try:
         return max(float(header), 0.0)
     except ValueError:

@@ -33,13 +33,13 @@ from flowercnn.training.transfer.finetune import ConvolutionalHead, last_convolu
 __all__ = ["fit_backbone", "views_of"]
 
 _PATIENCE: Final = 3
-_ENOUGH_PER_CLASS: Final = 30  # on average; with fewer pictures tuning does harm
+_ENOUGH_PER_CLASS: Final = 30  # on average; with fewer images tuning does harm
 _OF_EPOCHS: Final = ("epochs", "batch_size", "learning_rate", "early_stopping")
 _log = logging.getLogger(__name__)
 
 
 def views_of(recipe: Recipe, *, parts: int = 0, seed: int = 0) -> Views:
-    """Return what is learned from of each picture: with augmentation its mirror image and parts, too."""
+    """Return the views of each image to learn from: with augmentation also mirror and crops."""
     if recipe.augmentation is None:
         return Views()
     return Views(mirror=recipe.augmentation.flip, parts=parts, seed=seed)
@@ -54,7 +54,7 @@ def fit_backbone(
     callbacks: Sequence[Any],
     progress: bool,
 ) -> TrainingRun:
-    """Train the last layer on features computed once; then fine-tune, if the recipe says so or it pays.
+    """Train the last layer on features computed once, then fine-tune by the recipe.
 
     Args:
         plan: Of a backbone.
@@ -152,7 +152,7 @@ def fit_backbone(
 
 
 def _why_worse(tuned: History, record: Mapping[str, float], *, best: bool) -> str | None:
-    """Return a sentence if fine-tuning left weights with a higher ``val_loss`` than those of the last layer alone.
+    """Return a sentence if fine-tuning ended with a higher ``val_loss`` than without.
 
     Args:
         tuned: Its epochs.
@@ -181,7 +181,7 @@ def _compute(
     cache: Path | None,
     progress: bool,  # noqa: FBT001 - one of several values passed through
 ) -> tuple[Features, Features | None]:
-    """Return the inputs of the convolutional head, or of the last layer, for the images of both parts."""
+    """Return the inputs of the convolutional head, or of the last layer, of both parts."""
     settings: dict[str, Any] = {"bad_images": plan.bad_images, "cache": cache, "progress": progress}
     if conv_head is not None:
         settings["output"] = conv_head.inputs
@@ -195,7 +195,7 @@ def _compute(
 
 
 def _convolutional_head(plan: Plan, model: Any, train: Dataset) -> ConvolutionalHead | None:
-    """Return the part of a backbone that is tuned on its inputs, if the recipe leaves that open and it pays."""
+    """Return the convolutional head to tune, if the recipe leaves that open and it pays."""
     if plan.recipe.fine_tune != "auto" or len(train) < _ENOUGH_PER_CLASS * train.num_classes:
         return None
     convolution = last_convolution(model)
@@ -207,7 +207,7 @@ def _convolutional_head(plan: Plan, model: Any, train: Dataset) -> Convolutional
     conv_head = ConvolutionalHead(model, convolution, precision=plan.precision)
     if not conv_head.parts_that_fit(len(train)):
         _log.info(
-            "Too many pictures to keep what goes into the last convolution: the last layer alone "
+            "Too many images to keep what goes into the last convolution: the last layer alone "
             "is trained."
         )
         return None
@@ -254,11 +254,11 @@ def _fine_tune(
 
 
 def _without_effect(plan: Plan) -> list[str]:
-    """Return a sentence about settings that have no effect where the last layer alone is trained."""
+    """Return a sentence about settings without effect if only the last layer is trained."""
     given = [name for name in _OF_EPOCHS if name in plan.explicit]
     if not given:
         return []
-    note = f"{' and '.join(given)} had no effect: only the last layer was trained, which is solved at once."
+    note = f"{' and '.join(given)} had no effect: only the last layer was trained, at once."
     return [f"{note} Recipe(fine_tune='top') trains more."]
 
 

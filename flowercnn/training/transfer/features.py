@@ -1,4 +1,4 @@
-"""Training on top of a pretrained network: features once, the last layer in seconds, then fine-tuning on request."""
+"""Features of a pretrained backbone, the last layer fitted on them, and freezing."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _log = logging.getLogger(__name__)
 
 
 class Features:
-    """Feature vectors of the pictures of a data set.
+    """Feature vectors of the images of a data set.
 
     Args:
         rows: Shape (n, views, size), float32 or float16.
-        kept: Positions in the data set of the pictures they are of.
+        kept: Positions in the data set of the images they are of.
         skipped: Keys of those that could not be decoded.
     """
 
@@ -54,21 +54,21 @@ def compute_features(
     cache: Path | None = None,
     progress: bool = False,
 ) -> Features:
-    """Return the feature vectors of a data set: one pass over its pictures, or none if they are in ``cache``.
+    """Return the feature vectors of a data set, computed once or taken from ``cache``.
 
     Args:
         model: A classifier that ends in a dense layer.
-        dataset: The pictures.
+        dataset: The images.
         preprocessing: How they become pixels.
-        views: What is seen of each picture.
+        views: Views of each image.
         output: What is computed, shape (n, size), in place of the feature vectors; kept as float16.
-        bad_images: What to do about pictures that cannot be decoded.
+        bad_images: What to do about images that cannot be decoded.
         cache: A folder where the vectors are kept, or ``None``. Ctrl-C keeps there what was
             computed.
         progress: Whether to show a progress bar.
 
     Raises:
-        ImageError: If pictures cannot be decoded; all are named.
+        ImageError: If images cannot be decoded; all are named.
     """
     name = _fingerprint(model, preprocessing, views, output)
     dtype = np.float32 if output is None else np.float16
@@ -123,7 +123,7 @@ def compute_features(
 
 
 def fit_on_features(features: Features, dataset: Dataset, recipe: Recipe, *, seed: int) -> Head:
-    """Return the last layer for the feature vectors of a data set; its settings are chosen by folds of it."""
+    """Return the last layer for the features of a data set, settings chosen by folds."""
     used = dataset.subset(features.kept)
     counts = np.bincount(used.labels, minlength=used.num_classes)
     folds = _folds(used, seed)
@@ -140,11 +140,10 @@ def fit_on_features(features: Features, dataset: Dataset, recipe: Recipe, *, see
 
 
 def _folds(dataset: Dataset, seed: int) -> Sequence[npt.NDArray[np.int64]]:
-    """Return the positions left out in turn to choose the settings of the last layer; none where that is impossible.
+    """Return folds to choose the last layer's settings; none if impossible.
 
-    Copies of a picture stay together where they are known. Classes that would be gone without one
-    unit of pictures are always learned from: they must not keep the others from being
-    cross-validated.
+    Duplicates stay together where they are known. Classes with a single unit of images are always
+    learned from: they must not keep the others from being cross-validated.
     """
     units = draw_units(*names_and_links(dataset.samples, dataset.known_contents()), seed)
     testable, fewest = _testable(units, dataset.labels)
@@ -179,7 +178,7 @@ def _testable(units: Units, labels: npt.NDArray[np.int64]) -> tuple[Units, int]:
 
 
 def stages(model: Any) -> dict[str, int]:
-    """Return how many reductions of resolution each layer with weights lies before the features; the head is 0."""
+    """Return the stage of each layer with weights, counted back from the head, which is 0."""
     sizes: list[int] = []
     found: dict[str, int] = {}
     for layer in reversed(model.layers):
@@ -191,7 +190,7 @@ def stages(model: Any) -> dict[str, int]:
 
 
 def freeze(model: Any, depth: int | None) -> None:
-    """Make layers trainable down to a depth, as `stages` counts it; normalisation and scaling never.
+    """Make layers trainable down to a stage, except normalisation and scaling.
 
     Args:
         model: A backbone with its head; changed.
@@ -236,14 +235,14 @@ def _fingerprint(model: Any, preprocessing: Preprocessing, views: Views, output:
 
 
 def _mark(digest: str | None, key: str) -> str:
-    """Return what features are kept under: the key of their picture is not enough, as a picture may be changed."""
+    """Return the name of an image's features: its key alone does not show a change."""
     return f"{digest} {key}"
 
 
 def _recognised(
     dataset: Dataset, stored: Mapping[str, npt.NDArray[np.floating]]
 ) -> tuple[dict[str, str], dict[str, npt.NDArray[np.floating]]]:
-    """Return the marks of the pictures that were seen before, and the features of those that are the same still."""
+    """Return the marks of known images, and the features of those that are unchanged."""
     keys = {mark.partition(" ")[2] for mark in stored}
     again = dataset.subset([number for number, key in enumerate(dataset.keys) if key in keys])
     marks = {key: _mark(digest, key) for key, digest in again.digests().items()}

@@ -1,7 +1,7 @@
 """Fine-tuning of the last convolution of a backbone, on what goes into it, computed once.
 
 Many light networks end in a pointwise convolution that holds much of their weights. With its inputs
-for several views of each picture at hand, an epoch takes seconds, and no picture is computed again.
+for several views of each image at hand, an epoch takes seconds, and no image is computed again.
 Two copies of these layers learn from other views in another order; the mean of their weights is
 kept, which errs less on average (Wortsman et al. 2022).
 """
@@ -48,7 +48,7 @@ Labels = npt.NDArray[np.int64]
 
 
 def last_convolution(model: Any) -> Any | None:
-    """Return the pointwise convolution a classifier ends in, but for layers that do not see single places.
+    """Return the pointwise convolution before the global layers at a classifier's end.
 
     ``None`` if it ends in another: in a sum of branches, say, or in a convolution that would take
     long to train.
@@ -65,7 +65,7 @@ def last_convolution(model: Any) -> Any | None:
 
 
 class ConvolutionalHead:
-    """The layers of a classifier from its last convolution to its probabilities; the classifier shares them.
+    """Convolutional head: the layers of a classifier from its last convolution on, shared.
 
     Args:
         model: A classifier; `tune` changes it.
@@ -86,16 +86,16 @@ class ConvolutionalHead:
         self.recipe = Recipe()
         """That of the last `tune`, with as many epochs as fitted into its time."""
 
-    def parts_that_fit(self, pictures: int) -> int:
-        """Return of how many parts of each picture, besides itself and its mirror image, the inputs can be kept."""
-        views: int = _MOST_BYTES // (2 * pictures * math.prod(self._shape))  # float16
+    def parts_that_fit(self, images: int) -> int:
+        """Return how many crops of each image fit in memory, besides itself and its mirror."""
+        views: int = _MOST_BYTES // (2 * images * math.prod(self._shape))  # float16
         return max(0, min(_PARTS, views - 2))
 
     def features(self, inputs: Features) -> Features:
         """Return the feature vectors that the convolution and what follows make of its inputs."""
-        pictures, views, _ = inputs.rows.shape
-        rows = self._compute(self._to_features, inputs.rows.reshape(pictures * views, -1))
-        return Features(rows.reshape(pictures, views, -1), inputs.kept, inputs.skipped)
+        images, views, _ = inputs.rows.shape
+        rows = self._compute(self._to_features, inputs.rows.reshape(images * views, -1))
+        return Features(rows.reshape(images, views, -1), inputs.kept, inputs.skipped)
 
     def tune(
         self,
@@ -110,7 +110,7 @@ class ConvolutionalHead:
         callbacks: Iterable[Any] = (),
         progress: bool = False,
     ) -> tuple[History, bool]:
-        """Train the convolution and the last layer; return the history and whether Ctrl-C ended it early.
+        """Train the convolution and the last layer; return history and whether interrupted.
 
         The mean weights of the copies become those of the classifier after each epoch.
 
@@ -121,7 +121,7 @@ class ConvolutionalHead:
             recipe: Epochs, batch size, learning rates, label smoothing and balance; its
                 augmentation plays no part.
             seed: Of order and views.
-            watched: Inputs and labels of pictures that are watched.
+            watched: Inputs and labels of images that are watched.
             patience: Stop after so many epochs without a lower ``val_loss``; the best one's weights
                 are kept.
             deadline: Take fewer epochs than the recipe's, so that they end before this time of
@@ -134,7 +134,7 @@ class ConvolutionalHead:
             TrainingError: If the loss, the weights or the network's answers are no longer finite.
         """
         model, end = self._model, math.inf if deadline is None else deadline
-        freeze(model, 0)  # normalisation stays as it was learned from many pictures
+        freeze(model, 0)  # normalisation stays as it was learned from many images
         self._convolution.trainable = True
         self.recipe, self._compiling = recipe, 0.0
         copies = [self._copy(recipe, seed, number) for number in range(_COPIES)]
@@ -217,7 +217,7 @@ class ConvolutionalHead:
         seed: int,
         bar: Any,
     ) -> dict[str, float]:
-        """Let every copy see all pictures, give the classifier their mean; return mean figures and the rate."""
+        """Train each copy for an epoch and average them; return mean metrics and the rate."""
         seen: list[dict[str, float]] = []
         try:
             for number, copy in enumerate(copies):
@@ -237,7 +237,7 @@ class ConvolutionalHead:
         random: np.random.Generator,
         bar: Any,
     ) -> dict[str, float]:
-        """Take all steps of an epoch; return the mean loss and accuracy over its pictures, and the last rate."""
+        """Take all steps of an epoch; return mean loss, mean accuracy and the last rate."""
         recipe = self.recipe
         steps = _steps(labels, recipe)
         num_classes = self._model.output_shape[1]
@@ -278,7 +278,7 @@ class ConvolutionalHead:
         }
 
     def _fitted(self, recipe: Recipe, history: History, seconds: float) -> Recipe:
-        """Return the recipe with no more epochs than its own and than the time that is left allows."""
+        """Return the recipe with as many of its epochs as the remaining time allows."""
         if seconds == math.inf:
             return recipe
         first = history.seconds[0] - self._compiling

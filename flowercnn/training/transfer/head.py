@@ -1,6 +1,6 @@
-"""The last layer on fixed feature vectors: a linear discriminant, its settings chosen by cross-validation.
+"""Head on fixed features: a linear discriminant, settings chosen by cross-validation.
 
-Of linear classifiers it needs the fewest pictures, and it is solved for every shrinkage at once,
+Of linear classifiers it needs the fewest images, and it is solved for every shrinkage at once,
 without iterations.
 """
 
@@ -19,14 +19,14 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 _SHRINKAGES: Final = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
-_USUAL: Final = 0.5  # where there are too few pictures to choose
+_USUAL: Final = 0.5  # where there are too few images to choose
 _SHARPNESS: Final = tuple(np.geomspace(0.01, 3, 40))
-_ABSENT: Final = -30.0  # logit of a class without a training picture
+_ABSENT: Final = -30.0  # logit of a class without a training image
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Weights of a softmax layer, and how well it did on pictures it was not fitted on.
+    """Weights of a softmax layer, and how well it did on images it was not fitted on.
 
     Args:
         kernel: Shape (features, num_classes), float32.
@@ -34,7 +34,7 @@ class Head:
         shrinkage: Share of a multiple of the identity in the covariance (Friedman 1989).
         sharpness: What logits are multiplied by, for probabilities that mean what they say (Guo et
             al. 2017).
-        accuracy: In cross-validation, 0-1; NaN if there were too few pictures for one.
+        accuracy: In cross-validation, 0-1; NaN if there were too few images for one.
         loss: Mean cross-entropy in cross-validation; likewise.
     """
 
@@ -60,8 +60,8 @@ def fit_head(
     """Return the softmax layer for feature vectors.
 
     Args:
-        features: Shape (n, views, features): of each picture and its mirror image, or of each
-            picture alone.
+        features: Shape (n, views, features): of each image and its mirror image, or of each
+            image alone.
         labels: Shape (n,), from 0.
         num_classes: How many outputs.
         folds: Positions left out in turn to choose shrinkage and sharpness, which are judged on
@@ -92,7 +92,7 @@ def fit_head(
 
 
 class _Discriminants:
-    """Linear discriminants of one set of pictures, for any shrinkage from one decomposition."""
+    """Linear discriminants of one set of images, for any shrinkage from one decomposition."""
 
     def __init__(
         self,

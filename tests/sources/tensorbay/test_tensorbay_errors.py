@@ -122,11 +122,12 @@ def test_a_file_the_system_will_not_take_is_the_same_error(serve: Serve, tmp_pat
     server = serve(
         ServedDataset("Flowers", {"train": [ServedFile("1.jpg", bytes(300_000), "rose")]})
     )
+    cache = str(tmp_path / "cache")
     code = f"""
 import resource
 from flowercnn.sources.tensorbay import TensorBay
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-list(TensorBay("Flowers", {server.key!r}, url={server.url!r}, cache_dir={str(tmp_path / "cache")!r}))
+list(TensorBay("Flowers", {server.key!r}, url={server.url!r}, cache_dir={cache!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert "SourceError" in done.stderr

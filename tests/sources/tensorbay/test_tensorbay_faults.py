@@ -1,4 +1,5 @@
-"""What happens when the network, the server or the store of files fails in passing, and when it fails for good."""
+"""What happens when the network, the server or the store of files fails in passing, and when it
+fails for good."""
 
 from __future__ import annotations
 

@@ -185,7 +185,8 @@ def test_a_secret_is_kept_by_copies_and_lost_by_pickles() -> None:
 def _run(
     servers: list[TensorBayServer], key: str, folder: Path, mode: str
 ) -> tuple[list[Path], str]:
-    """Run `WORK` in another process with a key in its environment; return its files and what it printed."""
+    """Run `WORK` in another process with a key in its environment; return its files and what it
+    printed."""
     folder = folder / "run"
     folder.mkdir()
     surroundings = {**os.environ, "FLOWERCNN_TENSORBAY_KEY": key, "TMPDIR": str(folder)}

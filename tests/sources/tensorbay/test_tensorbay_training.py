@@ -54,7 +54,8 @@ def test_the_weights_are_those_of_the_same_pictures_in_folders(
 
 
 class _Renamed:
-    """A source whose keys are made equal: ``summer/rose/1.png`` and ``rose/summer-1.png`` are the same picture."""
+    """A source whose keys are made equal: ``summer/rose/1.png`` and ``rose/summer-1.png`` are the
+    same picture."""
 
     def __init__(self, source: fc.DataSource) -> None:
         samples = [(self._renamed(sample.key), sample) for sample in source]
