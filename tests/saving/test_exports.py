@@ -311,7 +311,7 @@ def test_a_layer_that_cannot_be_exported_is_named(
         groups.export(tmp_path / "m.onnx")
     overflowing = with_layer(predictor, layers.Conv2D(3, 3, activation="softplus", name="soft"))
     with pytest.raises(
-        fc.ModelFileError, match="soft with the activation softplus, of which it makes infinity"
+        fc.ModelFileError, match="soft with the activation softplus, which it makes infinite"
     ):
         overflowing.export(tmp_path / "m.tflite")
     unknown = with_layer(predictor, layers.Activation("soft_shrink", name="shrunk"))
