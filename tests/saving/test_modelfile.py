@@ -140,7 +140,8 @@ def test_a_layer_shared_by_two_models_is_said_to_be_the_reason(tmp_path: Path) -
         keras.Model(pixels, x), ["a", "b", "c"], fc.Preprocessing(image_size=(32, 32))
     )
     with pytest.raises(
-        fc.ModelFileError, match=r"model\.keras: not written.*'twice' is shared between a model and one"
+        fc.ModelFileError,
+        match=r"model\.keras: not written.*'twice' is shared between a model and one",
     ):
         predictor.save(tmp_path / "model.keras", light=False)
     with pytest.raises(fc.ConfigurationError, match="'twice' is shared"):
