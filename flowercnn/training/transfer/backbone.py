@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from flowercnn.data import Dataset
 from flowercnn.models import Recipe, fold_normalization
@@ -28,7 +28,7 @@ from flowercnn.training.transfer.features import (
     set_head,
     stages,
 )
-from flowercnn.training.transfer.finetune import ConvolutionalHead, last_convolution
+from flowercnn.training.transfer.finetune import ConvolutionalHead, Labels, last_convolution
 
 __all__ = ["fit_backbone", "views_of"]
 
@@ -43,6 +43,15 @@ def views_of(recipe: Recipe, *, parts: int = 0, seed: int = 0) -> Views:
     if recipe.augmentation is None:
         return Views()
     return Views(mirror=recipe.augmentation.flip, parts=parts, seed=seed)
+
+
+class _Tuning(NamedTuple):
+    """Result of fine-tuning."""
+
+    recipe: Recipe
+    history: History
+    interrupted: bool
+    notes: tuple[str, ...] = ()
 
 
 def fit_backbone(
@@ -68,58 +77,31 @@ def fit_backbone(
     started = time.perf_counter()
     model = plan.build(progress=progress)
     conv_head = _convolutional_head(plan, model, train)
-    inputs, watched_inputs = _compute(plan, model, conv_head, train, val, checkpoint_dir, progress)
-    features = inputs if conv_head is None else conv_head.features(inputs)
-    watched = (
-        watched_inputs
-        if conv_head is None or watched_inputs is None
-        else conv_head.features(watched_inputs)
-    )
+    inputs = _compute(plan, model, conv_head, train, val, checkpoint_dir, progress)
+    features, watched = (_features(conv_head, each) for each in inputs)
+    assert features is not None  # noqa: S101 - there is a train part
     labels = train.labels[features.kept]
     check_classes_left(labels, features.skipped)
     computed = time.perf_counter()
-    recipe, deadline = plan.recipe, deadline_of(plan.budget, started)
-    head = fit_on_features(features, train, recipe, seed=plan.seed)
+    deadline = deadline_of(plan.budget, started)
+    head = fit_on_features(features, train, plan.recipe, seed=plan.seed)
     set_head(model, head)
     val_labels = None if watched is None or val is None else val.labels[watched.kept]
     record = head_record(head, features, labels, watched, val_labels)
     solved = time.perf_counter()
-    notes: list[str] = []
     if conv_head is not None:
-        tuned, interrupted = conv_head.tune(
-            inputs,
-            labels,
-            recipe,
-            seed=plan.seed,
-            watched=None
-            if watched_inputs is None or val_labels is None
-            else (watched_inputs, val_labels),
-            patience=plan.patience,
-            deadline=deadline,
-            callbacks=callbacks,
-            progress=progress,
-        )
-        recipe = conv_head.recipe
-        if (
-            not tuned
-            and not interrupted
-            and deadline is not None
-            and time.perf_counter() >= deadline
-        ):
-            notes.append(
-                "time_budget was over before fine-tuning began: only the last layer was trained."
-            )
-    elif recipe.fine_tune in ("top", "all"):
-        recipe, tuned, interrupted = _fine_tune(
-            plan, model, train, val, checkpoint_dir, callbacks, deadline, progress
-        )
+        both = (labels, val_labels)
+        tuning = _tune(plan, conv_head, inputs, both, deadline, callbacks, progress)
+    elif plan.recipe.fine_tune in ("top", "all"):
+        tuning = _fine_tune(plan, model, train, val, checkpoint_dir, callbacks, deadline, progress)
     else:
-        tuned, interrupted = History(), False
         _call_back(callbacks, model, record)
-        notes.extend(_without_effect(plan))
-    worse = _why_worse(tuned, record, best=recipe.fine_tune != "auto" or plan.patience is not None)
+        tuning = _Tuning(plan.recipe, History(), False, tuple(_without_effect(plan)))
+    recipe, tuned, interrupted, notes = tuning
+    best = recipe.fine_tune != "auto" or plan.patience is not None
+    worse = _why_worse(tuned, record, best=best)
     if worse is not None:
-        notes.append(worse)
+        notes = (*notes, worse)
         model = plan.build(progress=progress)
         set_head(model, head)
     for note in notes:
@@ -147,7 +129,7 @@ def fit_backbone(
         },
         interrupted=interrupted,
         skipped=(*features.skipped, *(() if watched is None else watched.skipped)),
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
@@ -214,6 +196,39 @@ def _convolutional_head(plan: Plan, model: Any, train: Dataset) -> Convolutional
     return conv_head
 
 
+def _features(conv_head: ConvolutionalHead | None, inputs: Features | None) -> Features | None:
+    """Return the features that the last layer sees."""
+    return inputs if conv_head is None or inputs is None else conv_head.features(inputs)
+
+
+def _tune(
+    plan: Plan,
+    conv_head: ConvolutionalHead,
+    inputs: tuple[Features, Features | None],
+    labels: tuple[Labels, Labels | None],
+    deadline: float | None,
+    callbacks: Sequence[Any],
+    progress: bool,  # noqa: FBT001 - one of several values passed through
+) -> _Tuning:
+    """Train the convolutional head on its inputs."""
+    val_inputs, val_labels = inputs[1], labels[1]
+    history, interrupted = conv_head.tune(
+        inputs[0],
+        labels[0],
+        plan.recipe,
+        seed=plan.seed,
+        watched=None if val_inputs is None or val_labels is None else (val_inputs, val_labels),
+        patience=plan.patience,
+        deadline=deadline,
+        callbacks=callbacks,
+        progress=progress,
+    )
+    is_over = deadline is not None and time.perf_counter() >= deadline
+    note = "time_budget was over before fine-tuning began: only the last layer was trained."
+    notes = (note,) if is_over and not history and not interrupted else ()
+    return _Tuning(conv_head.recipe, history, interrupted, notes)
+
+
 def _fine_tune(
     plan: Plan,
     model: Any,
@@ -223,7 +238,7 @@ def _fine_tune(
     callbacks: Sequence[Any],
     deadline: float | None,
     progress: bool,  # noqa: FBT001 - one of several values passed through
-) -> tuple[Recipe, History, bool]:
+) -> _Tuning:
     """Train the last stage, or everything, from where the last layer is now."""
     recipe = plan.recipe
     data, _ = load(train, plan, progress=progress)
@@ -250,7 +265,7 @@ def _fine_tune(
         checkpoints=checkpoints,
         checkpoint=checkpoint,
     )
-    return loop.recipe, history, interrupted
+    return _Tuning(loop.recipe, history, interrupted)
 
 
 def _without_effect(plan: Plan) -> list[str]:
