@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 import flowercnn as fc
 from flowercnn.models.backend import import_keras
+from flowercnn.training import loop, scratch
+from flowercnn.training.step import TrainStep
+from flowercnn.training.transfer import finetune
 
 SIZE = (32, 32)
 BACKBONE_OPTIONS: dict[str, Any] = {
@@ -60,3 +64,42 @@ def own_model(filters: int = 4, activation: str = "relu") -> Any:
     return keras.Sequential(
         [keras.Input((*SIZE, 3)), keras.layers.Rescaling(1 / 255), convolution, *end]
     )
+
+
+class Clock:
+    """A clock that stands still but for what the tests let happen: no test measures the machine.
+
+    Args:
+        tick: Seconds by which each look at the clock advances it.
+    """
+
+    def __init__(self, tick: float = 0.0) -> None:
+        self.now, self.tick = 1000.0, tick
+
+    def perf_counter(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+def timed_steps(monkeypatch: pytest.MonkeyPatch, *, first: float, others: float) -> Clock:
+    """Let each training step take so many seconds, the first of each `TrainStep` longer."""
+    clock = Clock()
+    step = TrainStep.__call__
+    stepped: set[int] = set()
+
+    def timed(self: TrainStep, *args: Any) -> tuple[float, int]:
+        clock.now += others if id(self) in stepped else first
+        stepped.add(id(self))
+        return step(self, *args)
+
+    monkeypatch.setattr(TrainStep, "__call__", timed)
+    for module in (loop, scratch):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def ticking_clock(monkeypatch: pytest.MonkeyPatch, tick: float) -> Clock:
+    """Let each step of fine-tuning a convolutional head take ``tick`` seconds."""
+    clock = Clock(tick)
+    monkeypatch.setattr(finetune, "time", clock)
+    return clock

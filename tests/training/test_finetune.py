@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any
 
 import numpy as np
 import pytest
-from fitting import BACKBONE_OPTIONS, backbone_trainer
+from fitting import BACKBONE_OPTIONS, backbone_trainer, ticking_clock
 
 import flowercnn as fc
 from flowercnn.models.backend import import_keras
@@ -159,9 +158,8 @@ def test_tuning_on_a_budget_takes_the_epochs_that_fit_and_ends_with_a_low_rate(
 ) -> None:
     _, found, inputs = make_ending(coloured)
     recipe = dataclasses.replace(recipe_of("backbone:mobilenet"), epochs=10_000, batch_size=8)
-    history, _ = found.tune(
-        inputs, coloured.labels, recipe, seed=0, deadline=time.perf_counter() + 12
-    )
+    clock = ticking_clock(monkeypatch, 0.05)
+    history, _ = found.tune(inputs, coloured.labels, recipe, seed=0, deadline=clock.now + 8)
     assert 1 < len(history) == found.recipe.epochs < 10_000
     assert history.epochs[-1]["learning_rate"] < 0.5 * recipe.learning_rate
     found.tune(
@@ -169,9 +167,14 @@ def test_tuning_on_a_budget_takes_the_epochs_that_fit_and_ends_with_a_low_rate(
         coloured.labels,
         dataclasses.replace(recipe, epochs=3),
         seed=0,
-        deadline=time.perf_counter() + 60,
+        deadline=clock.now + 60,
     )
     assert found.recipe.epochs == 3
+
+
+def test_a_budget_that_is_over_before_tuning_is_said(
+    coloured: fc.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(backbone, "_ENOUGH_PER_CLASS", 1)
     run = backbone_trainer(time_budget=0.001).fit(coloured, progress=False)
     assert any("time_budget was over before fine-tuning" in note for note in run.notes)
