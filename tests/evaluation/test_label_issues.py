@@ -59,7 +59,7 @@ def test_cross_validation_predicts_every_picture_once(coloured: fc.Dataset) -> N
     low, high = found.interval
     assert low <= found.mean_accuracy <= high
     assert found.mean_accuracy == pytest.approx(np.mean(found.accuracies))
-    assert "mean of 3 folds on 30 pictures" in found.summary()
+    assert "mean of 3 folds on 30 images" in found.summary()
     assert len(found.label_issues()) == 30
     assert found.label_issues()[0].sample is not None
 
@@ -105,7 +105,7 @@ def test_a_stopped_cross_validation_keeps_its_folds_and_goes_on(
     monkeypatch.setattr(fc.Trainer, "fit", stopped_in_the_third)
     stopped = cross_validate(coloured, checkpoint_dir=tmp_path, **settings)
     assert stopped.interrupted
-    assert "2 folds on 20 pictures, stopped early" in stopped.summary()
+    assert "2 folds on 20 images, stopped early" in stopped.summary()
     assert np.array_equal(stopped.evaluation.y_prob, whole.evaluation.y_prob[:20])
     continued = cross_validate(coloured, checkpoint_dir=tmp_path, **settings)
     assert len(begun) == 4

@@ -216,7 +216,7 @@ def test_every_optimizer_trains(coloured: fc.Dataset, optimizer: Any) -> None:
 
 
 def test_one_class_is_not_enough(coloured: fc.Dataset) -> None:
-    with pytest.raises(fc.DataError, match=r"at least two classes.*10 pictures of blue"):
+    with pytest.raises(fc.DataError, match=r"at least two classes.*10 images of blue"):
         fc.Trainer().fit(coloured.subset(coloured.labels == 0))
 
 
@@ -341,7 +341,7 @@ def test_a_user_is_told_what_went_wrong() -> None:
     good = epochs_of(*[(0.5, 0.9, 0.85)] * 5)
     assert advice(good, 10) == ()
     by_heart = epochs_of(*[(0.01, 1.0, 0.6)] * 5)
-    assert "by heart" in advice(by_heart, 10)[0]
+    assert "memorises" in advice(by_heart, 10)[0]
     diverged = epochs_of(*[(9.0, 0.1, 0.1)] * 5)
     assert "lower learning_rate (it rose to 0.1)" in advice(diverged, 10)[0]
     assert advice(epochs_of((9.0, 0.1, 0.1)), 10) == ()
