@@ -534,7 +534,7 @@ def test_a_server_that_is_out_of_order_has_no_missing_files(
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     server.files, server.refusals = {"/1.png": png(1)}, {"/1.png": [status] * 2}
     assert RemoteImage(f"{server.url}/1.png")() == png(1)
-    assert len(no_waiting) == 2
+    assert len(no_waiting) in (1, 2)  # older versions of fsspec ask for the size, too
     server.refusals = {"/1.png": [status] * 99}
     with pytest.raises(SourceError, match=r"1\.png: cannot be read"):
         RemoteImage(f"{server.url}/1.png")()
