@@ -90,14 +90,14 @@ def train(  # noqa: PLR0913 - the whole workflow in one call
     _check_predefined(dataset)
     if out is not None and not automatic:
         _check_can_be_saved(trainer, dataset)
-    dataset.read_images(
-        trainer.plan(dataset).preprocessing,
-        bad_images=trainer.bad_images,
-        inspect=duplicates == "group",
-        keep_encoded=automatic or is_backbone(model),  # decoded at other sizes, too
-        progress=progress,
-    )
     try:
+        dataset.read_images(
+            trainer.plan(dataset).preprocessing,
+            bad_images=trainer.bad_images,
+            inspect=duplicates == "group",
+            keep_encoded=automatic or is_backbone(model),  # decoded at other sizes, too
+            progress=progress,
+        )
         splits = _split(
             dataset, val=val, test=test, seed=seed, duplicates=duplicates, progress=progress
         )

@@ -26,9 +26,8 @@ def check_classes_left(labels: npt.NDArray[np.int64], skipped: Sequence[str]) ->
     """
     if len(np.unique(labels)) < 2:  # noqa: PLR2004 - one class leaves nothing to tell apart
         raise DataError(
-            "Without the images that cannot be decoded, fewer than two classes are left. Replace "
-            "those: "
-            f"{few(skipped)}"
+            "Without the images that cannot be decoded, fewer than two classes are left. "
+            f"Replace those: {few(skipped)}"
         )
 
 
@@ -41,7 +40,7 @@ def check_finite(arrays: Iterable[Any], what: str, learning_rate: float) -> None
         learning_rate: The highest there was.
 
     Raises:
-        TrainingError: If a number is infinite or none.
+        TrainingError: If a number is infinite or NaN.
     """
     if not all(np.isfinite(np.asarray(array)).all() for array in arrays):
         raise TrainingError(

@@ -105,11 +105,8 @@ class Plan:
             return copy_model(self.model)
         except ConfigurationError:  # a ValueError too
             raise
-        except (
-            NotImplementedError,
-            TypeError,
-            ValueError,
-        ) as error:  # what Keras raises for layers of one's own
+        # What Keras raises for layers without get_config or from_config.
+        except (NotImplementedError, TypeError, ValueError) as error:
             raise ConfigurationError(
                 "model has a layer that cannot be copied; each needs get_config and from_config. "
                 f"{error}"
